@@ -1,0 +1,255 @@
+"""The broker: one trading round over plain models (paper, section 3.1, figure 1, and Algorithm 1).
+
+Nothing here knows of messages. A round is :meth:`Broker.try_before_purchase`, then the agents' bids, then their asks,
+then :meth:`Broker.bargain`, which agrees on deals and puts the payments into escrow; :meth:`Broker.settle` and
+:meth:`Broker.refund` end a deal once the delivery is acknowledged, or is not.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import torch
+from torch import Tensor, nn
+
+from fl_market.errors import MarketError
+from fl_market.gains import Batch, Certificate, ModelLoss, certify
+from fl_market.ledger import Deal, DealState, Ledger
+from fl_market.merging import Alpha, Repair, fit_weights, interpolate, mean_alpha
+from fl_market.parameters import StateDict
+from fl_market.permutation import (
+    Permutation,
+    PermutationSpec,
+    apply_permutation,
+    derive_spec,
+    identity_permutation,
+    invert,
+    match,
+)
+from fl_market.pricing import PricingRule, free
+from fl_market.pricing.money import LIMIT
+from fl_market.seeds import reproducible
+
+
+@dataclass(frozen=True)
+class Terms:
+    """How the broker merges, certifies and prices.
+
+    Attributes
+    ----------
+    aligned
+        Whether a seller's units are matched to the buyer's before the merge.
+    granularity
+        One purchased weight for the ``"model"``, each ``"layer"`` or each ``"row"``.
+    repaired
+        Whether the merged model's activation statistics are restored, in networks without normalisation layers.
+    rule
+        Pricing rule.
+    gain, confidence
+        Form of the gain-from-trade and level of its lower bound.
+    fit_steps, fit_learning_rate
+        Gradient steps on the weights of layers or rows.
+    endowment
+        Micro-credits that each agent's account opens with.
+    """
+
+    aligned: bool = True
+    granularity: str = "model"
+    repaired: bool = True
+    rule: PricingRule = free
+    gain: str = "relative"
+    confidence: float = 0.95
+    fit_steps: int = 40
+    fit_learning_rate: float = 0.1
+    endowment: int = 100_000_000
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One purchase that the broker tried: the buyer's own and the merged model, and what was certified of it."""
+
+    buyer: str
+    seller: str
+    alpha: float
+    certificate: Certificate
+    before: StateDict
+    merged: StateDict
+
+
+class Broker:
+    """The trusted third party.
+
+    Parameters
+    ----------
+    model
+        The architecture; its own parameters do not matter.
+    criterion
+        Losses of (outputs, targets), one for each sample.
+    fit, certify
+        Disjoint parts of the broker's validation data: the first chooses α, the second certifies the gain.
+    ledger
+        Where deals are recorded and money moves; a new one in memory by default.
+    terms
+        How to merge, certify and price.
+    run
+        Begins the id of each deal, so that runs can share a ledger.
+    seed
+        Decides the order in which matching visits the groups.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        criterion: nn.Module,
+        fit: Batch,
+        certify: Batch,
+        *,
+        ledger: Ledger | None = None,
+        terms: Terms | None = None,
+        run: str = "run",
+        seed: int = 0,
+    ) -> None:
+        self.terms = terms or Terms()
+        self.ledger = ledger if ledger is not None else Ledger.open()
+        self.template: StateDict = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+        self.spec: PermutationSpec = derive_spec(model, fit[0][:2])
+        self._loss = ModelLoss(model, criterion)
+        self._repair = Repair.for_model(model, fit[0]) if self.terms.repaired else None
+        self._fit, self._certify = fit, certify
+        self._run, self._seed = run, seed
+        self._permutations: dict[tuple[str, str], Permutation] = {}
+
+    def seat(self, agent: str) -> int:
+        """Open an agent's account with its endowment, unless it has one; return its balance in micro-credits."""
+        return self.ledger.open_account(agent, self.terms.endowment)
+
+    def try_before_purchase(self, models: Mapping[str, StateDict]) -> list[Trial]:
+        """Try every purchase among the agents, all on their models as they are now.
+
+        Parameters
+        ----------
+        models
+            Name of each agent -> its parameters after local training.
+
+        Returns
+        -------
+        list of Trial
+            One for each ordered pair, in the order of names; those without a certified gain are among them.
+        """
+        with reproducible(self._seed, "try-before-purchase"):
+            agents = sorted(models)
+            own = {agent: self._certified_losses(models[agent]) for agent in agents}
+            trials = []
+            for first, second in combinations(agents, 2):
+                permutation = self._match(first, second, models)
+                for buyer, seller, order in ((first, second, permutation), (second, first, invert(permutation))):
+                    aligned = apply_permutation(self.spec, order, models[seller])
+                    trials.append(self._try(buyer, seller, models[buyer], aligned, own[buyer]))
+            return sorted(trials, key=lambda trial: (trial.buyer, trial.seller))
+
+    def bargain(
+        self,
+        market_round: int,
+        trials: Sequence[Trial],
+        bids: Mapping[tuple[str, str], int],
+        asks: Mapping[tuple[str, str], int],
+    ) -> dict[str, tuple[Deal, Trial]]:
+        """Agree on deals where bid ≥ ask, and put each price into escrow.
+
+        Parameters
+        ----------
+        market_round
+            Number of the round.
+        trials
+            This round's trials.
+        bids, asks
+            (buyer, seller) -> micro-credits, for at most one seller a buyer. Where the pricing rule needs asks, a bid
+            without one is no deal.
+
+        Returns
+        -------
+        dict
+            Buyer -> its deal and the merged model to deliver. A purchase that the buyer's balance does not cover is
+            recorded as void and is not among them.
+        """
+        by_pair = {(trial.buyer, trial.seller): trial for trial in trials}
+        if len({buyer for buyer, _ in bids}) != len(bids):
+            raise MarketError("a buyer can buy from one seller a round")
+        agreed: dict[str, tuple[Deal, Trial]] = {}
+        for pair in sorted(bids):
+            trial = by_pair.get(pair)
+            if trial is None or not trial.certificate.positive:
+                raise MarketError(f"{pair[0]} bids on an offer that does not exist")
+            deal = self._deal(market_round, trial, bids[pair], asks.get(pair))
+            if deal is None:
+                continue
+            self.ledger.agree(deal)
+            if self.ledger.escrow(deal.id) is DealState.ESCROWED:
+                agreed[deal.buyer] = deal, trial
+        return agreed
+
+    def check_amount(self, amount: int) -> int:
+        """Return a bid or an ask in micro-credits, or raise MarketError where it is none that can be paid."""
+        if not 0 <= amount < LIMIT:
+            raise MarketError(f"a bid or an ask must be at least 0 and below {LIMIT} micro-credits, not {amount}")
+        return amount
+
+    def _deal(self, market_round: int, trial: Trial, bid: int, ask: int | None) -> Deal | None:
+        if ask is None and self.terms.rule.asks:
+            return None
+        price = self.terms.rule.price(bid, ask or 0)
+        if price is None:
+            return None
+        return Deal(
+            id=f"{self._run}/{market_round}/{trial.buyer}/{trial.seller}",
+            round=market_round,
+            buyer=trial.buyer,
+            seller=trial.seller,
+            bid=bid,
+            ask=ask or 0,
+            price=price,
+            gain=trial.certificate.gain,
+            lower_bound=trial.certificate.lower_bound,
+            alpha=trial.alpha,
+        )
+
+    def _match(self, first: str, second: str, models: Mapping[str, StateDict]) -> Permutation:
+        """Return the permutation of ``second``'s units that fits ``first``; last round's is where the search starts."""
+        if not self.terms.aligned:
+            return identity_permutation(self.spec)
+        found = match(
+            self.spec, models[first], models[second], seed=self._seed, start=self._permutations.get((first, second))
+        )
+        self._permutations[first, second] = found
+        return found
+
+    def _try(self, buyer: str, seller: str, own: StateDict, aligned: StateDict, own_losses: Tensor) -> Trial:
+        merge = self._merging(own, aligned)
+        alpha = fit_weights(
+            own,
+            aligned,
+            self._loss,
+            self._fit,
+            self.terms.granularity,
+            merge=merge,
+            steps=self.terms.fit_steps,
+            learning_rate=self.terms.fit_learning_rate,
+        )
+        with torch.no_grad():
+            merged = merge(alpha)
+        certificate = certify(
+            own_losses, self._certified_losses(merged), confidence=self.terms.confidence, kind=self.terms.gain
+        )
+        return Trial(buyer, seller, mean_alpha(alpha, own), certificate, own, merged)
+
+    def _merging(self, own: StateDict, aligned: StateDict) -> Callable[[Alpha], StateDict]:
+        """Return how these two are merged for a given purchased weight."""
+        repair = self._repair
+        if repair is None:
+            return lambda alpha: interpolate(own, aligned, alpha)
+        own_statistics, aligned_statistics = repair.statistics(own), repair.statistics(aligned)
+        return lambda alpha: repair.merge(own, aligned, alpha, own_statistics, aligned_statistics)
+
+    def _certified_losses(self, state: StateDict) -> Tensor:
+        with torch.no_grad():
+            return self._loss(state, self._certify)

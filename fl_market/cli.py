@@ -1,0 +1,227 @@
+"""The ``fl-market`` command.
+
+Exit status 0 on success, 2 on bad arguments, 1 on a failed run; errors are one sentence on standard error.
+"""
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
+from datetime import datetime
+from pathlib import Path
+
+from fl_market.configuration import Configuration
+from fl_market.errors import MarketError
+
+_NAMED = {"rounds": "num_server_rounds", "out": "out_dir"}
+_HELP = {
+    "task": "what is trained",
+    "agents": "number of agents",
+    "num_server_rounds": "number of rounds",
+    "seed": "decides every random choice",
+    "data_dir": "data in torchvision's layout; without it, the sample that the package ships",
+    "download": "let torchvision fetch the data into --data-dir",
+    "out_dir": "folder for the results; runs/… by default",
+    "scarce_share": "share that an agent keeps of its scarce classes",
+    "broker_samples": "size of the broker's validation data; 0 for the task's own",
+    "common_init": "market agents start from one initialisation and trade from round 1",
+    "first_round": "first round of trading; 0 for 5, or 1 with --common-init",
+    "local_epochs": "epochs of local training a round",
+    "batch_size": "of local training; 0 for the task's own",
+    "learning_rate": "of local training (SGD)",
+    "momentum": "of local training (SGD)",
+    "gain": "gain-from-trade: relative or difference",
+    "confidence": "level of the certified gain's lower bound",
+    "repair": "restore the merged model's activation statistics",
+    "fit_steps": "gradient steps on the purchased weights of layers or rows",
+    "fit_learning_rate": "of those steps",
+    "tuning_learning_rate": "of fedavg-tuned's steps",
+    "bid_scale": "credits that a buyer bids for a gain of 1",
+    "prior": "a seller's belief about the buyer's gain, as 'uniform(0, 1)' or 'exponential(10)'",
+    "cost": "a seller's own cost, in units of the gain",
+    "endowment": "credits that each agent starts with",
+    "reply_timeout": "seconds to wait for an agent's reply",
+    "connect_timeout": "seconds to wait for the agents to connect",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        command: Callable[[argparse.Namespace], int] = options.command
+        return command(options)
+    except MarketError as error:
+        if options.debug:
+            raise
+        print(f"fl-market: {error}", file=sys.stderr)
+        return 2 if isinstance(error, _BadArgumentsError) else 1
+    except KeyboardInterrupt:
+        print("fl-market: interrupted", file=sys.stderr)
+        return 1
+    except Exception as error:
+        if options.debug:
+            raise
+        reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+        print(f"fl-market: the run failed: {reason} (--debug shows where)", file=sys.stderr)
+        return 1
+
+
+class _BadArgumentsError(MarketError):
+    """An argument that parses but does not fit."""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="fl-market", description="A market of model parameters on Flower.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    run = commands.add_parser("run", help="run one arm")
+    run.add_argument("--strategy", default="market", help="arm to run (default: %(default)s)")
+    _add_run_options(run, "simulation")
+    run.set_defaults(command=_run)
+
+    compare = commands.add_parser("compare", help="run several arms on the same data, seeds and rounds")
+    compare.add_argument("--arms", help="comma-separated (default: siloed,fedavg,market,market-priced)")
+    compare.add_argument("--seeds", help="comma-separated: repeat for each seed in a folder of its own, and summarise")
+    _add_run_options(compare, "inline")
+    compare.set_defaults(command=_compare)
+
+    bench = commands.add_parser("bench", help="measure speed: both sides in one run, as a ratio")
+    bench.add_argument("name", choices=("overhead",))
+    _add_run_options(bench, "inline")
+    bench.set_defaults(command=_bench)
+
+    ledger = commands.add_parser("ledger", help="look into a ledger")
+    ledger.add_argument("action", choices=("show", "verify"))
+    ledger.add_argument("--db", required=True, metavar="URL", help="sqlite:///FILE, or the file itself")
+    ledger.add_argument("--debug", action="store_true", help=argparse.SUPPRESS)
+    ledger.set_defaults(command=_ledger)
+    return parser
+
+
+def _add_run_options(parser: argparse.ArgumentParser, engine: str) -> None:
+    names = {field: name for name, field in _NAMED.items()}
+    for field in fields(Configuration):
+        if field.name == "strategy":
+            continue
+        flag = f"--{names.get(field.name, field.name).replace('_', '-')}"
+        text = f"{_HELP[field.name]} (default: {field.default})" if field.default != "" else _HELP[field.name]
+        if field.type is bool:
+            parser.add_argument(
+                flag, dest=field.name, action=argparse.BooleanOptionalAction, default=field.default, help=text
+            )
+        else:
+            kind = field.type if field.type in (int, float) else str
+            parser.add_argument(
+                flag, dest=field.name, type=kind, default=field.default, metavar=kind.__name__.upper(), help=text
+            )
+    parser.add_argument(
+        "--engine",
+        choices=("simulation", "inline"),
+        default=engine,
+        help="Flower's simulation over Ray, or in this process (default: %(default)s)",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="remove an earlier run from --out")
+    parser.add_argument("--quiet", action="store_true", help="no progress")
+    parser.add_argument("--verbose", action="store_true", help="show Flower's log")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+
+
+def _configuration(options: argparse.Namespace, name: str) -> Configuration:
+    try:
+        values = {
+            field.name: getattr(options, field.name) for field in fields(Configuration) if hasattr(options, field.name)
+        }
+        configuration = Configuration(**values)
+    except MarketError as error:
+        raise _BadArgumentsError(str(error)) from error
+    if not configuration.out_dir:
+        folder = Path("runs") / f"{datetime.now():%Y-%m-%d-%H%M%S}-{name}"
+        configuration = replace(configuration, out_dir=str(folder))
+    return replace(configuration, out_dir=str(Path(configuration.out_dir).absolute()))
+
+
+def _prepare_flower(options: argparse.Namespace) -> None:
+    """Set what Flower and Ray read when they are imported."""
+    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+    os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    import flwr.common.logger  # noqa: F401  (its import sets a level of its own)
+
+    logging.getLogger("flwr").setLevel(
+        logging.DEBUG if options.debug else logging.INFO if options.verbose else logging.WARNING
+    )
+
+
+def _run(options: argparse.Namespace) -> int:
+    options.arms, options.seeds = options.strategy, None
+    return _compare(options, name="run")
+
+
+def _compare(options: argparse.Namespace, name: str = "compare") -> int:
+    configuration = _configuration(options, name)
+    _prepare_flower(options)
+    from fl_market.experiments.compare import DEFAULT_ARMS, check_arms, compare, compare_seeds
+    from fl_market.experiments.engines import ENGINES
+    from fl_market.reports.curves import PICTURE
+    from fl_market.reports.files import RESULTS, SUMMARY
+    from fl_market.reports.progress import show_progress
+    from fl_market.reports.table import results_table, seeds_table
+
+    arms = options.arms.split(",") if options.arms else list(DEFAULT_ARMS)
+    try:
+        check_arms(arms)
+        seeds = [int(seed) for seed in options.seeds.split(",")] if options.seeds else []
+    except MarketError as error:
+        raise _BadArgumentsError(str(error)) from error
+    except ValueError:
+        raise _BadArgumentsError(
+            f"--seeds cannot be {options.seeds!r}; accepted are whole numbers with commas between"
+        ) from None
+    engine = ENGINES[options.engine]
+    total = len(arms) * max(1, len(seeds)) * configuration.num_server_rounds
+    with show_progress(total, quiet=options.quiet) as observer:
+        if seeds:
+            by_seed = compare_seeds(configuration, arms, seeds, engine, overwrite=options.overwrite, observer=observer)
+            text, files = seeds_table(by_seed), [SUMMARY]
+        else:
+            results = compare(configuration, arms, engine, overwrite=options.overwrite, observer=observer)
+            text, files = results_table(results), [RESULTS, PICTURE]
+    print(text)
+    for file in files:
+        print(Path(configuration.out_dir) / file)
+    return 0
+
+
+def _bench(options: argparse.Namespace) -> int:
+    configuration = _configuration(options, f"bench-{options.name}")
+    _prepare_flower(options)
+    from fl_market.experiments.bench import overhead
+    from fl_market.experiments.engines import ENGINES
+
+    print(overhead(configuration, ENGINES[options.engine], overwrite=options.overwrite))
+    return 0
+
+
+def _ledger(options: argparse.Namespace) -> int:
+    from fl_market.ledger import Ledger
+    from fl_market.reports.ledger import ledger_table
+
+    url = options.db if "://" in options.db else f"sqlite:///{options.db}"
+    with Ledger.open_existing(url) as ledger:
+        if options.action == "show":
+            print(ledger_table(ledger))
+            return 0
+        problems = ledger.verify()
+        for problem in problems:
+            print(problem)
+        if not problems:
+            counts = f"{len(ledger.entries())} entries, {len(ledger.deals())} deals"
+            print(f"the ledger is right: {counts}, and all balances add up to 0")
+        return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,167 @@
+"""The options of a run: one frozen dataclass, the same for the command line and for Flower's run configuration."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Self
+
+from fl_market.errors import MarketError
+from fl_market.gains.certificate import GAINS
+from fl_market.pricing.money import micro_credits
+from fl_market.pricing.priors import parse_prior
+from fl_market.tasks.task import TASKS, DataOptions, Task, load_task
+
+PUBLISHED_FIRST_ROUND = 5
+"""The paper's agents join the market after five epochs (section 6.1.1); its scripts trade from the fifth on."""
+PRIVATE_OPTIONS = ("bid-scale", "prior", "cost", "data-dir")
+"""Options that an agent may set for itself, in its node configuration."""
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """All options of a run, with the defaults that ``pyproject.toml`` repeats for ``flwr run``.
+
+    Attributes
+    ----------
+    task
+        What is trained.
+    strategy
+        Arm: ``market``, ``market-priced``, ``fedavg``, ``siloed``, …
+    agents
+        Number of agents that the run waits for.
+    num_server_rounds
+        Rounds.
+    seed
+        Decides the data split, initial weights, batch order and every other choice.
+    data_dir, download
+        Data in torchvision's layout, and whether torchvision may fetch it; empty for the shipped sample.
+    out_dir
+        Where the results and the ledger are written; empty for nowhere.
+    scarce_share, broker_samples
+        The share that an agent keeps of its scarce classes; the size of the broker's part, 0 for the task's own.
+    common_init
+        All market agents start from one initialisation and trade from round 1.
+    first_round
+        First round of trading; 0 for the published 5, or 1 with ``common_init``.
+    local_epochs, batch_size, learning_rate, momentum
+        Local training; a batch size of 0 is the task's own.
+    gain, confidence
+        The gain-from-trade's form, and the level of its certificate's lower bound.
+    repair
+        Restore the activation statistics of merged networks that have no normalisation layers.
+    fit_steps, fit_learning_rate
+        Gradient steps on the purchased weights of layers or rows.
+    tuning_learning_rate
+        Learning rate of the control arm ``fedavg-tuned``, which takes ``fit_steps`` steps on the same data.
+    bid_scale
+        Credits that a buyer bids for a gain of 1.
+    prior, cost
+        A seller's belief about the buyer's gain, and its own cost in the same unit.
+    endowment
+        Credits that each agent starts with.
+    reply_timeout, connect_timeout
+        Seconds to wait for an agent's reply, and for enough agents to connect.
+    """
+
+    task: str = "mnist-mlp"
+    strategy: str = "market"
+    agents: int = 2
+    num_server_rounds: int = 20
+    seed: int = 0
+    data_dir: str = ""
+    download: bool = False
+    out_dir: str = ""
+    scarce_share: float = 0.1
+    broker_samples: int = 0
+    common_init: bool = False
+    first_round: int = 0
+    local_epochs: int = 1
+    batch_size: int = 0
+    learning_rate: float = 0.01
+    momentum: float = 0.0
+    gain: str = "relative"
+    confidence: float = 0.95
+    repair: bool = True
+    fit_steps: int = 40
+    fit_learning_rate: float = 0.1
+    tuning_learning_rate: float = 0.001
+    bid_scale: float = 1.0
+    prior: str = "exponential(10)"
+    cost: float = 0.0
+    endowment: float = 100.0
+    reply_timeout: float = 600.0
+    connect_timeout: float = 120.0
+
+    def __post_init__(self) -> None:
+        self._require(self.task in TASKS, "task", f"one of {', '.join(sorted(TASKS))}")
+        self._require(self.gain in GAINS, "gain", f"one of {', '.join(GAINS)}")
+        for name in ("num_server_rounds", "local_epochs"):
+            self._require(getattr(self, name) >= 1, name, "a whole number of at least 1")
+        self._require(2 <= self.agents <= 1000, "agents", "2 to 1000: a market needs a buyer and a seller")
+        for name in ("seed", "broker_samples", "first_round", "batch_size", "fit_steps"):
+            self._require(getattr(self, name) >= 0, name, "a whole number of at least 0")
+        for name in ("learning_rate", "fit_learning_rate", "tuning_learning_rate", "reply_timeout", "connect_timeout"):
+            self._require(0 < getattr(self, name) < float("inf"), name, "a number above 0")
+        for name in ("bid_scale", "cost", "endowment"):
+            self._require(0 <= getattr(self, name) < float("inf"), name, "a number of at least 0")
+        self._require(0 <= self.momentum < 1, "momentum", "a number in [0, 1)")
+        self._require(0 <= self.scarce_share <= 1, "scarce_share", "a number in [0, 1]")
+        self._require(0 < self.confidence < 1, "confidence", "a number in (0, 1)")
+        micro_credits(self.endowment)
+        parse_prior(self.prior)
+
+    def _require(self, condition: bool, name: str, accepted: str) -> None:
+        if not condition:
+            raise MarketError(f"{_kebab(name)} cannot be {getattr(self, name)!r}; accepted is {accepted}")
+
+    @classmethod
+    def from_mapping(cls, options: Mapping[str, Any]) -> Self:
+        """Return the configuration that a run configuration such as Flower's describes.
+
+        Raises
+        ------
+        MarketError
+            If an option is unknown, or its value is of the wrong type or out of range.
+        """
+        known = {_kebab(field.name): field for field in fields(cls)}
+        values = {}
+        for name, value in options.items():
+            if name not in known:
+                raise MarketError(f"unknown option {name!r}; accepted are {', '.join(sorted(known))}")
+            values[known[name].name] = _convert(name, value, known[name].type)
+        return cls(**values)
+
+    def to_mapping(self) -> dict[str, bool | int | float | str]:
+        """Return the options as Flower's run configuration takes them."""
+        return {_kebab(field.name): getattr(self, field.name) for field in fields(self)}
+
+    @property
+    def trading_starts(self) -> int:
+        """First round in which the market trades."""
+        return self.first_round or (1 if self.common_init else PUBLISHED_FIRST_ROUND)
+
+    def load_task(self) -> Task:
+        """Return the task with its data."""
+        return load_task(
+            self.task,
+            DataOptions(
+                data_dir=self.data_dir,
+                download=self.download,
+                agents=self.agents,
+                seed=self.seed,
+                scarce_share=self.scarce_share,
+                broker_samples=self.broker_samples,
+            ),
+        )
+
+
+def _kebab(name: str) -> str:
+    return name.replace("_", "-")
+
+
+def _convert(name: str, value: Any, kind: Any) -> Any:
+    """Return the value in the field's type; whole numbers pass as floats, nothing else is bent."""
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) is not kind:
+        raise MarketError(f"{name} cannot be {value!r}; accepted is a value of type {kind.__name__}")
+    return value

@@ -1,0 +1,40 @@
+"""Measurements of speed: both sides in one run, as a ratio, because machines are noisy."""
+
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+
+from fl_market.configuration import Configuration
+from fl_market.experiments.engines import Engine
+from fl_market.reports.files import clear_folder, write_json
+from fl_market.reports.table import summary_table
+
+REPETITIONS = 3
+
+
+def overhead(configuration: Configuration, engine: Engine, *, overwrite: bool = False) -> str:
+    """Measure the wall time of a market against FedAvg's, with the same rounds and agents; write ``overhead.json``.
+
+    The two take turns, so that a slow moment of the machine hits both. FedAvg first runs once unmeasured: the data is
+    read and the code is loaded then.
+
+    Returns
+    -------
+    str
+        A table of the medians, and their ratio.
+    """
+    folder = Path(configuration.out_dir)
+    clear_folder(folder, overwrite)
+    arms = [replace(configuration, strategy=arm, out_dir="") for arm in ("fedavg", "market")]
+    engine(replace(arms[0], num_server_rounds=1), None)
+    seconds: dict[str, list[float]] = {arm.strategy: [] for arm in arms}
+    for _ in range(REPETITIONS):
+        for arm in arms:
+            seconds[arm.strategy].append(engine(arm, None).seconds)
+    medians = {name: median(times) for name, times in seconds.items()}
+    ratio = medians["market"] / medians["fedavg"]
+    write_json(folder / "overhead.json", {"seconds": seconds, "market / fedavg": ratio})
+    rows = [(name, f"{value:.2f}") for name, value in medians.items()] + [("market / fedavg", f"{ratio:.2f}")]
+    return summary_table(
+        f"Wall time of {configuration.num_server_rounds} rounds, median of {REPETITIONS}", ("", "seconds"), rows
+    )

@@ -1,0 +1,7 @@
+"""Accounts, escrow and settlement (paper, section 3.1, step 6: "transfers the payment to the seller")."""
+
+from fl_market.ledger.deals import Deal, DealState
+from fl_market.ledger.journal import Entry
+from fl_market.ledger.ledger import ENDOWMENT, ESCROW, Ledger
+
+__all__ = ["ENDOWMENT", "ESCROW", "Deal", "DealState", "Entry", "Ledger"]

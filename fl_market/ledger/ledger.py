@@ -1,0 +1,311 @@
+"""The ledger: integer micro-credits, double entry, one transaction a step."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from types import TracebackType
+from typing import Self, TypeVar
+
+from sqlalchemy import Connection, Engine, insert, select, update
+from sqlalchemy.exc import SQLAlchemyError
+
+from fl_market.errors import MarketError
+from fl_market.ledger.database import open_database
+from fl_market.ledger.deals import SUCCESSORS, Deal, DealState
+from fl_market.ledger.journal import GENESIS, Entry
+from fl_market.ledger.schema import accounts, deals, entries
+from fl_market.ledger.verification import verify
+from fl_market.pricing.money import credits_text
+
+ENDOWMENT = "market/endowment"
+"""Where money comes from: its balance is minus the sum of all others."""
+ESCROW = "market/escrow"
+"""Where a payment waits for the buyer's acknowledgement."""
+
+
+T = TypeVar("T")
+
+
+class Ledger:
+    """Accounts, deals and the journal of all that happened, in one database.
+
+    Each method that changes something is one transaction, and idempotent: called again it changes nothing. The sum of
+    all balances is 0 at every commit, and no balance but that of the endowment account is ever below zero.
+
+    Parameters
+    ----------
+    engine
+        As :meth:`open` makes it.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    @classmethod
+    def open(cls, url: str = "sqlite://") -> Self:
+        """Return the ledger at a database URL, creating it where there is none.
+
+        Parameters
+        ----------
+        url
+            ``sqlite:///market.db``, ``sqlite://`` (in memory) or ``postgresql+psycopg://…``.
+
+        Raises
+        ------
+        MarketError
+            If the database cannot be opened.
+        """
+        ledger = cls(open_database(url))
+        with ledger._transaction() as connection:
+            for name in (ENDOWMENT, ESCROW):
+                if _balance(connection, name) is None:
+                    connection.execute(insert(accounts).values(name=name, balance=0))
+        return ledger
+
+    @classmethod
+    def open_existing(cls, url: str) -> Self:
+        """Return the ledger at a database URL, for reading; nothing is created.
+
+        Raises
+        ------
+        MarketError
+            If there is no ledger there.
+        """
+        return cls(open_database(url, create=False))
+
+    def close(self) -> None:
+        """Release the database."""
+        self._engine.dispose()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # -- accounts ---------------------------------------------------------------------------------------------------
+
+    def open_account(self, name: str, endowment: int) -> int:
+        """Open an agent's account with an endowment, unless it exists; return its balance in micro-credits.
+
+        Raises
+        ------
+        MarketError
+            If the name is empty or reserved for the market, or the endowment is negative.
+        """
+        if not name or name.startswith("market/"):
+            raise MarketError(
+                f"an agent's account cannot be named {name!r}; accepted is any name that does not begin with 'market/'"
+            )
+        if endowment < 0:
+            raise MarketError(f"an endowment must be at least 0, not {credits_text(endowment)} credits")
+        with self._transaction() as connection:
+            balance = _balance(connection, name)
+            if balance is None:
+                connection.execute(insert(accounts).values(name=name, balance=0))
+                _record(connection, "endowed", "", ENDOWMENT, name, endowment)
+                balance = endowment
+            return balance
+
+    def balance(self, name: str) -> int:
+        """Return an account's balance in micro-credits.
+
+        Raises
+        ------
+        MarketError
+            If there is no such account.
+        """
+        with self._transaction() as connection:
+            balance = _balance(connection, name)
+        if balance is None:
+            raise MarketError(f"the ledger has no account {name!r}")
+        return balance
+
+    def balances(self) -> dict[str, int]:
+        """Return every account's balance in micro-credits, by name."""
+        with self._transaction() as connection:
+            return _balances(connection)
+
+    # -- the steps of a deal ----------------------------------------------------------------------------------------
+
+    def agree(self, deal: Deal) -> DealState:
+        """Record a deal.
+
+        Raises
+        ------
+        MarketError
+            If a deal of this id but of other terms exists, a side has no account, or the price is outside [ask, bid].
+        """
+        if deal.buyer == deal.seller or not 0 <= deal.price <= deal.bid:
+            raise MarketError(f"the deal {deal.id!r} needs two agents and a price between 0 and the bid")
+        with self._transaction() as connection:
+            known = _deal(connection, deal.id)
+            if known is not None:
+                if known[0] != deal:
+                    raise MarketError(f"a deal {deal.id!r} of other terms exists already")
+                return known[1]
+            for name in (deal.buyer, deal.seller):
+                if _balance(connection, name) is None:
+                    raise MarketError(f"the ledger has no account {name!r}")
+            connection.execute(insert(deals).values(**asdict(deal), state=DealState.AGREED))
+            _record(connection, DealState.AGREED, deal.id, deal.buyer, deal.buyer, 0, deal.terms())
+            return DealState.AGREED
+
+    def escrow(self, deal_id: str) -> DealState:
+        """Move the price from the buyer into escrow; the deal is void where the balance does not cover it."""
+        with self._transaction() as connection:
+            deal, state = self._known(connection, deal_id)
+            if state is not DealState.AGREED:
+                return state
+            if (_balance(connection, deal.buyer) or 0) < deal.price:
+                return _advance(connection, deal, state, DealState.VOID, deal.buyer, deal.buyer, 0)
+            return _advance(connection, deal, state, DealState.ESCROWED, deal.buyer, ESCROW, deal.price)
+
+    def deliver(self, deal_id: str) -> DealState:
+        """Record that the parameters went out to the buyer."""
+        return self._step(deal_id, DealState.DELIVERED)
+
+    def settle(self, deal_id: str) -> DealState:
+        """Pay the seller out of escrow: the buyer has acknowledged the delivery."""
+        return self._step(deal_id, DealState.SETTLED)
+
+    def refund(self, deal_id: str) -> DealState:
+        """Pay the buyer back out of escrow: the delivery was not acknowledged."""
+        return self._step(deal_id, DealState.REFUNDED)
+
+    def state(self, deal_id: str) -> DealState:
+        """Return the state of a deal."""
+        with self._transaction() as connection:
+            return self._known(connection, deal_id)[1]
+
+    def deals(self) -> list[tuple[Deal, DealState]]:
+        """Return all deals with their states, in the order of rounds and ids."""
+        with self._transaction() as connection:
+            rows = connection.execute(select(deals).order_by(deals.c.round, deals.c.id)).mappings().all()
+        return [_as_deal(dict(row)) for row in rows]
+
+    def entries(self) -> list[Entry]:
+        """Return the whole journal, in its order."""
+        with self._transaction() as connection:
+            return _entries(connection)
+
+    def verify(self) -> list[str]:
+        """Return what is wrong with the ledger, a sentence each; an empty list where nothing is."""
+        with self._transaction() as connection:
+            rows = connection.execute(select(deals)).mappings().all()
+            return verify(
+                _entries(connection), _balances(connection), [_as_deal(dict(row)) for row in rows], ENDOWMENT, ESCROW
+            )
+
+    # -- inside -----------------------------------------------------------------------------------------------------
+
+    def _step(self, deal_id: str, target: DealState) -> DealState:
+        with self._transaction() as connection:
+            deal, state = self._known(connection, deal_id)
+            if target not in SUCCESSORS[state]:
+                if state is DealState.AGREED or (state is DealState.ESCROWED and target is DealState.SETTLED):
+                    raise MarketError(f"the deal {deal_id!r} is {state} and cannot be {target} yet")
+                return state
+            payee = {DealState.SETTLED: deal.seller, DealState.REFUNDED: deal.buyer}.get(target)
+            if payee is None:
+                return _advance(connection, deal, state, target, deal.buyer, deal.buyer, 0)
+            return _advance(connection, deal, state, target, ESCROW, payee, deal.price)
+
+    def _known(self, connection: Connection, deal_id: str) -> tuple[Deal, DealState]:
+        known = _deal(connection, deal_id)
+        if known is None:
+            raise MarketError(f"the ledger has no deal {deal_id!r}")
+        return known
+
+    def _transaction(self) -> "_Transaction":
+        return _Transaction(self._engine)
+
+
+class _Transaction:
+    """A transaction whose database errors are clear sentences."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._context = engine.begin()
+        self._url = engine.url
+
+    def __enter__(self) -> Connection:
+        return self._guard(self._context.__enter__)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._guard(lambda: self._context.__exit__(kind, error, trace))
+        if isinstance(error, SQLAlchemyError):
+            raise self._sentence(error) from error
+
+    def _guard(self, call: Callable[[], T]) -> T:
+        try:
+            return call()
+        except SQLAlchemyError as error:
+            raise self._sentence(error) from error
+
+    def _sentence(self, error: SQLAlchemyError) -> MarketError:
+        reason = str(getattr(error, "orig", None) or error).splitlines()[0]
+        return MarketError(f"the ledger {self._url} refused a transaction, and nothing has changed: {reason}")
+
+
+def _balance(connection: Connection, name: str) -> int | None:
+    return connection.execute(select(accounts.c.balance).where(accounts.c.name == name)).scalar_one_or_none()
+
+
+def _balances(connection: Connection) -> dict[str, int]:
+    rows = connection.execute(select(accounts.c.name, accounts.c.balance).order_by(accounts.c.name))
+    return {row.name: row.balance for row in rows}
+
+
+def _deal(connection: Connection, deal_id: str) -> tuple[Deal, DealState] | None:
+    row = connection.execute(select(deals).where(deals.c.id == deal_id)).mappings().one_or_none()
+    return None if row is None else _as_deal(dict(row))
+
+
+def _as_deal(row: dict[str, object]) -> tuple[Deal, DealState]:
+    state = DealState(str(row.pop("state")))
+    return Deal(**row), state  # type: ignore[arg-type]
+
+
+def _entries(connection: Connection) -> list[Entry]:
+    rows: Sequence[object] = connection.execute(select(entries).order_by(entries.c.sequence)).mappings().all()
+    return [Entry(**dict(row)) for row in rows]  # type: ignore[call-overload]
+
+
+def _advance(
+    connection: Connection, deal: Deal, state: DealState, target: DealState, payer: str, payee: str, amount: int
+) -> DealState:
+    changed = connection.execute(
+        update(deals).where(deals.c.id == deal.id, deals.c.state == state).values(state=target)
+    ).rowcount
+    if changed != 1:
+        raise MarketError(
+            f"the deal {deal.id!r} was changed by someone else at the same time; nothing has changed here"
+        )
+    _record(connection, target, deal.id, payer, payee, amount)
+    return target
+
+
+def _record(connection: Connection, step: str, deal: str, payer: str, payee: str, amount: int, memo: str = "") -> None:
+    """Move the money and append the entry that says so."""
+    if payer != payee:
+        for name, change in ((payer, -amount), (payee, amount)):
+            connection.execute(
+                update(accounts).where(accounts.c.name == name).values(balance=accounts.c.balance + change)
+            )
+    last = connection.execute(select(entries).order_by(entries.c.sequence.desc()).limit(1)).mappings().one_or_none()
+    entry = Entry(
+        sequence=last["sequence"] + 1 if last else 1,
+        step=str(step),
+        deal=deal,
+        payer=payer,
+        payee=payee,
+        amount=amount,
+        memo=memo,
+        recorded_at=time.time(),
+        previous=last["hash"] if last else GENESIS,
+    )
+    connection.execute(insert(entries).values(**asdict(replace(entry, hash=entry.seal()))))

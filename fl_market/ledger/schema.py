@@ -1,0 +1,45 @@
+"""The ledger's tables."""
+
+from sqlalchemy import BigInteger, CheckConstraint, Column, Float, Integer, MetaData, String, Table, Text
+
+metadata = MetaData()
+
+accounts = Table(
+    "accounts",
+    metadata,
+    Column("name", String(200), primary_key=True),
+    Column("balance", BigInteger, nullable=False),
+    # the endowment account is where money comes from: its balance is minus all that was ever given out
+    CheckConstraint("balance >= 0 OR name = 'market/endowment'", name="no_balance_below_zero"),
+)
+
+deals = Table(
+    "deals",
+    metadata,
+    Column("id", String(200), primary_key=True),
+    Column("round", Integer, nullable=False),
+    Column("buyer", String(200), nullable=False),
+    Column("seller", String(200), nullable=False),
+    Column("bid", BigInteger, nullable=False),
+    Column("ask", BigInteger, nullable=False),
+    Column("price", BigInteger, CheckConstraint("price >= 0"), nullable=False),
+    Column("gain", Float(53), nullable=False),
+    Column("lower_bound", Float(53), nullable=False),
+    Column("alpha", Float(53), nullable=False),
+    Column("state", String(20), nullable=False),
+)
+
+entries = Table(
+    "entries",
+    metadata,
+    Column("sequence", Integer, primary_key=True, autoincrement=False),
+    Column("step", String(20), nullable=False),
+    Column("deal", String(200), nullable=False),
+    Column("payer", String(200), nullable=False),
+    Column("payee", String(200), nullable=False),
+    Column("amount", BigInteger, CheckConstraint("amount >= 0"), nullable=False),
+    Column("memo", Text, nullable=False),
+    Column("recorded_at", Float(53), nullable=False),
+    Column("previous", String(64), nullable=False),
+    Column("hash", String(64), nullable=False),
+)

@@ -1,0 +1,177 @@
+r"""Pick the purchased weight: :math:`\alpha = \arg\min_{\nu\in(0,1]} L_z((1-\nu)\hat\theta_b + \nu\hat\theta_s)`.
+
+Paper, section 3.3, on the broker's *fit* split. One α for the whole model as in the paper; beyond it, one for each
+layer or for each output row, found by gradient steps that start from the best single α.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fl_market.errors import MarketError
+from fl_market.gains.losses import Batch, Loss
+from fl_market.merging.interpolation import Alpha, interpolate
+from fl_market.parameters import StateDict
+from fl_market.permutation.spec import state_of
+
+Merge = Callable[[Alpha], StateDict]
+"""From a purchased weight to the merged model."""
+
+GRANULARITIES = ("model", "layer", "row")
+GRID = tuple(round(0.05 + 0.1 * step, 2) for step in range(10))
+"""The published grid of α."""
+REFINEMENTS = 2
+HELD_OUT = 0.2
+"""Share of the fit split on which the gradient steps are stopped; the steps see the rest."""
+
+
+def fit_weights(
+    buyer: nn.Module | StateDict,
+    seller: nn.Module | StateDict,
+    loss: Loss,
+    fit_data: Batch,
+    granularity: str = "model",
+    *,
+    merge: Merge | None = None,
+    steps: int = 40,
+    learning_rate: float = 0.1,
+) -> Alpha:
+    """Return the purchased weight that minimises the broker's loss on the fit split.
+
+    Parameters
+    ----------
+    buyer, seller
+        Modules or state dicts, the seller's aligned to the buyer's.
+    loss
+        Losses of a state dict on a batch, one for each sample, differentiable in the state dict.
+    fit_data
+        The fit split. Whoever certifies the gain must do so on other data.
+    granularity
+        ``"model"``: one α. ``"layer"``: one for each module that owns parameters. ``"row"``: one for each output
+        unit of each module.
+    merge
+        How the two are merged for a given weight: plain interpolation by default.
+    steps, learning_rate
+        Adam's steps on the logits of the α's, for layers and rows.
+
+    Returns
+    -------
+    float or dict
+        A number for ``"model"``, else a weight for each floating-point tensor, as ``interpolate`` takes it.
+
+    Raises
+    ------
+    MarketError
+        If the granularity is none of the three, or no merged model has a finite loss.
+    """
+    if granularity not in GRANULARITIES:
+        raise MarketError(f"unknown granularity {granularity!r}; accepted are {', '.join(GRANULARITIES)}")
+    own, other = state_of(buyer), state_of(seller)
+    merged = merge or (lambda alpha: interpolate(own, other, alpha))
+    with torch.no_grad():
+        single = minimise_scalar(lambda alpha: float(loss(merged(alpha), fit_data).mean()))
+    if granularity == "model":
+        return single
+    shares = _Shares(own, single, by_row=granularity == "row")
+    return _descend(shares, lambda alpha, data: loss(merged(alpha), data).mean(), fit_data, steps, learning_rate)
+
+
+def mean_alpha(alpha: Alpha, state: StateDict) -> float:
+    """Return the share of the seller in the merged model: the mean α over all parameters."""
+    if isinstance(alpha, float):
+        return alpha
+    total = sum(float(weight.expand_as(state[name]).sum()) for name, weight in alpha.items())
+    return total / sum(state[name].numel() for name in alpha)
+
+
+def minimise_scalar(value: Callable[[float], float]) -> float:
+    """Return an α whose value is at most that of every point of the published grid, in at most 12 evaluations.
+
+    The grid finds the basin; parabolas through the best point and its neighbours then refine it.
+
+    Raises
+    ------
+    MarketError
+        If no value on the grid is finite.
+    """
+    known = {alpha: loss for alpha in GRID if np.isfinite(loss := value(alpha))}
+    if not known:
+        raise MarketError("no merged model has a finite loss on the broker's fit split")
+    for _ in range(REFINEMENTS):
+        best = min(known, key=lambda alpha: (known[alpha], alpha))
+        nearest = sorted(sorted(known, key=lambda alpha: abs(alpha - best))[:3])
+        curvature, slope, _ = (
+            np.polyfit(nearest, [known[alpha] for alpha in nearest], 2) if len(nearest) > 2 else (0, 0, 0)
+        )
+        if curvature <= 0:
+            break
+        candidate = round(float(np.clip(-slope / (2 * curvature), 0.01, 1.0)), 4)
+        if candidate in known:
+            break
+        loss = value(candidate)
+        known[candidate] = loss if np.isfinite(loss) else np.inf
+    return min(known, key=lambda alpha: (known[alpha], alpha))
+
+
+def hold_out(fit_data: Batch) -> tuple[Batch, Batch]:
+    """Return the part of the fit split that gradient steps see, and the part that stops them."""
+    count = len(fit_data[0])
+    cut = count - max(1, round(HELD_OUT * count))
+    return tuple(part[:cut] for part in fit_data), tuple(part[cut:] for part in fit_data)
+
+
+class _Shares:
+    """Logits of many α's: one for each layer, or for each output row of each layer."""
+
+    def __init__(self, state: StateDict, start: float, *, by_row: bool) -> None:
+        self._state = {name: tensor for name, tensor in state.items() if tensor.is_floating_point()}
+        rows: dict[str, int] = defaultdict(lambda: 1)
+        if by_row:
+            for name, tensor in self._state.items():
+                if tensor.dim():
+                    rows[_layer(name)] = max(rows[_layer(name)], tensor.shape[0])
+        logit = float(np.log(start) - np.log1p(-min(start, 0.999)))
+        self.logits = {
+            layer: torch.full((rows[layer],), logit, requires_grad=True)
+            for layer in dict.fromkeys(map(_layer, self._state))
+        }
+
+    def alpha(self) -> dict[str, Tensor]:
+        """Return the weights that the logits stand for, each shaped so that it broadcasts against its tensor."""
+        return {
+            name: self._broadcast(torch.sigmoid(self.logits[_layer(name)]), tensor)
+            for name, tensor in self._state.items()
+        }
+
+    @staticmethod
+    def _broadcast(alpha: Tensor, tensor: Tensor) -> Tensor:
+        if len(alpha) > 1 and (not tensor.dim() or tensor.shape[0] != len(alpha)):
+            alpha = alpha.mean(0, keepdim=True)
+        return alpha.reshape(-1, *[1] * (tensor.dim() - 1)) if tensor.dim() else alpha.reshape(())
+
+
+def _layer(tensor_name: str) -> str:
+    return tensor_name.rpartition(".")[0]
+
+
+def _descend(
+    shares: _Shares, objective: Callable[[Alpha, Batch], Tensor], fit_data: Batch, steps: int, learning_rate: float
+) -> dict[str, Tensor]:
+    """Take Adam steps on the logits and return the α's with the least loss on the held-out part."""
+    seen, held_out = hold_out(fit_data)
+    optimiser = torch.optim.Adam(shares.logits.values(), lr=learning_rate)
+    best, best_loss = shares.alpha(), float("inf")
+    for step in range(steps + 1):
+        alpha = shares.alpha()
+        with torch.no_grad():
+            held_out_loss = float(objective(alpha, held_out))
+        if held_out_loss < best_loss:
+            best, best_loss = alpha, held_out_loss
+        if step < steps:
+            optimiser.zero_grad()
+            objective(alpha, seen).backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+    return {name: weight.detach() for name, weight in best.items()}

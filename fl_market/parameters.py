@@ -1,0 +1,48 @@
+"""State dicts as values: the checks that a received one must pass, and its digest."""
+
+import hashlib
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from fl_market.errors import MarketError
+
+StateDict = Mapping[str, Tensor]
+
+
+def check_parameters(received: StateDict, template: StateDict) -> None:
+    """Raise unless ``received`` could be loaded into the model that ``template`` came from.
+
+    Parameters
+    ----------
+    received, template
+        State dicts; names, shapes and dtypes must agree, and every floating-point value must be finite.
+
+    Raises
+    ------
+    MarketError
+        With one sentence that names the first tensor that is wrong.
+    """
+    if missing := [name for name in template if name not in received]:
+        raise MarketError(f"the parameters lack {missing[0]!r}, which the model has")
+    if unknown := [name for name in received if name not in template]:
+        raise MarketError(f"the parameters contain {unknown[0]!r}, which the model does not have")
+    for name, expected in template.items():
+        tensor = received[name]
+        if tensor.shape != expected.shape:
+            raise MarketError(f"{name!r} has shape {tuple(tensor.shape)}, but the model's is {tuple(expected.shape)}")
+        if tensor.dtype != expected.dtype:
+            raise MarketError(f"{name!r} has dtype {tensor.dtype}, but the model's is {expected.dtype}")
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise MarketError(f"{name!r} contains NaN or infinite values")
+
+
+def digest(state: StateDict) -> str:
+    """Return the SHA-256 of a state dict: names, dtypes, shapes and values, in the order of the names."""
+    sha = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        sha.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
+        sha.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return sha.hexdigest()

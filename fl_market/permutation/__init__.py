@@ -1,0 +1,28 @@
+"""Alignment (paper, section 3.2, "Using Purchased Parameters"): what may be permuted, and how to match it."""
+
+from fl_market.permutation.derivation import derive_spec
+from fl_market.permutation.matching import match, objective
+from fl_market.permutation.spec import (
+    AxisUse,
+    Group,
+    Permutation,
+    PermutationSpec,
+    apply_permutation,
+    identity_permutation,
+    invert,
+    random_permutation,
+)
+
+__all__ = [
+    "AxisUse",
+    "Group",
+    "Permutation",
+    "PermutationSpec",
+    "apply_permutation",
+    "derive_spec",
+    "identity_permutation",
+    "invert",
+    "match",
+    "objective",
+    "random_permutation",
+]

@@ -1,0 +1,133 @@
+r"""Weight matching (Ainsworth, Hayase and Srinivasa, *Git Re-Basin*, section 3.2), the paper's reference [16].
+
+Find the permutation of ``other`` that maximises the inner product :math:`\langle\theta, \pi(\theta')\rangle` of all
+permutable tensors (biases and norm parameters count), by coordinate descent: with all groups but one fixed, the
+best order of that one is a linear assignment problem.
+"""
+
+from collections import defaultdict
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor, nn
+
+from fl_market.parameters import StateDict
+from fl_market.permutation.spec import (
+    AxisUse,
+    Permutation,
+    PermutationSpec,
+    apply_permutation,
+    check_permutation,
+    identity_permutation,
+    state_of,
+)
+from fl_market.seeds import numpy_generator
+
+_RELATIVE_TOLERANCE = 1e-12
+
+
+def match(
+    spec: PermutationSpec,
+    reference: nn.Module | StateDict,
+    other: nn.Module | StateDict,
+    *,
+    seed: int = 0,
+    start: Permutation | None = None,
+) -> dict[str, NDArray[np.int64]]:
+    """Return the permutation of ``other`` that brings it closest to ``reference``.
+
+    Parameters
+    ----------
+    spec
+        What may be permuted in both.
+    reference, other
+        Modules or state dicts of the same architecture.
+    seed
+        Decides the order in which the groups are visited; nothing else is random.
+    start
+        Where to start: the identity by default; last round's permutation saves sweeps.
+
+    Returns
+    -------
+    dict
+        Group name -> order of units, for ``apply_permutation(spec, result, other)``. The match in the other
+        direction is ``invert`` of it.
+
+    Notes
+    -----
+    A group is solved again only if a group with which it shares a tensor has changed since. Each assignment can
+    only raise the objective, and there are finitely many permutations, so the descent ends.
+    """
+    permutation = {name: order.copy() for name, order in (start or identity_permutation(spec)).items()}
+    check_permutation(spec, permutation)
+    reference_state = {name: _array(tensor) for name, tensor in state_of(reference).items()}
+    aligned = {name: _array(tensor) for name, tensor in apply_permutation(spec, permutation, other).items()}
+    neighbours = _neighbours(spec)
+    generator = numpy_generator(seed, "match")
+
+    waiting = set(spec.groups)
+    while waiting:
+        for name in generator.permutation(sorted(spec.groups)):
+            if name not in waiting:
+                continue
+            waiting.discard(name)
+            order = _best_order(spec.groups[name].uses, reference_state, aligned)
+            if order is None:
+                continue
+            permutation[name] = permutation[name][order]
+            for use in spec.groups[name].uses:
+                _reorder(aligned, use, order)
+            waiting |= neighbours[name]
+    return permutation
+
+
+def objective(
+    spec: PermutationSpec, reference: nn.Module | StateDict, other: nn.Module | StateDict, permutation: Permutation
+) -> float:
+    """Return the inner product of all permutable tensors of ``reference`` and of the permuted ``other``."""
+    left, right = state_of(reference), apply_permutation(spec, permutation, other)
+    names = {use.tensor for group in spec.groups.values() for use in group.uses}
+    return float(sum(np.vdot(_array(left[name]), _array(right[name])) for name in sorted(names)))
+
+
+def _array(tensor: Tensor) -> NDArray[np.float64]:
+    return tensor.detach().cpu().double().numpy()
+
+
+def _neighbours(spec: PermutationSpec) -> dict[str, set[str]]:
+    """Return for each group the other groups whose order decides its assignment problem."""
+    users = defaultdict(set)
+    for name, group in spec.groups.items():
+        for use in group.uses:
+            users[use.tensor].add(name)
+    return {
+        name: {other for use in group.uses for other in users[use.tensor]} - {name}
+        for name, group in spec.groups.items()
+    }
+
+
+def _best_order(
+    uses: tuple[AxisUse, ...], reference: dict[str, NDArray[np.float64]], aligned: dict[str, NDArray[np.float64]]
+) -> NDArray[np.int64] | None:
+    """Return the order of one group's units that is best with all other groups fixed; None if the present one is."""
+    size = len(uses[0].positions)
+    similarity = np.zeros((size, size))
+    for use in uses:
+        similarity += _units(reference, use) @ _units(aligned, use).T
+    _, order = linear_sum_assignment(similarity, maximize=True)
+    present = similarity.trace()
+    gain = similarity[np.arange(size), order].sum() - present
+    return order.astype(np.int64) if gain > _RELATIVE_TOLERANCE * max(1.0, abs(present)) else None
+
+
+def _units(state: dict[str, NDArray[np.float64]], use: AxisUse) -> NDArray[np.float64]:
+    """Return what each unit owns of one tensor: an array (units, everything else)."""
+    owned = np.take(state[use.tensor], use.positions.reshape(-1), axis=use.axis)
+    return np.moveaxis(owned, use.axis, 0).reshape(len(use.positions), -1)
+
+
+def _reorder(state: dict[str, NDArray[np.float64]], use: AxisUse, order: NDArray[np.int64]) -> None:
+    index = np.arange(state[use.tensor].shape[use.axis])
+    index[use.positions] = use.positions[order]
+    state[use.tensor] = np.take(state[use.tensor], index, axis=use.axis)

@@ -1,0 +1,156 @@
+"""What may be permuted in a model without changing the function that it computes.
+
+A *group* is a set of exchangeable units: the hidden neurons of a layer, the channels of a residual stream. Each
+unit owns some positions on axes of some tensors (the row of one weight, the column of the next, an entry of a
+bias or of a norm's running mean); whoever permutes the units must permute all of those positions alike.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from fl_market.errors import MarketError
+from fl_market.parameters import StateDict
+from fl_market.seeds import numpy_generator
+
+Permutation = Mapping[str, NDArray[np.int64]]
+"""For each group: unit ``i`` of the result is unit ``permutation[group][i]`` of the model that is permuted."""
+
+
+@dataclass(frozen=True)
+class AxisUse:
+    """Where the units of a group live on one axis of one tensor.
+
+    Attributes
+    ----------
+    tensor
+        Name in the state dict.
+    axis
+        Axis of that tensor.
+    positions
+        Integer array (units, slots): unit ``i`` owns the positions ``positions[i]`` of the axis. One slot is the
+        plain case; a linear layer behind ``flatten`` has one slot for each pixel of its channel.
+    """
+
+    tensor: str
+    axis: int
+    positions: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Group:
+    """A set of exchangeable units and every axis on which they appear.
+
+    Attributes
+    ----------
+    size
+        Number of units.
+    uses
+        The axes that one permutation of the units permutes together.
+    """
+
+    size: int
+    uses: tuple[AxisUse, ...]
+
+    @property
+    def axes(self) -> tuple[tuple[str, int], ...]:
+        """The ``(tensor name, axis)`` pairs of this group."""
+        return tuple((use.tensor, use.axis) for use in self.uses)
+
+
+@dataclass(frozen=True)
+class PermutationSpec:
+    """All that may be permuted in one architecture.
+
+    Attributes
+    ----------
+    groups
+        Name of the tensor that produces the units -> the group.
+    frozen
+        ``(tensor name, axis)`` -> why that axis, or a part of it, may not be permuted.
+    """
+
+    groups: Mapping[str, Group]
+    frozen: Mapping[tuple[str, int], str] = field(default_factory=dict)
+
+    def describe(self) -> str:
+        """Return a table of the groups, and of the axes that stay as they are with the reason why."""
+        lines = [f"{len(self.groups)} permutable groups"]
+        for name, group in self.groups.items():
+            uses = ", ".join(f"{tensor}[{axis}]" for tensor, axis in group.axes)
+            lines.append(f"  {name}: {group.size} units on {uses}")
+        lines.append(f"{len(self.frozen)} frozen axes")
+        lines.extend(f"  {tensor}[{axis}]: {reason}" for (tensor, axis), reason in self.frozen.items())
+        return "\n".join(lines)
+
+
+def state_of(model: nn.Module | StateDict) -> StateDict:
+    """Return the state dict of a module, or the state dict itself."""
+    return model.state_dict() if isinstance(model, nn.Module) else model
+
+
+def apply_permutation(
+    spec: PermutationSpec, permutation: Permutation, model: nn.Module | StateDict
+) -> dict[str, Tensor]:
+    """Return ``model``'s parameters with the units of every group reordered.
+
+    Parameters
+    ----------
+    spec
+        The model's permutation spec.
+    permutation
+        For each group the order of its units, as ``match`` or ``random_permutation`` return it.
+    model
+        A module or its state dict.
+
+    Returns
+    -------
+    dict
+        A new state dict; the function that it computes is that of ``model``.
+
+    Raises
+    ------
+    MarketError
+        If the permutation is not one of this spec's units.
+    """
+    state = dict(state_of(model))
+    check_permutation(spec, permutation)
+    for name, group in spec.groups.items():
+        order = permutation[name]
+        if np.array_equal(order, np.arange(group.size)):
+            continue
+        for use in group.uses:
+            index = np.arange(state[use.tensor].shape[use.axis])
+            index[use.positions] = use.positions[order]
+            tensor = state[use.tensor]
+            state[use.tensor] = tensor.index_select(use.axis, torch.from_numpy(index).to(tensor.device))
+    return state
+
+
+def check_permutation(spec: PermutationSpec, permutation: Permutation) -> None:
+    """Raise MarketError unless ``permutation`` holds one order of all units for every group of ``spec``."""
+    for name, group in spec.groups.items():
+        if name not in permutation:
+            raise MarketError(f"the permutation lacks the group {name!r}; the spec has {', '.join(spec.groups)}")
+        if not np.array_equal(np.sort(permutation[name]), np.arange(group.size)):
+            raise MarketError(f"the order given for the group {name!r} is not a permutation of its {group.size} units")
+
+
+def identity_permutation(spec: PermutationSpec) -> dict[str, NDArray[np.int64]]:
+    """Return the permutation that changes nothing."""
+    return {name: np.arange(group.size) for name, group in spec.groups.items()}
+
+
+def random_permutation(spec: PermutationSpec, seed: int = 0) -> dict[str, NDArray[np.int64]]:
+    """Return a uniformly random permutation of every group: the same kind of object that ``match`` returns."""
+    generator = numpy_generator(seed, "random-permutation")
+    return {name: generator.permutation(group.size) for name, group in spec.groups.items()}
+
+
+def invert(permutation: Permutation) -> dict[str, NDArray[np.int64]]:
+    """Return the permutation that undoes this one: the match in the other direction."""
+    return {name: np.argsort(order) for name, order in permutation.items()}

@@ -1,0 +1,117 @@
+"""What agents and broker say to each other about trades, in plain numbers.
+
+Each message is a frozen dataclass; :func:`to_columns` and :func:`from_columns` turn a sequence of them into the flat
+lists that a Flower ``ConfigRecord`` holds, and back, so that nothing here depends on Flower.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar
+
+from fl_market.errors import MarketError
+
+OFFER, QUOTE = "query.offer", "query.quote"
+"""Message types of the two exchanges between training and delivery."""
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What the broker tells a buyer, privately: one purchase that it tried and certified.
+
+    Attributes
+    ----------
+    id
+        Refers to the offer in a bid.
+    seller
+        The seller's pseudonym.
+    layers
+        What is sold: ``"all"``.
+    alpha
+        Purchased weight.
+    gain, lower_bound
+        Certified gain-from-trade and its lower confidence bound, above 0.
+    """
+
+    id: str
+    seller: str
+    layers: str
+    alpha: float
+    gain: float
+    lower_bound: float
+
+
+@dataclass(frozen=True)
+class Bid:
+    """A buyer's answer: what it would pay at most for one offer, in micro-credits."""
+
+    offer: str
+    amount: int
+
+
+@dataclass(frozen=True)
+class QuoteRequest:
+    """What the broker tells a seller, privately: somebody would buy this. Nothing of the buyer's gain is disclosed."""
+
+    id: str
+    layers: str
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A seller's answer: what it wants at least, in micro-credits."""
+
+    quote: str
+    amount: int
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """One purchase or sale, for the agent that made it.
+
+    Attributes
+    ----------
+    deal
+        Id of the deal.
+    side
+        ``"bought"`` or ``"sold"``.
+    partner
+        The other side's pseudonym.
+    price
+        Micro-credits.
+    """
+
+    deal: str
+    side: str
+    partner: str
+    price: int
+
+
+Item = TypeVar("Item", Offer, Bid, QuoteRequest, Ask, Receipt)
+
+
+def to_columns(items: Sequence[Item]) -> dict[str, Any]:
+    """Return one list for each field; an empty mapping for no items."""
+    return {field.name: [getattr(item, field.name) for item in items] for field in fields(items[0])} if items else {}
+
+
+def from_columns(kind: type[Item], columns: Mapping[str, Any]) -> list[Item]:
+    """Return the items that :func:`to_columns` was given.
+
+    Raises
+    ------
+    MarketError
+        If a field is missing or unknown, or a value has the wrong type; whoever sent it may be broken or hostile.
+    """
+    if not columns:
+        return []
+    types = {field.name: field.type for field in fields(kind)}
+    if set(columns) != set(types):
+        raise MarketError(f"a list of {kind.__name__.lower()}s must have the fields {', '.join(types)}")
+    lengths = {len(column) if isinstance(column, list) else -1 for column in columns.values()}
+    if len(lengths) != 1 or -1 in lengths:
+        raise MarketError(f"the fields of a list of {kind.__name__.lower()}s must be lists of one length")
+    for name, expected in types.items():
+        for value in columns[name]:
+            if type(value) is not expected:
+                raise MarketError(f"the field {name!r} of a {kind.__name__.lower()} cannot be {value!r}")
+    return [kind(**dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=True)]

@@ -1,0 +1,87 @@
+"""Files of a run: one folder with ``results.json``, the ledgers and a picture."""
+
+import json
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from fl_market.configuration import Configuration
+from fl_market.errors import MarketError
+from fl_market.reports.results import ArmResult
+
+RESULTS = "results.json"
+SUMMARY = "summary.json"
+
+
+def ledger_path(out_dir: Path, arm: str) -> Path:
+    """Return where an arm's ledger lies."""
+    return out_dir / f"ledger-{arm}.db"
+
+
+def ledger_url(configuration: Configuration) -> str:
+    """Return the database URL of a run's ledger: a file in its folder, or in memory where it has none."""
+    if not configuration.out_dir:
+        return "sqlite://"
+    folder = prepare_folder(Path(configuration.out_dir))
+    return f"sqlite:///{ledger_path(folder, configuration.strategy)}"
+
+
+def prepare_folder(folder: Path) -> Path:
+    """Return the folder, made where it is missing.
+
+    Raises
+    ------
+    MarketError
+        If it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise MarketError(f"the folder {folder} cannot be made: {error.strerror}") from error
+    return folder
+
+
+def clear_folder(folder: Path, overwrite: bool) -> None:
+    """Make the folder ready for a new run; what an earlier one left is removed only where that was asked for.
+
+    Raises
+    ------
+    MarketError
+        If the folder holds a run and ``overwrite`` is False.
+    """
+    prepare_folder(folder)
+    left = [
+        path
+        for pattern in (RESULTS, SUMMARY, "ledger-*.db*", "learning_curves.png")
+        for path in sorted(folder.glob(pattern))
+    ]
+    if left and not overwrite:
+        raise MarketError(f"{folder} already holds a run ({left[0].name}); choose another --out, or pass --overwrite")
+    for path in left:
+        path.unlink()
+
+
+def as_document(configuration: Configuration, arms: Mapping[str, ArmResult]) -> dict[str, Any]:
+    """Return the content of ``results.json``."""
+    return {
+        "task": configuration.task,
+        "seed": configuration.seed,
+        "rounds": configuration.num_server_rounds,
+        "flwr": version("flwr"),
+        "torch": version("torch"),
+        "arms": {name: result.as_json() for name, result in arms.items()},
+    }
+
+
+def write_results(configuration: Configuration, arms: Mapping[str, ArmResult]) -> Path:
+    """Write ``results.json`` into the configuration's folder, whole or not at all; return its path."""
+    return write_json(prepare_folder(Path(configuration.out_dir)) / RESULTS, as_document(configuration, arms))
+
+
+def write_json(path: Path, document: Any) -> Path:
+    """Write a JSON file, whole or not at all."""
+    unfinished = path.with_suffix(".unfinished")
+    unfinished.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    unfinished.replace(path)
+    return path

@@ -1,0 +1,41 @@
+"""Means and spreads over seeds."""
+
+from collections.abc import Mapping
+from statistics import mean, stdev
+from typing import Any
+
+from fl_market.reports.results import ArmResult
+
+
+def summarise(by_seed: Mapping[int, Mapping[str, ArmResult]]) -> dict[str, dict[str, Any]]:
+    """Return for each arm the mean and the sample standard deviation of each agent's final test accuracy.
+
+    Parameters
+    ----------
+    by_seed
+        Seed -> arm -> result; the same arms for each seed.
+    """
+    arms = next(iter(by_seed.values()))
+    return {arm: _summary([results[arm] for results in by_seed.values()]) for arm in arms}
+
+
+def start(result: ArmResult) -> str:
+    """Return from what the agents of an arm start, and when they begin to exchange models."""
+    exchanging = f", from round {result.trading_from}" if result.trading_from else ""
+    return f"{result.initialisation}{exchanging}"
+
+
+def _summary(results: list[ArmResult]) -> dict[str, Any]:
+    accuracies = {
+        name: [result.agents[name].rounds[-1].test_accuracy for result in results] for name in results[0].agents
+    }
+    return {
+        "starts": start(results[0]),
+        "agents": {name: _mean_and_spread(values) for name, values in accuracies.items()},
+        "deals": mean(result.deals for result in results),
+        "offers": mean(result.offers for result in results),
+    }
+
+
+def _mean_and_spread(values: list[float]) -> dict[str, float]:
+    return {"mean": mean(values), "std": stdev(values) if len(values) > 1 else 0.0}

@@ -1,0 +1,58 @@
+"""Make the MNIST sample that the package ships, from the published files.
+
+    python scripts/make_mnist_sample.py DIR
+
+DIR is in the layout of ``torchvision.datasets.MNIST``. The images are chosen at random, with every class in its
+share, and are copied as they are: training and broker parts from the published training set, test part from the
+published test set. MNIST is by Yann LeCun, Corinna Cortes and Christopher J. C. Burges, licensed CC BY-SA 3.0; so is
+this sample.
+"""
+
+import argparse
+import base64
+import hashlib
+import json
+import lzma
+from pathlib import Path
+
+import torch
+
+from fl_market.tasks.mnist_mlp import read_mnist
+from fl_market.tasks.partition import stratified
+from fl_market.tasks.sample import FILE, PARTS
+
+COUNTS = {"train": 6000, "broker": 1500, "test": 2000}
+TARGET = Path(__file__).resolve().parent.parent / "fl_market" / "tasks" / FILE
+
+
+def main() -> None:
+    """Write the sample beside the code that reads it."""
+    parser = argparse.ArgumentParser(description="Make the MNIST sample that the package ships.")
+    parser.add_argument("data_dir", type=Path)
+    train, test = read_mnist(parser.parse_args().data_dir)
+    chosen = stratified(train[1], COUNTS["train"] + COUNTS["broker"], 0, "sample")
+    for_broker = stratified(train[1][chosen], COUNTS["broker"], 0, "sample-broker")
+    mask = torch.zeros(len(chosen), dtype=torch.bool)
+    mask[for_broker] = True
+    indices = {
+        "train": chosen[~mask],
+        "broker": chosen[mask],
+        "test": stratified(test[1], COUNTS["test"], 0, "sample-test"),
+    }
+    source = {"train": train, "broker": train, "test": test}
+    images = torch.cat([source[part][0][indices[part]] for part in PARTS]).numpy().tobytes()
+    document = {
+        "source": "MNIST by Yann LeCun, Corinna Cortes and Christopher J. C. Burges, https://yann.lecun.com/exdb/mnist",
+        "licence": "CC BY-SA 3.0",
+        "made_by": "scripts/make_mnist_sample.py",
+        "sha256": hashlib.sha256(images).hexdigest(),
+        "indices": {part: indices[part].tolist() for part in PARTS},
+        "labels": {part: source[part][1][indices[part]].tolist() for part in PARTS},
+        "images": base64.b64encode(lzma.compress(images, preset=9 | lzma.PRESET_EXTREME)).decode(),
+    }
+    TARGET.write_text(json.dumps(document) + "\n", encoding="utf-8")
+    print(f"{TARGET}: {TARGET.stat().st_size} bytes")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,153 @@
+"""The arms of a comparison: which strategy, from which initialisation, exchanging models from which round on."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from flwr.serverapp.strategy import Strategy
+
+from fl_market.broker import Broker, Terms
+from fl_market.configuration import PUBLISHED_FIRST_ROUND, Configuration
+from fl_market.errors import MarketError
+from fl_market.gains import Batch, ModelLoss, split_in_halves
+from fl_market.ledger import Ledger
+from fl_market.pricing import PricingRule, free, micro_credits, nash
+from fl_market.tasks import Task
+from strategies.baselines import LateFedAvg, RecordedFedAvg, TunedFedAvg
+from strategies.history import History
+from strategies.market import ParameterMarket
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What an arm is built from."""
+
+    configuration: Configuration
+    task: Task
+    history: History
+    ledger: Ledger
+
+    @property
+    def splits(self) -> tuple[Batch, Batch]:
+        """The broker's fit and certify splits."""
+        return split_in_halves(self.task.broker, self.configuration.seed)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One row of a comparison.
+
+    Attributes
+    ----------
+    title
+        For people.
+    build
+        Makes the strategy.
+    initialisation
+        ``"common"`` or ``"independent"``; None where ``common-init`` decides.
+    exchanges_from
+        (configuration) to the first round in which models are exchanged, None for never.
+    """
+
+    title: str
+    build: Callable[[Setting], Strategy]
+    initialisation: str | None = None
+    exchanges_from: Callable[[Configuration], int | None] = lambda options: options.trading_starts
+
+    def initialisation_in(self, configuration: Configuration) -> str:
+        """Return from what the agents start."""
+        return self.initialisation or ("common" if configuration.common_init else "independent")
+
+
+def _market(
+    aligned: bool = True, granularity: str = "model", rule: PricingRule = free
+) -> Callable[[Setting], Strategy]:
+    def build(setting: Setting) -> Strategy:
+        options = setting.configuration
+        fit, certify = setting.splits
+        terms = Terms(
+            aligned=aligned,
+            granularity=granularity,
+            repaired=options.repair,
+            rule=rule,
+            gain=options.gain,
+            confidence=options.confidence,
+            fit_steps=options.fit_steps,
+            fit_learning_rate=options.fit_learning_rate,
+            endowment=micro_credits(options.endowment),
+        )
+        broker = Broker(
+            setting.task.build_model(),
+            setting.task.criterion,
+            fit,
+            certify,
+            ledger=setting.ledger,
+            terms=terms,
+            run=options.strategy,
+            seed=options.seed,
+        )
+        return ParameterMarket(
+            broker,
+            agents=options.agents,
+            first_round=options.trading_starts,
+            common_init=options.common_init,
+            reply_timeout=options.reply_timeout,
+            connect_timeout=options.connect_timeout,
+            history=setting.history,
+        )
+
+    return build
+
+
+def _fedavg(setting: Setting) -> Strategy:
+    options = setting.configuration
+    return RecordedFedAvg(options.agents, options.connect_timeout, setting.history)
+
+
+def _published_first_round(options: Configuration) -> int:
+    return options.first_round or PUBLISHED_FIRST_ROUND
+
+
+def _late_fedavg(setting: Setting) -> Strategy:
+    options = setting.configuration
+    return LateFedAvg(options.agents, options.connect_timeout, setting.history, _published_first_round(options))
+
+
+def _siloed(setting: Setting) -> Strategy:
+    options = setting.configuration
+    return LateFedAvg(options.agents, options.connect_timeout, setting.history, None)
+
+
+def _tuned(setting: Setting) -> Strategy:
+    options = setting.configuration
+    fit, certify = setting.splits
+    return TunedFedAvg(
+        options.agents,
+        options.connect_timeout,
+        setting.history,
+        loss=ModelLoss(setting.task.build_model(), setting.task.criterion),
+        fit=fit,
+        certify=certify,
+        steps=options.fit_steps,
+        learning_rate=options.tuning_learning_rate,
+        confidence=options.confidence,
+    )
+
+
+ARMS = {
+    "siloed": Arm("siloed", _siloed, "independent", lambda _: None),
+    "fedavg": Arm("FedAvg", _fedavg, "common", lambda _: 1),
+    "fedavg-late": Arm("FedAvg, late", _late_fedavg, "independent", _published_first_round),
+    "fedavg-tuned": Arm("FedAvg, tuned by the broker", _tuned, "common", lambda _: 1),
+    "market-unaligned": Arm("market, unaligned", _market(aligned=False)),
+    "market": Arm("market", _market()),
+    "market-fine": Arm("market, α per row", _market(granularity="row")),
+    "market-priced": Arm("market, priced", _market(rule=nash)),
+}
+"""The arms by name."""
+
+
+def arm_named(name: str) -> Arm:
+    """Return an arm, or raise MarketError with the names that are accepted."""
+    if name not in ARMS:
+        raise MarketError(f"unknown arm {name!r}; accepted are {', '.join(ARMS)}")
+    return ARMS[name]

@@ -1,0 +1,53 @@
+"""What agents report of themselves after each round: it steers nothing."""
+
+from collections.abc import Callable, Iterable
+
+from flwr.app import Message
+
+from fl_market.reports import RoundReport, RoundResult
+
+Observer = Callable[[RoundReport], None]
+
+
+def agent_of(message: Message) -> str:
+    """Return the name that a reply carries, or an empty string for none."""
+    if not message.has_content() or "agent" not in message.content.config_records:
+        return ""
+    return str(message.content.config_records["agent"].get("name", ""))
+
+
+def in_agent_order(replies: Iterable[Message]) -> list[Message]:
+    """Return replies in an order that does not depend on when they arrived: sums of floats would."""
+    return sorted(replies, key=agent_of)
+
+
+class History:
+    """Test metrics of every agent after every round.
+
+    Parameters
+    ----------
+    arm, rounds
+        For the progress reports.
+    observer
+        Called after each round.
+    """
+
+    def __init__(self, arm: str, rounds: int, observer: Observer | None = None) -> None:
+        self.results: dict[str, list[RoundResult]] = {}
+        self.offers = 0
+        self.deals = 0
+        self._arm, self._rounds, self._observer = arm, rounds, observer
+
+    def record(self, server_round: int, replies: Iterable[Message]) -> None:
+        """Keep the metrics of the replies to an evaluation, and report progress."""
+        accuracies = []
+        for reply in in_agent_order(replies):
+            if reply.has_error() or "metrics" not in reply.content.metric_records:
+                continue
+            metrics = reply.content.metric_records["metrics"]
+            accuracy, loss = float(metrics["test-accuracy"]), float(metrics["test-loss"])  # type: ignore[arg-type]
+            self.results.setdefault(agent_of(reply), []).append(RoundResult(server_round, accuracy, loss))
+            accuracies.append(accuracy)
+        if self._observer is not None:
+            mean = sum(accuracies) / len(accuracies) if accuracies else float("nan")
+            self._observer(RoundReport(self._arm, server_round, self._rounds, self.deals, mean))

@@ -1,0 +1,334 @@
+"""ParameterMarket: a Flower strategy in which a broker replaces FedAvg.
+
+One round is four exchanges (paper, section 3.1): training, private offers, private quote requests, and the evaluation
+message that delivers what was bought and brings back the acknowledgement on which the escrow is released.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from logging import INFO
+
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.common.logger import log
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy
+
+from fl_market.broker import Broker, Trial
+from fl_market.errors import MarketError
+from fl_market.ledger import Deal
+from fl_market.naming import Pseudonyms
+from fl_market.parameters import StateDict, check_parameters, digest
+from fl_market.protocol import OFFER, QUOTE, Ask, Bid, Item, Offer, QuoteRequest, Receipt, from_columns, to_columns
+from strategies.exchange import ask, build_messages, collect, wait_for_nodes, warn
+from strategies.history import History
+
+
+@dataclass
+class _Seat:
+    """What the broker holds of one agent.
+
+    ``model`` is the broker's record, ``model_digest`` its SHA-256, and ``agent_digest`` that of the copy which the
+    agent is known to hold: parameters travel only where the two differ.
+    """
+
+    name: str
+    node: int
+    model: StateDict
+    model_digest: str
+    agent_digest: str
+
+    def keep(self, model: StateDict) -> None:
+        self.model, self.model_digest = model, digest(model)
+
+
+class ParameterMarket(Strategy):
+    """A market of model parameters among Flower's nodes.
+
+    Parameters
+    ----------
+    broker
+        Aligns, merges, certifies, prices and settles.
+    agents
+        Number of agents to wait for before the first round.
+    first_round
+        First round in which trades are tried.
+    common_init
+        Ask agents without a model to start from the initialisation that is common to all.
+    reply_timeout, connect_timeout
+        Seconds to wait for the replies to a query, and for the agents to connect.
+    history
+        Where the agents' test metrics go.
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        *,
+        agents: int = 2,
+        first_round: int = 5,
+        common_init: bool = False,
+        reply_timeout: float = 600.0,
+        connect_timeout: float = 120.0,
+        history: History | None = None,
+    ) -> None:
+        self.broker = broker
+        self.history = history or History("market", 0)
+        self._agents, self._first_round, self._common_init = agents, first_round, common_init
+        self._reply_timeout, self._connect_timeout = reply_timeout, connect_timeout
+        self._seats: dict[int, _Seat] = {}
+        self._pseudonyms = Pseudonyms()
+        self._grid: Grid | None = None
+        self._sent: list[Message] = []
+        self._present: list[_Seat] = []
+        self._deals: dict[str, tuple[Deal, Trial]] = {}
+
+    def summary(self) -> None:
+        """Log the strategy's settings."""
+        terms = self.broker.terms
+        log(INFO, "\t├──> ParameterMarket: %d agents, trading from round %d", self._agents, self._first_round)
+        log(INFO, "\t└──> aligned: %s, α per %s, rule: %s", terms.aligned, terms.granularity, terms.rule.name)
+
+    # -- 1. train ---------------------------------------------------------------------------------------------------
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Ask every agent to train its own model; only one that lost its copy is sent the broker's record."""
+        self._grid = grid  # aggregate_train is given none, and the queries need it
+        contents = {}
+        needed = self._agents if not self._seats else 1
+        for node in wait_for_nodes(grid, needed, self._connect_timeout):
+            seat = self._seats.get(node)
+            config["initialisation"] = "common" if self._common_init else "independent"
+            contents[node] = _content_for(seat, server_round, config)
+        self._sent = build_messages(contents, MessageType.TRAIN, server_round)
+        return self._sent
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Take in the trained models, then offer, bargain and escrow; there is no global model to return."""
+        contents, failures = collect(self._sent, replies)
+        self._present, losses = [], []
+        for node, content in sorted(contents.items()):
+            try:
+                seat = self._take_in(node, content)
+            except MarketError as error:
+                failures[node] = str(error)
+                continue
+            self._present.append(seat)
+            losses.append(_number(content, "train-loss"))
+        for node, reason in failures.items():
+            warn(server_round, self._who(node), reason)
+            if node in self._seats:
+                self._seats[node].agent_digest = ""
+        self._present.sort(key=lambda seat: seat.name)
+        self._deals = {}
+        if server_round >= self._first_round and len(self._present) > 1:
+            self._trade(server_round)
+        if not losses:
+            return None, None
+        return None, MetricRecord(
+            {"train-loss": sum(losses) / len(losses), "agents": len(losses), "deals": len(self._deals)}
+        )
+
+    def _take_in(self, node: int, content: RecordDict) -> _Seat:
+        """Seat the agent that replied, with the model that it trained.
+
+        Raises
+        ------
+        MarketError
+            If the reply is not one of an agent, or its model could not be loaded.
+        """
+        name = _text(content, "agent", "name")
+        seated = next((seat for seat in self._seats.values() if seat.name == name), None)
+        if seated is not None and seated.node != node:
+            raise MarketError(f"it claims to be agent {name}, who sits at another node")
+        known = self._seats.get(node)
+        if known is not None and known.name != name:
+            raise MarketError(f"agent {known.name} now claims to be agent {name}")
+        model = _parameters(content)
+        check_parameters(model, self.broker.template)
+        sha = digest(model)
+        if known is None:
+            self.broker.seat(name)
+            known = self._seats[node] = _Seat(name, node, model, sha, sha)
+        known.model, known.model_digest, known.agent_digest = model, sha, sha
+        return known
+
+    # -- 2. to 5. try before purchase, offers, quotes, bargaining -----------------------------------------------------
+
+    def _trade(self, server_round: int) -> None:
+        trials = self.broker.try_before_purchase({seat.name: seat.model for seat in self._present})
+        self.history.offers += len(trials)
+        offered = [trial for trial in trials if trial.certificate.positive]
+        bids = self._collect_bids(server_round, offered)
+        asks = self._collect_asks(server_round, bids) if self.broker.terms.rule.asks else {}
+        self._deals = self.broker.bargain(server_round, trials, bids, asks)
+        for seat in self._present:
+            if seat.name in self._deals:
+                seat.keep(self._deals[seat.name][1].merged)
+
+    def _collect_bids(self, server_round: int, offered: list[Trial]) -> dict[tuple[str, str], int]:
+        """Send each buyer its offers, privately, and return the bids: at most one a buyer."""
+        mine: dict[str, dict[str, Trial]] = {}
+        for trial in offered:
+            identifier = f"{server_round}/{self._pseudonyms.of(trial.seller)}"
+            mine.setdefault(trial.buyer, {})[identifier] = trial
+        contents = {
+            buyer: [
+                Offer(
+                    key,
+                    key.partition("/")[2],
+                    "all",
+                    trial.alpha,
+                    trial.certificate.gain,
+                    trial.certificate.lower_bound,
+                )
+                for key, trial in trials.items()
+            ]
+            for buyer, trials in mine.items()
+        }
+        bids = {}
+        for buyer, answer in self._query(server_round, OFFER, "offers", contents).items():
+            try:
+                answers = from_columns(Bid, answer.config_records.get("bids", {}))
+                if len(answers) > 1:
+                    raise MarketError(f"it bids on {len(answers)} offers, but may buy one a round")
+                for bid in answers:
+                    if bid.offer not in mine[buyer]:
+                        raise MarketError(f"it bids on the offer {bid.offer!r}, which is not one of its own")
+                    bids[buyer, mine[buyer][bid.offer].seller] = self.broker.check_amount(bid.amount)
+            except MarketError as error:
+                warn(server_round, f"agent {buyer}", str(error))
+        return bids
+
+    def _collect_asks(self, server_round: int, bids: dict[tuple[str, str], int]) -> dict[tuple[str, str], int]:
+        """Send each seller the quote requests for its parameters, privately, and return the asks."""
+        wanted: dict[str, dict[str, str]] = {}
+        for buyer, seller in sorted(bids):
+            wanted.setdefault(seller, {})[f"{server_round}/{self._pseudonyms.of(buyer)}"] = buyer
+        contents = {seller: [QuoteRequest(key, "all") for key in quotes] for seller, quotes in wanted.items()}
+        asks = {}
+        for seller, answer in self._query(server_round, QUOTE, "quotes", contents).items():
+            try:
+                for answered in from_columns(Ask, answer.config_records.get("asks", {})):
+                    if answered.quote not in wanted[seller]:
+                        raise MarketError(f"it answers the quote request {answered.quote!r}, which it was not sent")
+                    asks[wanted[seller][answered.quote], seller] = self.broker.check_amount(answered.amount)
+            except MarketError as error:
+                warn(server_round, f"agent {seller}", str(error))
+        return asks
+
+    def _query(
+        self, server_round: int, message_type: str, key: str, items: dict[str, list[Item]]
+    ) -> dict[str, RecordDict]:
+        """Send items to agents by name, and return the replies by name."""
+        assert self._grid is not None
+        nodes = {seat.name: seat.node for seat in self._present}
+        contents = {
+            nodes[name]: RecordDict(
+                {"config": ConfigRecord({"server-round": server_round}), key: ConfigRecord(to_columns(some))}
+            )
+            for name, some in sorted(items.items())
+        }
+        answers, failures = ask(self._grid, contents, message_type, server_round, self._reply_timeout)
+        for node, reason in failures.items():
+            warn(server_round, self._who(node), reason)
+        return {self._seats[node].name: answer for node, answer in sorted(answers.items())}
+
+    # -- 6. evaluate: delivery, acknowledgement, settlement -----------------------------------------------------------
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Deliver to each agent what it bought, with its receipts."""
+        receipts = self._receipts()
+        contents = {}
+        for seat in self._present:
+            content = _content_for(seat, server_round, config)
+            if seat.name in receipts:
+                content["receipts"] = ConfigRecord(to_columns(receipts[seat.name]))
+            contents[seat.node] = content
+        for deal, _ in self._deals.values():
+            self.broker.ledger.deliver(deal.id)
+        self._sent = build_messages(contents, MessageType.EVALUATE, server_round)
+        return self._sent
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        """Release the escrow of each purchase that its buyer acknowledged, and refund the others."""
+        replies = list(replies)
+        contents, failures = collect(self._sent, replies)
+        for node, reason in failures.items():
+            warn(server_round, self._who(node), reason)
+        for seat in self._present:
+            content = contents.get(seat.node)
+            seat.agent_digest = "" if content is None else _text(content, "acknowledgement", "model-digest", default="")
+            if seat.name in self._deals:
+                self._close(server_round, seat)
+        self.history.record(server_round, replies)
+        losses = [_number(content, "test-loss") for content in contents.values()]
+        return MetricRecord({"test-loss": sum(losses) / len(losses), "agents": len(losses)}) if losses else None
+
+    def _close(self, server_round: int, seat: _Seat) -> None:
+        deal, trial = self._deals[seat.name]
+        if seat.agent_digest == seat.model_digest:
+            self.broker.ledger.settle(deal.id)
+            self.history.deals += 1
+            return
+        self.broker.ledger.refund(deal.id)
+        seat.keep(trial.before)
+        warn(server_round, f"agent {seat.name}", "it did not acknowledge its purchase, which is refunded")
+
+    def _receipts(self) -> dict[str, list[Receipt]]:
+        receipts: dict[str, list[Receipt]] = {}
+        for deal, _ in self._deals.values():
+            for side, agent, partner in (("bought", deal.buyer, deal.seller), ("sold", deal.seller, deal.buyer)):
+                receipt = Receipt(
+                    f"{deal.round}/{self._pseudonyms.of(partner)}", side, self._pseudonyms.of(partner), deal.price
+                )
+                receipts.setdefault(agent, []).append(receipt)
+        return receipts
+
+    # -- shared -----------------------------------------------------------------------------------------------------
+
+    def _who(self, node: int) -> str:
+        return f"agent {self._seats[node].name}" if node in self._seats else f"node {node}"
+
+
+def _content_for(seat: _Seat | None, server_round: int, config: ConfigRecord) -> RecordDict:
+    """Return a message's content for one agent, with its model where its own copy is not known to be the same."""
+    own_config = ConfigRecord({**config, "server-round": server_round})
+    if seat is None:
+        return RecordDict({"config": own_config})
+    own_config["model-digest"] = seat.model_digest
+    if seat.agent_digest == seat.model_digest:
+        return RecordDict({"config": own_config})
+    return RecordDict({"config": own_config, "arrays": ArrayRecord(dict(seat.model))})
+
+
+def _parameters(content: RecordDict) -> StateDict:
+    records = list(content.array_records.values())
+    if len(records) != 1:
+        raise MarketError(f"its reply has {len(records)} sets of parameters; exactly one is accepted")
+    try:
+        return records[0].to_torch_state_dict()
+    except Exception as error:  # whatever a broken or hostile sender put in
+        raise MarketError(f"its parameters cannot be read: {error}") from error
+
+
+def _text(content: RecordDict, record: str, key: str, default: str | None = None) -> str:
+    value = content.config_records[record].get(key) if record in content.config_records else None
+    if isinstance(value, str) and value:
+        return value
+    if default is None:
+        raise MarketError(f"its reply lacks the text {key!r} in {record!r}")
+    return default
+
+
+def _number(content: RecordDict, key: str) -> float:
+    for record in content.metric_records.values():
+        value = record.get(key)
+        if isinstance(value, (int, float)):
+            return float(value)
+    return float("nan")

@@ -1,0 +1,87 @@
+"""The broker's Flower app: runs one arm and reports it."""
+
+from logging import INFO
+from time import perf_counter
+
+from flwr.app import ArrayRecord, Context
+from flwr.common.logger import log
+from flwr.serverapp import Grid, ServerApp
+
+from fl_market.configuration import Configuration
+from fl_market.ledger import DealState, Ledger
+from fl_market.naming import agent_name
+from fl_market.reports import AgentResult, ArmResult
+from fl_market.reports.files import ledger_url, write_results
+from fl_market.reports.table import results_table
+from strategies.arms import Setting, arm_named
+from strategies.history import History, Observer
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run what Flower's run configuration describes; log the table and write the results where it says."""
+    configuration = Configuration.from_mapping(context.run_config)
+    result = run_arm(grid, configuration)
+    if configuration.out_dir:
+        write_results(configuration, {configuration.strategy: result})
+    log(INFO, "\n%s", results_table({configuration.strategy: result}))
+
+
+def run_arm(grid: Grid, configuration: Configuration, observer: Observer | None = None) -> ArmResult:
+    """Run one arm over a grid, and return all that it produced.
+
+    Parameters
+    ----------
+    grid
+        Flower's connection to the agents.
+    configuration
+        Options of the run; its ``strategy`` names the arm.
+    observer
+        Called after each round.
+
+    Raises
+    ------
+    MarketError
+        If an option does not fit, the data cannot be read, or the agents do not connect or answer.
+    """
+    arm = arm_named(configuration.strategy)
+    task = configuration.load_task()
+    history = History(configuration.strategy, configuration.num_server_rounds, observer)
+    with Ledger.open(ledger_url(configuration)) as ledger:
+        strategy = arm.build(Setting(configuration, task, history, ledger))
+        common = task.initial_model(configuration.seed)
+        started = perf_counter()
+        strategy.start(
+            grid=grid,
+            initial_arrays=ArrayRecord(common.state_dict()),
+            num_rounds=configuration.num_server_rounds,
+            timeout=configuration.reply_timeout,
+        )
+        seconds = perf_counter() - started
+        return ArmResult(
+            arm=configuration.strategy,
+            initialisation=arm.initialisation_in(configuration),
+            trading_from=arm.exchanges_from(configuration),
+            agents=_agents(configuration, history, ledger),
+            deals=history.deals,
+            offers=history.offers,
+            trades=ledger.deals(),
+            seconds=seconds,
+        )
+
+
+def _agents(configuration: Configuration, history: History, ledger: Ledger) -> dict[str, AgentResult]:
+    settled = [deal for deal, state in ledger.deals() if state is DealState.SETTLED]
+    balances = ledger.balances()
+    names = sorted({*history.results, *(agent_name(index) for index in range(configuration.agents))})
+    return {
+        name: AgentResult(
+            rounds=tuple(history.results.get(name, ())),
+            paid=sum(deal.price for deal in settled if deal.buyer == name),
+            earned=sum(deal.price for deal in settled if deal.seller == name),
+            balance=balances.get(name, 0),
+        )
+        for name in names
+    }
