@@ -5,7 +5,7 @@ then :meth:`Broker.bargain`, which agrees on deals and puts the payments into es
 :meth:`Broker.refund` end a deal once the delivery is acknowledged, or is not.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from fl_market.errors import MarketError
 from fl_market.gains import Batch, Certificate, ModelLoss, certify
 from fl_market.ledger import Deal, DealState, Ledger
-from fl_market.merging import Alpha, Repair, fit_weights, interpolate, mean_alpha
+from fl_market.merging import Alpha, Merge, Repair, fit_weights, interpolate, mean_alpha
 from fl_market.parameters import StateDict
 from fl_market.permutation import (
     Permutation,
@@ -42,7 +42,7 @@ class Terms:
     granularity
         One purchased weight for the ``"model"``, each ``"layer"`` or each ``"row"``.
     repaired
-        Whether the merged model's activation statistics are restored, in networks without normalisation layers.
+        Whether a merged model's activation statistics may be restored, in networks without normalisation layers.
     rule
         Pricing rule.
     gain, confidence
@@ -242,13 +242,28 @@ class Broker:
         )
         return Trial(buyer, seller, mean_alpha(alpha, own), certificate, own, merged)
 
-    def _merging(self, own: StateDict, aligned: StateDict) -> Callable[[Alpha], StateDict]:
-        """Return how these two are merged for a given purchased weight."""
+    def _merging(self, own: StateDict, aligned: StateDict) -> Merge:
+        """Return how these two are merged for a given purchased weight.
+
+        A repair keeps a merged network as sure of itself as its two ends are. Where both are wrongly sure (they know
+        different classes), the plain interpolation is better: the fit split decides, at the midpoint, where the two
+        differ most.
+        """
         repair = self._repair
+
+        def plain(alpha: Alpha) -> StateDict:
+            return interpolate(own, aligned, alpha)
+
         if repair is None:
-            return lambda alpha: interpolate(own, aligned, alpha)
-        own_statistics, aligned_statistics = repair.statistics(own), repair.statistics(aligned)
-        return lambda alpha: repair.merge(own, aligned, alpha, own_statistics, aligned_statistics)
+            return plain
+        statistics = repair.statistics(own), repair.statistics(aligned)
+
+        def repaired(alpha: Alpha) -> StateDict:
+            return repair.merge(own, aligned, alpha, *statistics)
+
+        with torch.no_grad():
+            losses = [float(self._loss(merge(0.5), self._fit).mean()) for merge in (plain, repaired)]
+        return repaired if losses[1] < losses[0] else plain
 
     def _certified_losses(self, state: StateDict) -> Tensor:
         with torch.no_grad():

@@ -41,5 +41,5 @@ class ModelLoss:
         """Return one loss for each sample, shape (samples,)."""
         parts = zip(*(torch.split(part, self.batch_size) for part in data), strict=True)
         return torch.cat(
-            [self.criterion(functional_call(self.model, dict(state), (x,)), y) for x, y in parts]
+            [self.criterion(functional_call(self.model, dict(state), (x,), tie_weights=False), y) for x, y in parts]
         )  # fmt: skip

@@ -1,7 +1,7 @@
 r"""Merge a seller's aligned parameters into a buyer's.
 
-:math:`\bar\theta = (1 - \alpha)\,\hat\theta_b + \alpha\,\hat\theta_s` (paper, section 3.2). (There the buyer's own parameters once lack their hat; both sides are the parameters after local
-training.)
+:math:`\bar\theta = (1 - \alpha)\,\hat\theta_b + \alpha\,\hat\theta_s` (paper, section 3.2). There the buyer's own
+parameters once lack their hat; both sides are the parameters after local training.
 """
 
 from collections.abc import Mapping

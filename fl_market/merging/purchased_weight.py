@@ -76,7 +76,7 @@ def fit_weights(
     if granularity == "model":
         return single
     shares = _Shares(own, single, by_row=granularity == "row")
-    return _descend(shares, lambda alpha, data: loss(merged(alpha), data).mean(), fit_data, steps, learning_rate)
+    return _descend(shares, merged, loss, fit_data, steps, learning_rate)
 
 
 def mean_alpha(alpha: Alpha, state: StateDict) -> float:
@@ -88,32 +88,51 @@ def mean_alpha(alpha: Alpha, state: StateDict) -> float:
 
 
 def minimise_scalar(value: Callable[[float], float]) -> float:
-    """Return an α whose value is at most that of every point of the published grid, in at most 12 evaluations.
+    """Return an α whose value is at most that of every point of the published grid, in at most 9 evaluations.
 
-    The grid finds the basin; parabolas through the best point and its neighbours then refine it.
+    Every other point of the grid finds the basin, and its two neighbours on the grid complete it; parabolas through the
+    best point and those beside it then refine it. This holds for values with one minimum along the way.
 
     Raises
     ------
     MarketError
-        If no value on the grid is finite.
+        If no value is finite.
     """
-    known = {alpha: loss for alpha in GRID if np.isfinite(loss := value(alpha))}
-    if not known:
+    known: dict[float, float] = {}
+
+    def try_out(alpha: float) -> None:
+        if alpha not in known:
+            loss = value(alpha)
+            known[alpha] = loss if np.isfinite(loss) else np.inf
+
+    def best() -> float:
+        return min(known, key=lambda alpha: (known[alpha], alpha))
+
+    for alpha in GRID[::2]:
+        try_out(alpha)
+    if not np.isfinite(known[best()]):
         raise MarketError("no merged model has a finite loss on the broker's fit split")
+    index = GRID.index(best())
+    for alpha in GRID[max(0, index - 1) : index + 2]:
+        try_out(alpha)
     for _ in range(REFINEMENTS):
-        best = min(known, key=lambda alpha: (known[alpha], alpha))
-        nearest = sorted(sorted(known, key=lambda alpha: abs(alpha - best))[:3])
-        curvature, slope, _ = (
-            np.polyfit(nearest, [known[alpha] for alpha in nearest], 2) if len(nearest) > 2 else (0, 0, 0)
-        )
-        if curvature <= 0:
+        candidate = _vertex(best(), known)
+        if candidate is None:
             break
-        candidate = round(float(np.clip(-slope / (2 * curvature), 0.01, 1.0)), 4)
-        if candidate in known:
-            break
-        loss = value(candidate)
-        known[candidate] = loss if np.isfinite(loss) else np.inf
-    return min(known, key=lambda alpha: (known[alpha], alpha))
+        try_out(candidate)
+    return best()
+
+
+def _vertex(best: float, known: dict[float, float]) -> float | None:
+    """Return the lowest point of the parabola through the best point and those beside it, if it has one."""
+    nearest = sorted(sorted(known, key=lambda alpha: abs(alpha - best))[:3])
+    values = [known[alpha] for alpha in nearest]
+    if not np.isfinite(values).all():
+        return None
+    curvature, slope, _ = np.polyfit(nearest, values, 2)
+    if curvature <= 0:
+        return None
+    return round(float(np.clip(-slope / (2 * curvature), 0.01, 1.0)), 4)
 
 
 def hold_out(fit_data: Batch) -> tuple[Batch, Batch]:
@@ -158,7 +177,7 @@ def _layer(tensor_name: str) -> str:
 
 
 def _descend(
-    shares: _Shares, objective: Callable[[Alpha, Batch], Tensor], fit_data: Batch, steps: int, learning_rate: float
+    shares: _Shares, merged: Merge, loss: Loss, fit_data: Batch, steps: int, learning_rate: float
 ) -> dict[str, Tensor]:
     """Take Adam steps on the logits and return the α's with the least loss on the held-out part."""
     seen, held_out = hold_out(fit_data)
@@ -166,12 +185,13 @@ def _descend(
     best, best_loss = shares.alpha(), float("inf")
     for step in range(steps + 1):
         alpha = shares.alpha()
+        state = merged(alpha)
         with torch.no_grad():
-            held_out_loss = float(objective(alpha, held_out))
+            held_out_loss = float(loss(state, held_out).mean())
         if held_out_loss < best_loss:
             best, best_loss = alpha, held_out_loss
         if step < steps:
             optimiser.zero_grad()
-            objective(alpha, seen).backward()  # type: ignore[no-untyped-call]
+            loss(state, seen).mean().backward()  # type: ignore[no-untyped-call]
             optimiser.step()
     return {name: weight.detach() for name, weight in best.items()}

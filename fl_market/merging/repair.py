@@ -24,6 +24,7 @@ Statistics = Mapping[str, tuple[Tensor, Tensor]]
 
 _LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.LocalResponseNorm)
+SAMPLES = 512
 _STRONGEST = 5.0
 """A unit is rescaled by at most this factor, and at least by its inverse: dead units stay dead."""
 
@@ -36,12 +37,12 @@ class Repair:
     model
         The architecture.
     inputs
-        Unlabelled samples, shape (samples, …): those of the fit split.
+        Unlabelled samples, shape (samples, …): those of the fit split, of which the first 512 are enough.
     """
 
     def __init__(self, model: nn.Module, inputs: Tensor) -> None:
         self._model = model.eval()
-        self._inputs = inputs
+        self._inputs = inputs[:SAMPLES]
         calls: dict[str, int] = {}
         self._run(model.state_dict(), lambda name, output: calls.update({name: calls.get(name, 0) + 1}), inputs[:2])
         modules = dict(model.named_modules())
@@ -61,7 +62,8 @@ class Repair:
 
         def note(name: str, output: Tensor) -> None:
             if name in self.layers:
-                found[name] = _moments(output, self._unit_axis(name, output))
+                _, *moments = _centre(output, self._unit_axis(name, output))
+                found[name] = moments[0], moments[1]
 
         with torch.no_grad():
             self._run(state, note, self._inputs)
@@ -89,7 +91,7 @@ class Repair:
             axis = self._unit_axis(name, output)
             (own_mean, own_std), (other_mean, other_std) = own_statistics[name], other_statistics[name]
             weight = alpha[f"{name}.bias"] if isinstance(alpha, Mapping) else alpha
-            mean, std = _moments(output, axis)
+            centred, mean, std = _centre(output, axis)
             target_mean = (1 - weight) * own_mean + weight * other_mean
             target_std = (1 - weight) * own_std + weight * other_std
             scale = (target_std / (std + 1e-6)).clamp(1 / _STRONGEST, _STRONGEST)
@@ -97,7 +99,7 @@ class Repair:
             merged[f"{name}.weight"] = parameter * scale.reshape(-1, *[1] * (parameter.dim() - 1))
             merged[f"{name}.bias"] = (merged[f"{name}.bias"] - mean) * scale + target_mean
             shape = [-1 if dimension == axis else 1 for dimension in range(output.dim())]
-            mended: Tensor = (output - mean.reshape(shape)) * scale.reshape(shape) + target_mean.reshape(shape)
+            mended: Tensor = centred * scale.reshape(shape) + target_mean.reshape(shape)
             return mended
 
         self._run(dict(merged), mend, self._inputs)
@@ -118,12 +120,17 @@ class Repair:
             if isinstance(module, _LAYERS)
         ]
         try:
-            functional_call(self._model, dict(state), (inputs,))
+            functional_call(self._model, dict(state), (inputs,), tie_weights=False)
         finally:
             for handle in handles:
                 handle.remove()
 
 
-def _moments(output: Tensor, axis: int) -> tuple[Tensor, Tensor]:
-    values = output.movedim(axis, 0).flatten(1)
-    return values.mean(1), values.std(1, correction=0)
+def _centre(output: Tensor, axis: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the output less its mean, and mean and standard deviation of each unit."""
+    others = [dimension for dimension in range(output.dim()) if dimension != axis]
+    mean = output.mean(others, keepdim=True)
+    centred = output - mean
+    # a dead unit has variance 0, where the square root has no gradient
+    std = torch.sqrt(centred.square().mean(others) + 1e-12)
+    return centred, mean.flatten(), std

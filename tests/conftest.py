@@ -1,0 +1,34 @@
+"""Fixtures that several rooms share."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def real_mnist(tmp_path_factory):
+    """The published MNIST files, in torchvision's layout."""
+    source = SHARED_DATA / "mnist"
+    if not source.is_dir():
+        pytest.skip(f"the published MNIST files are not at {source}")
+    raw = tmp_path_factory.mktemp("mnist") / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for path in source.glob("*.gz"):
+        (raw / path.name).symlink_to(path)
+    return raw.parent.parent
+
+
+@pytest.fixture
+def mlp():
+    """A small perceptron with random weights, always the same."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(12, 9), nn.ReLU(), nn.Linear(9, 7), nn.ReLU(), nn.Linear(7, 3))

@@ -1,0 +1,210 @@
+import threading
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sqlalchemy import text
+
+from fl_market.errors import MarketError
+from fl_market.ledger import ENDOWMENT, ESCROW, Deal, DealState, Ledger
+
+
+def deal(identifier="d", buyer="A", seller="B", price=30, bid=40, ask=20):
+    return Deal(identifier, 1, buyer, seller, bid, ask, price, 0.1, 0.05, 0.5)
+
+
+@pytest.fixture
+def ledger():
+    with Ledger.open() as opened:
+        for name in ("A", "B", "C"):
+            opened.open_account(name, 100)
+        yield opened
+
+
+def execute(ledger, statement):
+    with ledger._engine.begin() as connection:
+        connection.execute(text(statement))
+
+
+def test_a_deal_from_agreement_to_settlement(ledger):
+    assert ledger.agree(deal()) is DealState.AGREED
+    assert ledger.escrow("d") is DealState.ESCROWED
+    assert ledger.balances() == {"A": 70, "B": 100, "C": 100, ENDOWMENT: -300, ESCROW: 30}
+    assert ledger.deliver("d") is DealState.DELIVERED
+    assert ledger.settle("d") is DealState.SETTLED
+    assert ledger.balances() == {"A": 70, "B": 130, "C": 100, ENDOWMENT: -300, ESCROW: 0}
+    assert ledger.verify() == []
+
+
+@pytest.mark.parametrize("delivered", [False, True])
+def test_a_refund(ledger, delivered):
+    ledger.agree(deal())
+    ledger.escrow("d")
+    if delivered:
+        ledger.deliver("d")
+    assert ledger.refund("d") is DealState.REFUNDED
+    assert ledger.balance("A") == 100
+    assert ledger.settle("d") is DealState.REFUNDED, "what is over stays over"
+    assert ledger.verify() == []
+
+
+def test_a_broke_buyer_buys_nothing(ledger):
+    ledger.agree(deal(price=101, bid=200))
+    assert ledger.escrow("d") is DealState.VOID
+    assert ledger.balance("A") == 100
+    assert ledger.settle("d") is DealState.VOID
+    assert ledger.verify() == []
+
+
+def test_the_same_deal_twice_is_one(ledger):
+    ledger.agree(deal())
+    assert ledger.agree(deal()) is DealState.AGREED
+    with pytest.raises(MarketError, match="other terms"):
+        ledger.agree(deal(price=31))
+    assert len(ledger.deals()) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda ledger: ledger.agree(deal(buyer="B")), "two agents"),
+        (lambda ledger: ledger.agree(deal(price=41)), "between 0 and the bid"),
+        (lambda ledger: ledger.agree(deal(price=-1)), "between 0 and the bid"),
+        (lambda ledger: ledger.agree(deal(seller="Z")), "no account 'Z'"),
+        (lambda ledger: ledger.escrow("x"), "no deal 'x'"),
+        (lambda ledger: ledger.agree(deal()) and ledger.settle("d"), "cannot be settled yet"),
+        (lambda ledger: ledger.open_account("market/escrow", 1), "cannot be named"),
+        (lambda ledger: ledger.open_account("Z", -1), "at least 0"),
+        (lambda ledger: ledger.balance("Z"), "no account"),
+    ],
+)
+def test_what_does_not_fit_is_refused_and_changes_no_balance(ledger, change, message):
+    before = ledger.balances()
+    with pytest.raises(MarketError, match=message):
+        change(ledger)
+    assert ledger.balances() == before
+    assert ledger.verify() == []
+
+
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["agree", "escrow", "deliver", "settle", "refund"]), st.integers(0, 4), st.integers(0, 90)
+    ),
+    max_size=40,
+)
+PAIRS = [("A", "B"), ("B", "A"), ("A", "C"), ("C", "B"), ("B", "C")]
+
+
+@settings(max_examples=60, deadline=None)
+@given(STEPS)
+def test_any_interleaving_keeps_the_sum_and_no_balance_below_zero(steps):
+    prices = {}
+    with Ledger.open() as ledger:
+        for name in ("A", "B", "C"):
+            ledger.open_account(name, 100)
+        for step, index, price in steps:
+            buyer, seller = PAIRS[index]
+            prices.setdefault(index, price)
+            before = ledger.balances()
+            try:
+                if step == "agree":
+                    ledger.agree(deal(f"d{index}", buyer, seller, prices[index], bid=100))
+                else:
+                    getattr(ledger, step)(f"d{index}")
+                    after = ledger.balances()
+                    getattr(ledger, step)(f"d{index}")
+                    assert ledger.balances() == after, "a step replayed changes nothing"
+            except MarketError:
+                assert ledger.balances() == before
+            balances = ledger.balances()
+            assert sum(balances.values()) == 0
+            assert all(balance >= 0 for name, balance in balances.items() if name != ENDOWMENT)
+        assert ledger.verify() == []
+
+
+@pytest.mark.parametrize(
+    ("damage", "complaint"),
+    [
+        ("UPDATE entries SET amount = 31 WHERE step = 'escrowed'", "entry 5 was edited"),
+        ("DELETE FROM entries WHERE sequence = 2", "entry 2 is missing"),
+        ("DELETE FROM entries WHERE step = 'settled'", "differs from what its entries say"),
+        ("UPDATE accounts SET balance = balance + 1 WHERE name = 'B'", "the account 'B' shows 131"),
+        ("UPDATE deals SET price = 1", "the deal 'd' differs"),
+        ("UPDATE deals SET state = 'refunded'", "the deal 'd' differs"),
+        ("DELETE FROM deals", "the deal 'd' differs"),
+    ],
+)
+def test_tampering_is_found(ledger, damage, complaint):
+    ledger.agree(deal())
+    for step in (ledger.escrow, ledger.deliver, ledger.settle):
+        step("d")
+    assert ledger.verify() == []
+    execute(ledger, damage)
+    assert any(complaint in problem for problem in ledger.verify()), ledger.verify()
+
+
+def test_reordered_entries_are_found(ledger):
+    execute(ledger, "UPDATE entries SET sequence = 99 WHERE sequence = 1")
+    execute(ledger, "UPDATE entries SET sequence = 1 WHERE sequence = 2")
+    execute(ledger, "UPDATE entries SET sequence = 2 WHERE sequence = 99")
+    assert any("entry 1" in problem for problem in ledger.verify())
+
+
+def test_the_database_itself_refuses_a_balance_below_zero(ledger):
+    with pytest.raises(Exception, match="no_balance_below_zero"):
+        execute(ledger, "UPDATE accounts SET balance = -1 WHERE name = 'A'")
+
+
+def test_what_was_written_is_there_after_reopening(tmp_path):
+    url = f"sqlite:///{tmp_path / 'market.db'}"
+    with Ledger.open(url) as ledger:
+        ledger.open_account("A", 5)
+    with Ledger.open(url) as ledger:
+        assert ledger.open_account("A", 100) == 5, "an endowment is given once"
+        assert ledger.verify() == []
+
+
+def test_two_threads_cannot_spend_the_same_money(tmp_path):
+    url = f"sqlite:///{tmp_path / 'market.db'}"
+    with Ledger.open(url) as ledger:
+        ledger.open_account("A", 100)
+        ledger.open_account("B", 0)
+        for index in range(8):
+            ledger.agree(deal(f"d{index}", price=30))
+    ledgers = [Ledger.open(url) for _ in range(4)]
+    threads = [
+        threading.Thread(target=lambda opened=opened: [opened.escrow(f"d{index}") for index in range(8)])
+        for opened in ledgers
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert ledgers[0].balance("A") == 10
+    assert ledgers[0].balance(ESCROW) == 90
+    assert ledgers[0].verify() == []
+    for opened in ledgers:
+        opened.close()
+
+
+@pytest.mark.parametrize("url", ["nonsense", "sqlite:////nowhere/at/all.db"])
+def test_a_ledger_that_cannot_be_opened(url):
+    with pytest.raises(MarketError, match=r"database URL|cannot be opened"):
+        Ledger.open(url)
+
+
+def test_reading_creates_nothing(tmp_path):
+    with pytest.raises(MarketError, match="no ledger"):
+        Ledger.open_existing(f"sqlite:///{tmp_path / 'none.db'}")
+    assert not (tmp_path / "none.db").exists()
+
+
+def test_a_read_only_ledger_refuses_and_loses_nothing(tmp_path):
+    url = f"sqlite:///{tmp_path / 'market.db'}"
+    with Ledger.open(url) as ledger:
+        ledger.open_account("A", 100)
+        execute(ledger, "CREATE TRIGGER full BEFORE INSERT ON entries BEGIN SELECT RAISE(ABORT, 'disk is full'); END")
+        with pytest.raises(MarketError, match="nothing has changed: disk is full"):
+            ledger.open_account("B", 100)
+        assert set(ledger.balances()) == {"A", ENDOWMENT, ESCROW}
+        assert ledger.verify() == []

@@ -1,0 +1,105 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fl_market.errors import MarketError
+from fl_market.merging import fit_weights, interpolate, mean_alpha
+from fl_market.merging.fine_tuning import fine_tune
+from fl_market.merging.purchased_weight import GRID, minimise_scalar
+
+
+def quadratic(target):
+    """The loss ‖θ - target‖², the same for every sample."""
+
+    def loss(state, data):
+        total = sum(((state[name] - target[name]) ** 2).sum() for name in target)
+        return total.expand(len(data[0]))
+
+    return loss
+
+
+DATA = (torch.zeros(10, 1), torch.zeros(10))
+BUYER = {"layer.weight": torch.zeros(2, 3), "layer.bias": torch.zeros(2), "head.weight": torch.zeros(1, 2)}
+SELLER = {name: torch.ones_like(tensor) for name, tensor in BUYER.items()}
+
+
+@pytest.mark.parametrize("best", [0.05, 0.137, 0.5, 0.62, 0.95, 1.0])
+def test_one_weight_on_a_quadratic_is_exact(best):
+    """In closed form: θ* = best · seller, so α = best."""
+    target = {name: best * tensor for name, tensor in SELLER.items()}
+    assert fit_weights(BUYER, SELLER, quadratic(target), DATA) == pytest.approx(best, abs=2e-4)
+
+
+@given(st.floats(-2, 2), st.floats(0.1, 5), st.floats(0.01, 5), st.floats(0.1, 10))
+def test_the_search_is_no_worse_than_the_grid_in_at_most_nine_evaluations(centre, power, other_power, slope):
+    calls = []
+
+    def value(alpha):
+        """One minimum, with flanks of any two shapes."""
+        calls.append(alpha)
+        distance = alpha - centre
+        return distance**power if distance > 0 else slope * (-distance) ** other_power
+
+    found = minimise_scalar(value)
+    assert len(calls) <= 9
+    assert value(found) <= min(value(alpha) for alpha in GRID)
+    assert 0 < found <= 1
+
+
+def test_rows_take_each_their_own_weight():
+    target = {
+        "layer.weight": torch.tensor([[0.9] * 3, [0.1] * 3]),
+        "layer.bias": torch.tensor([0.9, 0.1]),
+        "head.weight": torch.full((1, 2), 0.5),
+    }
+    alpha = fit_weights(BUYER, SELLER, quadratic(target), DATA, "row", steps=300)
+    assert torch.allclose(alpha["layer.weight"].flatten(), torch.tensor([0.9, 0.1]), atol=0.02)
+    assert torch.equal(alpha["layer.weight"].flatten(), alpha["layer.bias"])
+    assert alpha["head.weight"].item() == pytest.approx(0.5, abs=0.02)
+    assert mean_alpha(alpha, BUYER) == pytest.approx((4 * 0.9 + 4 * 0.1 + 2 * 0.5) / 10, abs=0.02)
+
+
+def test_layers_take_one_weight_each():
+    target = {
+        "layer.weight": torch.full((2, 3), 0.8),
+        "layer.bias": torch.full((2,), 0.8),
+        "head.weight": torch.zeros(1, 2),
+    }
+    alpha = fit_weights(BUYER, SELLER, quadratic(target), DATA, "layer", steps=400)
+    assert alpha["layer.weight"].numel() == 1
+    assert alpha["layer.weight"].item() == pytest.approx(0.8, abs=0.02)
+    assert alpha["head.weight"].item() < 0.1
+
+
+@pytest.mark.parametrize("granularity", ["layer", "row"])
+def test_finer_weights_are_never_worse_on_the_held_out_part(granularity):
+    target = {name: 0.3 * tensor for name, tensor in SELLER.items()}
+    loss = quadratic(target)
+    single = fit_weights(BUYER, SELLER, loss, DATA)
+    fine = fit_weights(BUYER, SELLER, loss, DATA, granularity, steps=5, learning_rate=10.0)
+    values = [float(loss(interpolate(BUYER, SELLER, alpha), DATA).mean()) for alpha in (fine, single)]
+    assert values[0] <= values[1] + 1e-6
+
+
+def test_fine_tuning_lowers_the_loss_and_leaves_the_start_alone():
+    start = {name: tensor.clone() for name, tensor in BUYER.items()}
+    tuned = fine_tune(start, quadratic(SELLER), DATA, steps=200, learning_rate=0.05)
+    assert all(torch.allclose(tuned[name], SELLER[name], atol=0.05) for name in SELLER)
+    assert all(torch.equal(start[name], BUYER[name]) for name in BUYER)
+
+
+def test_fine_tuning_that_only_harms_keeps_the_start():
+    start = {name: 1.0 * tensor for name, tensor in SELLER.items()}
+    tuned = fine_tune(start, quadratic(SELLER), DATA, steps=3, learning_rate=10.0)
+    assert all(torch.equal(tuned[name], SELLER[name]) for name in SELLER)
+
+
+def test_an_unknown_granularity_is_refused():
+    with pytest.raises(MarketError, match="accepted are model, layer, row"):
+        fit_weights(BUYER, SELLER, quadratic(SELLER), DATA, "column")
+
+
+def test_losses_that_are_not_finite_are_refused():
+    with pytest.raises(MarketError, match="finite"):
+        fit_weights(BUYER, SELLER, lambda state, data: torch.full((3,), float("nan")), DATA)

@@ -1,0 +1,153 @@
+import gzip
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from fl_market.errors import MarketError
+from fl_market.tasks import DataOptions, load_task
+from fl_market.tasks.mnist_mlp import mnist_mlp, read_mnist
+from fl_market.tasks.partition import by_halves_of_classes, stratified
+from fl_market.tasks.sample import FILE, load_sample
+from fl_market.tasks.torchvision_import import import_torchvision
+
+
+def counts(targets):
+    return torch.bincount(targets, minlength=10).tolist()
+
+
+def test_the_sample_is_stratified_small_and_names_its_source():
+    sample = load_sample()
+    assert {part: len(labels) for part, (_, labels) in sample.items()} == {"train": 6000, "broker": 1500, "test": 2000}
+    shares = {part: torch.bincount(labels, minlength=10) / len(labels) for part, (_, labels) in sample.items()}
+    assert (shares["train"] - shares["broker"]).abs().max() < 0.002
+    from importlib import resources
+
+    file = resources.files("fl_market.tasks").joinpath(FILE)
+    document = json.loads(file.read_text())
+    assert len(file.read_bytes()) < 3_000_000
+    assert document["licence"] == "CC BY-SA 3.0"
+    assert "LeCun" in document["source"]
+    assert not set(document["indices"]["train"]) & set(document["indices"]["broker"])
+
+
+def test_the_sample_s_images_are_the_published_ones(real_mnist):
+    from importlib import resources
+
+    indices = json.loads(resources.files("fl_market.tasks").joinpath(FILE).read_text())["indices"]
+    (images, labels), test = read_mnist(real_mnist)
+    sample = load_sample()
+    for part, source in (("train", (images, labels)), ("broker", (images, labels)), ("test", test)):
+        assert torch.equal(sample[part][0], source[0][indices[part]])
+        assert torch.equal(sample[part][1], source[1][indices[part]])
+
+
+def test_a_broken_sample_is_named(monkeypatch):
+    monkeypatch.setattr("fl_market.tasks.sample.json.loads", lambda text: {"images": "", "labels": {}, "sha256": ""})
+    with pytest.raises(MarketError, match="missing or broken"):
+        load_sample()
+
+
+def test_the_published_imbalance():
+    task = load_task("mnist-mlp", DataOptions())
+    whole = counts(load_sample()["train"][1])
+    for index, (_, targets) in enumerate(task.agents):
+        scarce = range(5) if index == 0 else range(5, 10)
+        for label, count in enumerate(counts(targets)):
+            assert count == (round(0.1 * whole[label]) if label in scarce else whole[label])
+
+
+def test_the_full_set_gives_the_broker_5000_training_samples_that_no_agent_has(real_mnist):
+    task = mnist_mlp(DataOptions(data_dir=str(real_mnist), seed=3))
+    assert len(task.broker[0]) == 5000
+    assert len(task.test[0]) == 10_000
+    assert task.batch_size == 512
+
+    def fingerprints(images):
+        return {image.numpy().tobytes() for image in images}
+
+    broker = fingerprints(task.broker[0])
+    (images, _), _ = read_mnist(real_mnist)
+    duplicates = 60_000 - len({image.numpy().tobytes() for image in images})
+    assert all(len(broker & fingerprints(part[0])) <= duplicates for part in task.agents)
+
+
+def test_the_seed_decides_the_split():
+    first, again, other = (mnist_mlp(DataOptions(seed=seed)).agents[0][0].sum() for seed in (0, 0, 1))
+    assert first == again
+    assert first != other
+
+
+def test_the_published_network():
+    model = load_task("mnist-mlp", DataOptions()).build_model()
+    weights = [tuple(tensor.shape) for name, tensor in model.state_dict().items() if name.endswith("weight")]
+    assert weights == [(32, 784), (32, 32), (32, 32), (16, 32), (10, 16)]
+
+
+def test_initial_models_are_each_agent_s_own_or_common():
+    task = load_task("mnist-mlp", DataOptions())
+    weight = {name: task.initial_model(0, name).state_dict()["1.weight"] for name in ("A", "B", None)}
+    assert torch.equal(weight["A"], task.initial_model(0, "A").state_dict()["1.weight"])
+    assert not torch.equal(weight["A"], weight["B"])
+    assert not torch.equal(weight["A"], weight[None])
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated", "garbage"])
+def test_data_that_cannot_be_read_is_named(tmp_path, real_mnist, damage):
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    if damage != "missing":
+        for path in (real_mnist / "MNIST" / "raw").iterdir():
+            shutil.copyfile(path, raw / path.name)
+        broken = raw / "train-images-idx3-ubyte.gz"
+        content = gzip.decompress(broken.read_bytes())
+        broken.write_bytes(gzip.compress(content[:1000], 1) if damage == "truncated" else b"no gzip")
+    with pytest.raises(MarketError, match=f"MNIST cannot be read from {tmp_path}: .*accepted is the layout"):
+        mnist_mlp(DataOptions(data_dir=str(tmp_path)))
+
+
+def test_reading_changes_nothing_in_the_folder(real_mnist):
+    before = sorted(path.name for path in (real_mnist / "MNIST" / "raw").iterdir())
+    read_mnist(real_mnist)
+    assert sorted(path.name for path in (real_mnist / "MNIST" / "raw").iterdir()) == before
+
+
+def test_stratified_shares():
+    targets = torch.tensor([0] * 70 + [1] * 20 + [2] * 10)
+    taken = stratified(targets, 10, 0, "test")
+    assert counts(targets[taken])[:3] == [7, 2, 1]
+    assert len(set(taken.tolist())) == 10
+    with pytest.raises(MarketError, match="accepted are 3 to 99"):
+        stratified(targets, 2, 0, "test")
+
+
+def test_more_than_two_agents_take_turns():
+    targets = torch.arange(10).repeat(20)
+    parts = by_halves_of_classes(targets, 4, 0.1, seed=0)
+    assert [counts(targets[part])[0] for part in parts] == [2, 20, 2, 20]
+    with pytest.raises(MarketError, match="share"):
+        by_halves_of_classes(targets, 2, 1.5, seed=0)
+
+
+def test_torchvision_imports_beside_any_torch():
+    code = (
+        "from fl_market.tasks.torchvision_import import import_torchvision as f; t = f();"
+        "assert f() is t; from torchvision.transforms import v2; import torchvision.models; print(t.__version__)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().startswith("0.28")
+
+
+def test_torchvision_is_left_alone_where_it_imports(monkeypatch):
+    import_torchvision()  # from here on it imports by itself
+    monkeypatch.setattr("fl_market.tasks.torchvision_import._declare_operators", lambda: pytest.fail("declared"))
+    import_torchvision()
+
+
+def test_an_unknown_task_is_named():
+    with pytest.raises(MarketError, match="unknown task 'chess'; accepted are mnist-mlp"):
+        load_task("chess", DataOptions())

@@ -1,0 +1,137 @@
+import pytest
+import torch
+from torch import nn
+
+from fl_market.broker import Broker, Terms
+from fl_market.errors import MarketError
+from fl_market.ledger import ESCROW, DealState
+from fl_market.permutation import apply_permutation, random_permutation
+from fl_market.pricing import nash
+
+
+def build():
+    return nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 3))
+
+
+def blobs(count, seed):
+    """Three classes around three centres."""
+    generator = torch.Generator().manual_seed(seed)
+    centres = torch.randn(3, 6, generator=torch.Generator().manual_seed(99)) * 1.2
+    targets = torch.randint(0, 3, (count,), generator=generator)
+    return centres[targets] + torch.randn(count, 6, generator=generator), targets
+
+
+def trained(seed, classes):
+    torch.manual_seed(seed)
+    model, (inputs, targets) = build(), blobs(1500, seed)
+    # a few of the other classes remain, as in the published set-up
+    kept = torch.isin(targets, torch.tensor(classes)) | (torch.arange(1500) % 10 == 0)
+    optimiser = torch.optim.Adam(model.parameters(), lr=0.01)
+    for _ in range(40):
+        optimiser.zero_grad()
+        nn.functional.cross_entropy(model(inputs[kept]), targets[kept]).backward()
+        optimiser.step()
+    return {name: tensor.detach() for name, tensor in model.state_dict().items()}
+
+
+@pytest.fixture(scope="module")
+def models():
+    return {"A": trained(1, [0, 1]), "B": trained(2, [1, 2])}
+
+
+def broker(**terms):
+    made = Broker(build(), nn.CrossEntropyLoss(reduction="none"), blobs(600, 7), blobs(600, 8), terms=Terms(**terms))
+    for agent in ("A", "B", "C"):
+        made.seat(agent)
+    return made
+
+
+def by_pair(trials):
+    return {(trial.buyer, trial.seller): trial for trial in trials}
+
+
+def test_agents_with_different_classes_gain_from_each_other(models):
+    trials = by_pair(broker().try_before_purchase(models))
+    assert set(trials) == {("A", "B"), ("B", "A")}
+    for trial in trials.values():
+        assert trial.certificate.positive
+        assert 0 < trial.certificate.lower_bound < trial.certificate.gain
+        assert 0 < trial.alpha < 1
+
+
+def test_a_permuted_copy_is_recognised_and_worth_nothing(models):
+    """Aligned, the seller is the buyer itself: every α gives the same model, so that there is nothing to gain."""
+    made = broker(repaired=False)
+    copy = apply_permutation(made.spec, random_permutation(made.spec, 3), models["A"])
+    for trial in made.try_before_purchase({"A": models["A"], "B": copy}):
+        assert trial.certificate.gain == pytest.approx(0, abs=1e-5)
+    unaligned = broker(repaired=False, aligned=False).try_before_purchase({"A": models["A"], "B": copy})
+    assert any(abs(trial.certificate.gain) > 1e-3 for trial in unaligned)
+
+
+def test_a_worthless_model_sells_nothing(models):
+    """Beside a well-trained buyer, random weights of any size have no certified gain."""
+    good = trained(4, [0, 1, 2])
+    for scale in (0.01, 1.0, 10.0):
+        torch.manual_seed(5)
+        worthless = {name: scale * torch.randn_like(tensor) for name, tensor in good.items()}
+        trials = by_pair(broker().try_before_purchase({"A": good, "B": worthless}))
+        assert not trials["A", "B"].certificate.positive
+        with pytest.raises(MarketError, match="A bids on an offer that does not exist"):
+            broker().bargain(1, list(trials.values()), {("A", "B"): 10}, {})
+
+
+def test_a_trial_depends_on_nothing_but_the_models(models):
+    """Neither the order of the agents nor an earlier trade of the round."""
+    forwards = broker().try_before_purchase(models)
+    backwards = broker().try_before_purchase(dict(reversed(models.items())))
+    for first, second in zip(forwards, backwards, strict=True):
+        assert first.certificate == second.certificate
+        assert all(torch.equal(first.merged[name], second.merged[name]) for name in first.merged)
+
+
+def test_a_deal_is_agreed_and_escrowed(models):
+    made = broker(rule=nash)
+    trials = made.try_before_purchase(models)
+    deals = made.bargain(5, trials, {("A", "B"): 900, ("B", "A"): 500}, {("A", "B"): 101, ("B", "A"): 501})
+    assert set(deals) == {"A"}, "B's bid is below A's ask"
+    deal, trial = deals["A"]
+    assert deal.price == 500, "the midpoint, rounded down"
+    assert (deal.gain, deal.alpha) == (trial.certificate.gain, trial.alpha)
+    assert made.ledger.balance(ESCROW) == 500
+    assert made.ledger.verify() == []
+
+
+def test_a_purchase_beyond_the_balance_does_not_happen(models):
+    made = broker(rule=nash, endowment=400)
+    deals = made.bargain(5, made.try_before_purchase(models), {("A", "B"): 900}, {("A", "B"): 0})
+    assert deals == {}
+    assert [state for _, state in made.ledger.deals()] == [DealState.VOID]
+    assert made.ledger.balance("A") == 400
+
+
+def test_a_bid_without_an_ask_is_no_deal_where_asks_are_needed(models):
+    made = broker(rule=nash)
+    assert made.bargain(5, made.try_before_purchase(models), {("A", "B"): 900}, {}) == {}
+
+
+def test_the_free_rule_records_deals_of_price_0(models):
+    made = broker()
+    deals = made.bargain(5, made.try_before_purchase(models), {("A", "B"): 900}, {})
+    assert deals["A"][0].price == 0
+    assert made.ledger.state(deals["A"][0].id) is DealState.ESCROWED
+
+
+def test_a_buyer_buys_from_one_seller_a_round(models):
+    made = broker()
+    three = models | {"C": trained(3, [0, 2])}
+    trials = made.try_before_purchase(three)
+    assert len(trials) == 6
+    with pytest.raises(MarketError, match="one seller"):
+        made.bargain(1, trials, {("A", "B"): 1, ("A", "C"): 1}, {})
+
+
+@pytest.mark.parametrize("amount", [-1, 2**62, 2**70])
+def test_amounts_that_nobody_can_pay(amount):
+    with pytest.raises(MarketError, match="a bid or an ask"):
+        broker().check_amount(amount)
