@@ -8,6 +8,7 @@ from flwr.common.logger import log
 from flwr.serverapp import Grid, ServerApp
 
 from fl_market.configuration import Configuration
+from fl_market.errors import MarketError
 from fl_market.ledger import DealState, Ledger
 from fl_market.naming import agent_name
 from fl_market.reports import AgentResult, ArmResult
@@ -44,7 +45,7 @@ def run_arm(grid: Grid, configuration: Configuration, observer: Observer | None 
     Raises
     ------
     MarketError
-        If an option does not fit, the data cannot be read, or the agents do not connect or answer.
+        If an option does not fit, the data cannot be read, or the agents do not connect or never answer.
     """
     arm = arm_named(configuration.strategy)
     task = configuration.load_task()
@@ -60,6 +61,8 @@ def run_arm(grid: Grid, configuration: Configuration, observer: Observer | None 
             timeout=configuration.reply_timeout,
         )
         seconds = perf_counter() - started
+        if not history.results:
+            raise MarketError("no agent finished a single round; the warnings above say why")
         return ArmResult(
             arm=configuration.strategy,
             initialisation=arm.initialisation_in(configuration),

@@ -83,8 +83,9 @@ class ConfiguredClientApp(ClientApp):
 
     def __call__(self, message: Message, context: Context) -> Message:
         """Answer a message as the agents' app does."""
-        context.run_config = self._run_config
-        return client_app(message, context)
+        # Flower refuses a changed run configuration; the state is the very same object
+        configured = Context(context.run_id, context.node_id, context.node_config, context.state, self._run_config)
+        return client_app(message, configured)
 
 
 @contextmanager

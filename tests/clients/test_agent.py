@@ -1,0 +1,151 @@
+import pytest
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
+from torch import nn
+
+from clients.client_app import app
+from clients.training import evaluate, pack, train, unpack
+from clients.valuation import decide, value
+from fl_market.configuration import Configuration
+from fl_market.errors import MarketError
+from fl_market.experiments.inline_grid import InlineGrid
+from fl_market.naming import Pseudonyms, agent_name
+from fl_market.parameters import digest
+from fl_market.pricing import Exponential, Uniform
+from fl_market.protocol import Ask, Bid, Offer, QuoteRequest, from_columns, to_columns
+
+
+def offer(name, gain, bound):
+    return Offer(name, f"seller-{name}", "all", 0.5, gain, bound)
+
+
+def test_the_bid_is_the_gain_on_the_surest_offer():
+    assert decide([offer("a", 0.9, 0.1), offer("b", 0.4, 0.3)], bid_scale=2.0) == [Bid("b", 800_000)]
+    assert decide([], bid_scale=2.0) == []
+
+
+def test_the_ask_is_the_myerson_price():
+    requests = [QuoteRequest("q", "all"), QuoteRequest("r", "all")]
+    assert value(requests, Uniform(0, 1), cost=0.2, bid_scale=2.0) == [Ask("q", 1_200_000), Ask("r", 1_200_000)]
+    assert value(requests[:1], Exponential(10), cost=0.0, bid_scale=1.0) == [Ask("q", 100_000)]
+    assert value(requests, Uniform(0, 1), cost=1.0, bid_scale=1.0) == [], "no price sells at a profit"
+
+
+def test_training_learns_and_depends_on_its_stream_alone():
+    torch.manual_seed(0)
+    inputs = torch.randn(300, 4)
+    data, criterion = (inputs, (inputs[:, 0] > 0).long()), nn.CrossEntropyLoss(reduction="none")
+    start = nn.Linear(4, 2)
+    states = []
+    for purpose in ("a", "a", "b"):
+        model = nn.Linear(4, 2)
+        model.load_state_dict(start.state_dict())
+        optimiser = torch.optim.SGD(model.parameters(), lr=0.5)
+        train(model, optimiser, criterion, data, epochs=3, batch_size=32, seed=0, purpose=(purpose,))
+        states.append(digest(model.state_dict()))
+        loss, accuracy = evaluate(model, criterion, data)
+        assert accuracy > 0.95
+        assert loss < evaluate(start, criterion, data)[0]
+    assert states[0] == states[1] != states[2]
+
+
+def test_an_agent_without_data_says_so():
+    model = nn.Linear(4, 2)
+    empty = torch.zeros(0, 4), torch.zeros(0, dtype=torch.long)
+    with pytest.raises(MarketError, match="no training data"):
+        train(
+            model, torch.optim.SGD(model.parameters(), lr=0.1), nn.CrossEntropyLoss(), empty,
+            epochs=1, batch_size=2, seed=0, purpose=(),
+        )  # fmt: skip
+
+
+def test_optimiser_state_as_bytes():
+    parameter = nn.Parameter(torch.ones(3))
+    optimiser = torch.optim.SGD([parameter], lr=0.1, momentum=0.9)
+    parameter.sum().backward()
+    optimiser.step()
+    restored = torch.optim.SGD([parameter], lr=0.1, momentum=0.9)
+    restored.load_state_dict(unpack(pack(optimiser.state_dict())))
+    assert torch.equal(restored.state[parameter]["momentum_buffer"], torch.ones(3))
+
+
+class Node:
+    """One agent's node, spoken to directly."""
+
+    def __init__(self, **options):
+        self.grid = InlineGrid(app, 2, Configuration(momentum=0.9, **options).to_mapping())
+        (self.node, self.context), *_ = self.grid.contexts.items()
+
+    def send(self, message_type, config=None, **records):
+        content = RecordDict({"config": ConfigRecord({"server-round": 1, **(config or {})}), **records})
+        (reply,) = self.grid.send_and_receive([Message(content, self.node, message_type)])
+        return reply
+
+    def model(self):
+        return self.context.state["model"].to_torch_state_dict()
+
+
+def test_the_optimiser_survives_where_nothing_was_bought():
+    agent = Node()
+    first = agent.send("train").content["arrays"].to_torch_state_dict()
+    before = agent.context.state["optimiser"]["state"]
+    agent.send("evaluate", {"model-digest": digest(first)})
+    assert agent.context.state["optimiser"]["state"] == before
+    agent.send("evaluate", {"model-digest": digest(first)}, arrays=ArrayRecord(first))
+    assert agent.context.state["optimiser"]["state"] == before, "the same parameters are no purchase"
+    bought = {name: 0.5 * tensor for name, tensor in first.items()}
+    reply = agent.send("evaluate", {"model-digest": digest(bought)}, arrays=ArrayRecord(bought))
+    assert reply.content["acknowledgement"]["model-digest"] == digest(bought)
+    assert "optimiser" not in agent.context.state
+    assert digest(agent.model()) == digest(bought)
+
+
+def test_momentum_from_the_last_round_counts():
+    """Two rounds differ from two first rounds only by what the optimiser remembers."""
+    remembering, forgetful = Node(), Node()
+    for agent in (remembering, forgetful):
+        agent.send("train")
+    del forgetful.context.state["optimiser"]
+    results = [
+        digest(agent.send("train").content["arrays"].to_torch_state_dict()) for agent in (remembering, forgetful)
+    ]
+    assert results[0] != results[1]
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"model-digest": "0" * 64}, "no longer holds the model"),
+        ({"model-digest": "0" * 64, "send": True}, "SHA-256 differs"),
+    ],
+)
+def test_parameters_that_are_not_those_announced_are_refused(config, message):
+    agent = Node()
+    agent.send("train")
+    before = digest(agent.model())
+    records = {"arrays": ArrayRecord(agent.model())} if config.pop("send", False) else {}
+    reply = agent.send("evaluate", config, **records)
+    assert message in reply.error.reason
+    assert digest(agent.model()) == before
+
+
+def test_an_agent_s_own_settings_come_from_its_node():
+    agent = Node(prior="exponential(10)")
+    agent.context.node_config["prior"] = "uniform(0, 1)"
+    reply = agent.send("query.quote", quotes=ConfigRecord(to_columns([QuoteRequest("q", "all")])))
+    assert from_columns(Ask, reply.content["asks"]) == [Ask("q", 500_000)]
+    agent.context.node_config["learning-rate"] = 1e9
+    assert not agent.send("train").has_error(), "what is not the agent's own to set is ignored"
+
+
+def test_a_node_without_a_number_says_so():
+    agent = Node()
+    del agent.context.node_config["partition-id"]
+    assert "partition-id" in agent.send("train").error.reason
+
+
+def test_names():
+    assert [agent_name(index) for index in (0, 25, 26, 51, 52, 701, 702)] == ["A", "Z", "AA", "AZ", "BA", "ZZ", "AAA"]
+    names = Pseudonyms()
+    assert names.of("A") == names.of("A") != names.of("B")
+    assert names.of("A") != Pseudonyms().of("A")

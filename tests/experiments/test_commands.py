@@ -1,0 +1,228 @@
+"""The command line, as a user types it, and both engines."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fl_market.cli import main
+from fl_market.ledger import Ledger
+from fl_market.reports.results import AgentResult, ArmResult, RoundReport, RoundResult
+from fl_market.reports.summary import summarise
+
+pytestmark = pytest.mark.flower
+ROOT = Path(__file__).resolve().parents[2]
+QUICK = ["--rounds", "3", "--first-round", "2", "--prior", "exponential(1000)", "--quiet"]
+
+
+def command(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "fl_market.cli", *map(str, arguments)], capture_output=True, text=True, check=False
+    )
+
+
+def results(folder):
+    document = json.loads((folder / "results.json").read_text())
+    for arm in document["arms"].values():
+        arm.pop("seconds")
+    return document
+
+
+def test_compare_writes_what_the_design_names(tmp_path, capsys):
+    assert main(["compare", "--arms", "siloed,market-priced", "--out", str(tmp_path / "a"), *QUICK]) == 0
+    printed = capsys.readouterr().out
+    document = results(tmp_path / "a")
+    assert (document["task"], document["seed"], document["rounds"]) == ("mnist-mlp", 0, 3)
+    assert set(document) == {"task", "seed", "rounds", "flwr", "torch", "arms"}
+    assert list(document["arms"]) == ["siloed", "market-priced"]
+    for arm in document["arms"].values():
+        for agent in arm["agents"].values():
+            assert 0 <= agent["test_accuracy"] <= 1
+            assert [entry["round"] for entry in agent["rounds"]] == [1, 2, 3]
+            assert agent["test_accuracy"] == agent["rounds"][-1]["test_accuracy"]
+    priced = document["arms"]["market-priced"]
+    assert priced["deals"] == 4
+    paid = {name: agent["paid"] for name, agent in priced["agents"].items()}
+    assert paid["A"] == priced["agents"]["B"]["earned"] > 0
+    for name, agent in priced["agents"].items():
+        assert agent["balance"] == 100_000_000 - agent["paid"] + agent["earned"], name
+    for text in ("siloed", "market-priced", "4 of 4", str(tmp_path / "a" / "results.json"), "learning_curves.png"):
+        assert text in printed
+    assert (tmp_path / "a" / "learning_curves.png").read_bytes().startswith(b"\x89PNG")
+
+    # the ledger can be looked into, and an edited one is found out
+    database = tmp_path / "a" / "ledger-market-priced.db"
+    assert main(["ledger", "verify", "--db", str(database)]) == 0
+    assert main(["ledger", "show", "--db", f"sqlite:///{database}"]) == 0
+    assert "settled" in capsys.readouterr().out
+    import sqlite3
+
+    with sqlite3.connect(database) as connection:
+        connection.execute("UPDATE entries SET amount = amount + 1 WHERE sequence = 5")
+    assert main(["ledger", "verify", "--db", str(database)]) == 1
+    assert "entry 5 was edited" in capsys.readouterr().out
+
+    # the same seed again gives the same file but for seconds; another seed does not; nothing is overwritten unasked
+    assert main(["compare", "--arms", "siloed,market-priced", "--out", str(tmp_path / "a"), *QUICK]) == 1
+    assert "already holds a run" in capsys.readouterr().err
+    assert results(tmp_path / "a") == document
+    assert main(["compare", "--arms", "siloed,market-priced", "--out", str(tmp_path / "b"), *QUICK]) == 0
+    assert results(tmp_path / "b") == document
+    assert (
+        main(
+            [
+                "compare",
+                "--arms",
+                "siloed,market-priced",
+                "--seed",
+                "1",
+                "--out",
+                str(tmp_path / "a"),
+                "--overwrite",
+                *QUICK,
+            ]
+        )
+        == 0
+    )
+    assert results(tmp_path / "a")["arms"] != document["arms"]
+
+
+def test_both_engines_give_equal_results(tmp_path):
+    """A real Flower simulation of two agents and three rounds, from the command line: equal to the inline engine's."""
+    documents = []
+    for engine in ("simulation", "inline"):
+        folder = tmp_path / engine
+        done = command("run", "--strategy", "market-priced", "--engine", engine, "--out", folder, *QUICK)
+        assert done.returncode == 0, done.stderr
+        documents.append(results(folder))
+        with Ledger.open_existing(f"sqlite:///{folder / 'ledger-market-priced.db'}") as ledger:
+            assert ledger.verify() == []
+            assert len(ledger.deals()) == 4
+    assert documents[0] == documents[1]
+
+
+def test_nothing_is_left_running_after_a_simulation(tmp_path):
+    before = processes()
+    done = command("run", "--engine", "simulation", "--rounds", "1", "--out", tmp_path, "--quiet")
+    assert done.returncode == 0, done.stderr
+    left = {name for pid, name in processes().items() if pid not in before}
+    assert not [name for name in left if "ray" in name or "flower" in name or "fl_market" in name], left
+
+
+def processes():
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            found[folder.name] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+        except OSError:
+            continue
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="processes are counted in /proc, which this system lacks")
+def test_processes_are_seen():
+    assert str(os.getpid()) in processes()
+
+
+def test_seeds_are_summarised(tmp_path, capsys):
+    assert main(["compare", "--arms", "siloed", "--seeds", "0,1", "--out", str(tmp_path), *QUICK]) == 0
+    assert "±" in capsys.readouterr().out
+    accuracies = [
+        results(tmp_path / f"seed-{seed}")["arms"]["siloed"]["agents"]["A"]["test_accuracy"] for seed in (0, 1)
+    ]
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    cell = summary["arms"]["siloed"]["agents"]["A"]
+    assert cell["mean"] == pytest.approx(sum(accuracies) / 2)
+    assert cell["std"] == pytest.approx(abs(accuracies[0] - accuracies[1]) / 2**0.5)
+    assert summary["seeds"] == [0, 1]
+
+
+def test_the_summary_by_hand():
+    def arm(accuracy):
+        return {
+            "x": ArmResult("x", "common", 1, {"A": AgentResult((RoundResult(1, accuracy, 0.0),))}, deals=2, offers=4)
+        }
+
+    assert summarise({0: arm(0.5), 1: arm(0.7), 2: arm(0.9)})["x"] == {
+        "starts": "common, from round 1",
+        "agents": {"A": {"mean": pytest.approx(0.7), "std": pytest.approx(0.2)}},
+        "deals": 2,
+        "offers": 4,
+    }
+
+
+def test_bench_overhead_writes_the_ratio_that_it_prints(tmp_path, capsys):
+    assert main(["bench", "overhead", "--rounds", "1", "--first-round", "1", "--out", str(tmp_path)]) == 0
+    ratio = json.loads((tmp_path / "overhead.json").read_text())["market / fedavg"]
+    printed = capsys.readouterr().out
+    assert "market / fedavg" in printed
+    assert f"{ratio:.2f}" in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "complaint"),
+    [
+        (["run", "--task", "chess"], 2, "task cannot be 'chess'; accepted is one of"),
+        (["run", "--strategy", "gossip"], 2, "unknown arm 'gossip'; accepted are"),
+        (["compare", "--arms", "market,gossip"], 2, "unknown arm 'gossip'"),
+        (["compare", "--seeds", "0,x"], 2, "--seeds cannot be '0,x'"),
+        (["run", "--agents", "1"], 2, "agents cannot be 1"),
+        (["run", "--prior", "normal(0, 1)"], 2, "unknown prior"),
+        (["run", "--rounds", "many"], 2, "invalid int value: 'many'"),
+        (["run", "--engine", "warp"], 2, "invalid choice: 'warp'"),
+        (["run", "--fast"], 2, "unrecognized arguments: --fast"),
+        (["dance"], 2, "invalid choice: 'dance'"),
+        (["run", "--data-dir", "/nowhere/at/all"], 1, "MNIST cannot be read from /nowhere/at/all"),
+        (["run", "--out", "/proc/nowhere"], 1, "cannot be made"),
+        (["ledger", "verify", "--db", "/nowhere.db"], 1, "there is no ledger at"),
+    ],
+)
+def test_bad_input_is_one_clear_sentence(arguments, status, complaint, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    try:
+        found = main(arguments)
+    except SystemExit as stop:
+        found = stop.code
+    error = capsys.readouterr().err
+    assert found == status
+    assert complaint in error
+    assert "Traceback" not in error
+    assert len(error.strip().splitlines()[-1]) > 10
+
+
+def test_a_failed_simulation_is_exit_status_1(tmp_path):
+    """Training diverges for every agent, so that no model is ever accepted."""
+    diverging = ["--learning-rate", "1e30", "--rounds", "2", "--strategy", "market", "--engine", "simulation"]
+    done = command("run", *diverging, "--out", tmp_path, "--quiet")
+    assert done.returncode == 1
+    assert "no agent finished a single round" in done.stderr.splitlines()[-1]
+    assert "round 1: node" in done.stderr
+    assert "contains NaN or infinite values" in done.stderr
+
+
+def test_debug_shows_the_traceback(tmp_path):
+    done = command("run", "--debug", "--data-dir", "/nowhere", "--out", tmp_path)
+    assert done.returncode != 0
+    assert "Traceback" in done.stderr
+
+
+def test_progress_is_plain_lines_where_there_is_no_terminal(tmp_path):
+    done = command("compare", "--arms", "market", "--out", tmp_path / "a", *QUICK[:-1])
+    lines = done.stderr.strip().splitlines()
+    assert [line.split(",")[0] for line in lines] == [f"market: round {i}/3" for i in (1, 2, 3)]
+    assert "\x1b" not in done.stderr + done.stdout
+    assert command("compare", "--arms", "market", "--out", tmp_path / "b", *QUICK).stderr == ""
+
+
+def test_progress_is_a_bar_where_there_is_a_terminal(monkeypatch, capsys):
+    from rich.console import Console
+
+    from fl_market.reports import progress
+
+    monkeypatch.setattr(progress, "Console", lambda **options: Console(force_terminal=True, width=200, **options))
+    with progress.show_progress(2) as show:
+        show(RoundReport("market", 1, 2, 7, 0.5))
+    assert "market: round 1/2, 7 deals, accuracy 50.0 %" in capsys.readouterr().err

@@ -1,0 +1,88 @@
+import pytest
+import torch
+from flwr.app import ArrayRecord
+from flwr.serverapp.strategy import FedAvg
+
+from clients.client_app import app
+from fl_market.configuration import Configuration
+from fl_market.errors import MarketError
+from fl_market.experiments.engines import run_inline
+from fl_market.experiments.inline_grid import InlineGrid
+from strategies.arms import ARMS, arm_named
+
+pytestmark = pytest.mark.flower
+
+
+def run(strategy, **options):
+    return run_inline(Configuration(strategy=strategy, num_server_rounds=options.pop("rounds", 3), **options))
+
+
+def curves(result):
+    return {name: [entry.test_loss for entry in agent.rounds] for name, agent in result.agents.items()}
+
+
+def test_fedavg_is_flower_s_own():
+    """Flower's strategy, untouched, over the same agents ends with the same model."""
+    configuration = Configuration(num_server_rounds=3)
+    common = ArrayRecord(configuration.load_task().initial_model(0).state_dict())
+    grid = InlineGrid(app, 2, configuration.to_mapping())
+    metrics = FedAvg().start(grid=grid, initial_arrays=common, num_rounds=3).evaluate_metrics_clientapp
+    ours = curves(run("fedavg"))
+    assert ours["A"] == ours["B"] == pytest.approx([metrics[index]["test-loss"] for index in (1, 2, 3)])
+
+
+def test_siloed_agents_never_meet():
+    alone, together = run("siloed"), run("market", first_round=4)
+    assert curves(alone) == curves(together)
+    assert alone.agents["A"].rounds != alone.agents["B"].rounds
+    assert (alone.initialisation, alone.trading_from) == ("independent", None)
+
+
+def test_late_fedavg_is_siloed_at_first_and_then_one_model():
+    late, siloed = curves(run("fedavg-late", first_round=3, rounds=4)), curves(run("siloed", rounds=4))
+    for agent in "AB":
+        assert late[agent][:2] == siloed[agent][:2]
+        assert late[agent][2] != siloed[agent][2]
+    assert late["A"][2:] == late["B"][2:]
+
+
+def test_late_fedavg_averages_the_trained_models_in_halves():
+    configuration = Configuration(strategy="fedavg-late", num_server_rounds=1, first_round=1)
+    task = configuration.load_task()
+    siloed = InlineGrid(app, 2, configuration.to_mapping())
+    run_arm_over(siloed, configuration, "siloed")
+    late = InlineGrid(app, 2, configuration.to_mapping())
+    run_arm_over(late, configuration, "fedavg-late")
+    own = [context.state["model"].to_torch_state_dict() for context in siloed.contexts.values()]
+    weights = [len(part[0]) for part in task.agents]
+    average = late.contexts[1000].state["model"].to_torch_state_dict()
+    for name, tensor in average.items():
+        expected = (weights[0] * own[0][name] + weights[1] * own[1][name]) / sum(weights)
+        torch.testing.assert_close(tensor, expected)
+
+
+def run_arm_over(grid, configuration, strategy):
+    from dataclasses import replace
+
+    from strategies.server_app import run_arm
+
+    return run_arm(grid, replace(configuration, strategy=strategy))
+
+
+def test_tuned_fedavg_uses_the_broker_s_data():
+    plain, tuned = run("fedavg"), run("fedavg-tuned", tuning_learning_rate=0.01)
+    assert curves(tuned)["A"][-1] < curves(plain)["A"][-1]
+    assert curves(run("fedavg-tuned", fit_steps=0)) == curves(plain)
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_every_arm_runs_and_says_from_what_it_starts(arm):
+    result = run(arm, rounds=2, first_round=2, fit_steps=2, prior="exponential(1000)")
+    assert result.initialisation in ("common", "independent")
+    assert {len(agent.rounds) for agent in result.agents.values()} == {2}
+    assert (result.deals > 0) == arm.startswith("market")
+
+
+def test_an_unknown_arm_is_named():
+    with pytest.raises(MarketError, match=r"unknown arm 'gossip'; accepted are siloed, fedavg"):
+        arm_named("gossip")

@@ -1,0 +1,369 @@
+"""Every branch of a market round, over a grid in this process."""
+
+import logging
+
+import numpy as np
+import pytest
+import torch
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message
+
+from clients.client_app import app
+from fl_market.configuration import Configuration
+from fl_market.errors import MarketError
+from fl_market.experiments.engines import run_inline
+from fl_market.experiments.inline_grid import InlineGrid
+from fl_market.ledger import ENDOWMENT, DealState, Ledger
+from fl_market.protocol import OFFER, QUOTE
+from strategies import ParameterMarket
+from strategies.arms import ARMS, Setting
+from strategies.history import History
+from strategies.server_app import run_arm
+
+pytestmark = pytest.mark.flower
+
+TRAIN, EVALUATE = "train", "evaluate"
+
+
+def configured(**options):
+    defaults = {
+        "strategy": "market-priced",
+        "num_server_rounds": 3,
+        "first_round": 2,
+        "prior": "exponential(1000)",
+        "learning_rate": 0.1,
+    }
+    return Configuration(**(defaults | options))
+
+
+class SpiedGrid(InlineGrid):
+    """A grid that keeps all messages, and lets a test change what an agent answers."""
+
+    def __init__(self, configuration, tamper=None, reorder=None):
+        super().__init__(app, configuration.agents, configuration.to_mapping())
+        self.tamper, self.reorder = tamper, reorder
+        self.seen = []
+
+    def agent(self, message):
+        return "ABCDEF"[message.metadata.dst_node_id - 1000]
+
+    def answer(self, message):
+        reply = super().answer(message)
+        if self.tamper is not None:
+            reply = self.tamper(self.agent(message), message, reply)
+        self.seen.append((self.agent(message), message, reply))
+        return reply
+
+    def send_and_receive(self, messages, *, timeout=None):
+        replies = [reply for reply in super().send_and_receive(messages, timeout=timeout) if reply is not None]
+        return self.reorder(replies) if self.reorder else replies
+
+    def sent(self, message_type, agent=None):
+        return [m for name, m, _ in self.seen if m.metadata.message_type == message_type and agent in (None, name)]
+
+
+def play(tamper=None, reorder=None, **options):
+    """Run a market and return its strategy, its grid and its ledger (in memory)."""
+    configuration = configured(**options)
+    grid = SpiedGrid(configuration, tamper, reorder)
+    ledger = Ledger.open()
+    history = History(configuration.strategy, configuration.num_server_rounds)
+    strategy = ARMS[configuration.strategy].build(Setting(configuration, configuration.load_task(), history, ledger))
+    common = configuration.load_task().initial_model(configuration.seed)
+    strategy.start(
+        grid=grid, initial_arrays=ArrayRecord(common.state_dict()), num_rounds=configuration.num_server_rounds
+    )
+    assert ledger.verify() == []
+    return strategy, grid, ledger
+
+
+def tamper_with(agent, message_type, change, market_round=2):
+    """Change one agent's answers of one type, from one round on."""
+
+    def tamper(name, message, reply):
+        concerned = name == agent and message.metadata.message_type == message_type
+        if concerned and int(message.metadata.group_id) >= market_round:
+            return change(message, reply)
+        return reply
+
+    return tamper
+
+
+def settled(ledger):
+    return [(deal.round, deal.buyer) for deal, state in ledger.deals() if state is DealState.SETTLED]
+
+
+ALL = [(2, "A"), (2, "B"), (3, "A"), (3, "B")]
+
+
+def test_a_whole_market():
+    strategy, grid, ledger = play()
+    assert settled(ledger) == ALL
+    for deal, _ in ledger.deals():
+        assert deal.ask <= deal.price == (deal.bid + deal.ask) // 2 <= deal.bid
+        assert 0 < deal.lower_bound <= deal.gain
+    balances = ledger.balances()
+    assert balances["A"] + balances["B"] == 200_000_000 == -balances[ENDOWMENT]
+    assert {name: len(rounds) for name, rounds in strategy.history.results.items()} == {"A": 3, "B": 3}
+    counts = {kind: len(grid.sent(kind)) for kind in (TRAIN, OFFER, QUOTE, EVALUATE)}
+    assert counts == {TRAIN: 6, OFFER: 4, QUOTE: 4, EVALUATE: 6}
+
+
+def test_parameters_travel_only_where_they_differ():
+    """Never with a training message (nobody lost its copy), and with an evaluation only to a buyer."""
+    _, grid, _ = play()
+    assert not any(message.content.array_records for message in grid.sent(TRAIN))
+    rounds = [int(message.metadata.group_id) for message in grid.sent(EVALUATE) if message.content.array_records]
+    assert rounds == [2, 2, 3, 3]
+
+
+def test_offers_and_quotes_are_private_and_hold_no_more_than_the_protocol():
+    _, grid, _ = play()
+    for agent, message, _ in grid.seen:
+        if message.metadata.message_type == OFFER:
+            assert set(message.content["offers"]) == {"id", "seller", "layers", "alpha", "gain", "lower_bound"}
+            assert all(name.startswith("agent-") for name in message.content["offers"]["seller"])
+        if message.metadata.message_type == QUOTE:
+            assert set(message.content["quotes"]) == {"id", "layers"}
+        if "receipts" in message.content:
+            assert sorted(message.content["receipts"]["side"]) == ["bought", "sold"]
+            assert agent not in message.content["receipts"]["partner"]
+    records = [id(message.content) for _, message, _ in grid.seen]
+    assert len(set(records)) == len(records), "no record is shared between nodes"
+
+
+def test_the_free_market_skips_quotes_and_nobody_pays():
+    _, grid, ledger = play(strategy="market")
+    assert grid.sent(QUOTE) == []
+    assert settled(ledger) == ALL
+    assert all(deal.price == 0 for deal, _ in ledger.deals())
+    assert ledger.balance("A") == ledger.balance("B") == 100_000_000
+
+
+def test_before_the_first_round_there_is_nothing_but_training():
+    _, grid, ledger = play(first_round=4)
+    assert grid.sent(OFFER) == []
+    assert ledger.deals() == []
+
+
+def test_all_quotes_of_a_round_are_computed_before_any_of_its_trades():
+    """What B is offered in round 2 is the same whether or not A buys in it."""
+    _, grid, _ = play(num_server_rounds=2)
+    decline = tamper_with("A", OFFER, lambda message, reply: changed(reply, bids=ConfigRecord({})))
+    _, other, _ = play(decline, num_server_rounds=2)
+    offers = [g.sent(OFFER, "B")[0].content["offers"] for g in (grid, other)]
+    for key in ("alpha", "gain", "lower_bound"):
+        assert offers[0][key] == offers[1][key]
+
+
+def changed(reply, **records):
+    for key, record in records.items():
+        reply.content[key] = record
+    return reply
+
+
+def broken(change):
+    """A training reply whose parameters are changed."""
+
+    def apply(message, reply):
+        state = reply.content["arrays"].to_torch_state_dict()
+        change(state)
+        return changed(reply, arrays=ArrayRecord(state))
+
+    return apply
+
+
+def unreadable(message, reply):
+    arrays = dict(reply.content["arrays"].items())
+    arrays["1.weight"] = Array(dtype="float32", shape=(32, 784), stype="numpy.ndarray", data=b"not an array")
+    return changed(reply, arrays=ArrayRecord(arrays))
+
+
+def two_sets(message, reply):
+    return changed(reply, more=ArrayRecord([np.zeros(3)]))
+
+
+def nameless(message, reply):
+    return changed(reply, agent=ConfigRecord({}))
+
+
+def impostor(message, reply):
+    return changed(reply, agent=ConfigRecord({"name": "A"}))
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (broken(lambda state: state["1.weight"].fill_(float("nan"))), "'1.weight' contains NaN"),
+        (broken(lambda state: state.update({"1.weight": torch.zeros(2, 2)})), "shape"),
+        (broken(lambda state: state.pop("9.bias")), "lack '9.bias'"),
+        (broken(lambda state: state.update(extra=torch.zeros(1))), "contain 'extra'"),
+        (broken(lambda state: state.update({"9.bias": torch.zeros(10).double()})), "dtype"),
+        (unreadable, "cannot be read"),
+        (two_sets, "2 sets of parameters"),
+        (nameless, "lacks the text 'name'"),
+        (impostor, "claims to be agent A"),
+        (lambda message, reply: Message(Error(1, "it broke"), reply_to=message), "it broke"),
+        (lambda message, reply: None, "no answer in time"),
+    ],
+)
+def test_a_bad_training_reply_excludes_only_its_sender(change, complaint, caplog):
+    with caplog.at_level(logging.WARNING, "flwr"):
+        strategy, _, ledger = play(tamper_with("B", TRAIN, change), agents=4)
+    lines = [record.getMessage() for record in caplog.records if complaint in record.getMessage()]
+    assert len(lines) == 2, [record.getMessage() for record in caplog.records]
+    assert all("agent B" in line and "goes on without it" in line for line in lines)
+    assert settled(ledger) == [(market_round, agent) for market_round in (2, 3) for agent in "ACD"]
+    assert [result.round for result in strategy.history.results["B"]] == [1]
+
+
+def test_an_agent_that_lost_its_copy_is_sent_the_broker_s_record():
+    """An error in round 2 leaves the broker unsure of what B holds."""
+
+    def once(message, reply):
+        return Message(Error(1, "gone"), reply_to=message) if message.metadata.group_id == "2" else reply
+
+    _, grid, ledger = play(tamper_with("B", TRAIN, once))
+    carrying = [m.metadata.group_id for m in grid.sent(TRAIN, "B") if m.content.array_records]
+    assert carrying == ["3"]
+    assert settled(ledger) == [(3, "A"), (3, "B")]
+
+
+@pytest.mark.parametrize(
+    ("columns", "complaint"),
+    [
+        ({"offer": ["2/agent-nobody"], "amount": [5]}, "not one of its own"),
+        ({"offer": ["x", "y"], "amount": [5, 5]}, "bids on 2 offers"),
+        ({"offer": ["x"]}, "must have the fields"),
+        ({"offer": ["x"], "amount": [float("nan")]}, "cannot be nan"),
+    ],
+)
+def test_a_bad_bid_is_no_bid(columns, complaint, caplog):
+    tamper = tamper_with("A", OFFER, lambda message, reply: changed(reply, bids=ConfigRecord(columns)))
+    with caplog.at_level(logging.WARNING, "flwr"):
+        _, _, ledger = play(tamper)
+    assert any("agent A" in r.getMessage() and complaint in r.getMessage() for r in caplog.records)
+    assert settled(ledger) == [(2, "B"), (3, "B")]
+
+
+@pytest.mark.parametrize("amount", [-1, 2**62])
+def test_an_amount_that_nobody_can_pay_is_no_bid(amount):
+    def bid(message, reply):
+        return changed(reply, bids=ConfigRecord({"offer": message.content["offers"]["id"][:1], "amount": [amount]}))
+
+    assert settled(play(tamper_with("A", OFFER, bid))[2]) == [(2, "B"), (3, "B")]
+
+
+def test_declined_offers_ask_for_no_quotes():
+    tamper = tamper_with("A", OFFER, lambda message, reply: changed(reply, bids=ConfigRecord({})))
+    _, grid, ledger = play(tamper)
+    assert settled(ledger) == [(2, "B"), (3, "B")]
+    assert grid.sent(QUOTE, "B") == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda message, reply: changed(reply, asks=ConfigRecord({})),
+        lambda message, reply: changed(reply, asks=ConfigRecord({"quote": ["x"], "amount": [0]})),
+        lambda message, reply: changed(
+            reply, asks=ConfigRecord({"quote": message.content["quotes"]["id"], "amount": [10**12]})
+        ),
+        lambda message, reply: None,
+    ],
+)
+def test_without_an_ask_that_the_bid_covers_there_is_no_deal(change):
+    _, _, ledger = play(tamper_with("B", QUOTE, change))
+    assert settled(ledger) == [(2, "B"), (3, "B")]
+
+
+def test_a_broke_buyer_buys_nothing():
+    _, _, ledger = play(endowment=0.0)
+    assert settled(ledger) == []
+    assert {state for _, state in ledger.deals()} == {DealState.VOID}
+    assert ledger.balance("A") == ledger.balance("B") == 0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda message, reply: None,
+        lambda message, reply: Message(Error(1, "crashed"), reply_to=message),
+        lambda message, reply: changed(reply, acknowledgement=ConfigRecord({"model-digest": "0" * 64})),
+        lambda message, reply: changed(reply, acknowledgement=ConfigRecord({})),
+    ],
+)
+def test_without_an_acknowledgement_the_buyer_is_refunded_and_keeps_its_own_model(change):
+    strategy, grid, ledger = play(tamper_with("A", EVALUATE, change, market_round=3))
+    assert settled(ledger) == [(2, "A"), (2, "B"), (3, "B")]
+    assert [d.buyer for d, state in ledger.deals() if state is DealState.REFUNDED] == ["A"]
+    own = next(
+        m for a, m, r in grid.seen if a == "A" and m.metadata.message_type == TRAIN and m.metadata.group_id == "3"
+    )
+    trained = next(r for a, m, r in grid.seen if m is own).content["arrays"].to_torch_state_dict()
+    seat = next(seat for seat in strategy._seats.values() if seat.name == "A")
+    assert all(torch.equal(seat.model[name], tensor) for name, tensor in trained.items())
+
+
+def test_an_agent_that_is_alone_has_nobody_to_trade_with():
+    _, grid, ledger = play(tamper_with("B", TRAIN, lambda message, reply: None, market_round=1))
+    assert ledger.deals() == []
+    assert grid.sent(OFFER) == []
+
+
+@pytest.mark.parametrize("reorder", [lambda replies: replies[::-1], lambda replies: sorted(replies, key=id)])
+@pytest.mark.parametrize("strategy", ["market-priced", "fedavg", "fedavg-late"])
+def test_the_order_of_replies_changes_nothing(reorder, strategy):
+    configuration = configured(strategy=strategy, agents=3, num_server_rounds=4)
+    results = []
+    for order in (None, reorder):
+        document = run_arm(SpiedGrid(configuration, reorder=order), configuration).as_json()
+        document.pop("seconds")
+        results.append(document)
+    assert results[0] == results[1]
+
+
+def test_too_few_agents_is_a_clear_end():
+    configuration = configured(agents=3, connect_timeout=0.1)
+    grid = InlineGrid(app, 2, configuration.to_mapping())
+    for strategy in ("market", "fedavg", "siloed"):
+        with pytest.raises(MarketError, match=r"only 2 of 3 agents connected within 0\.1 s"):
+            run_arm(grid, configured(agents=3, connect_timeout=0.1, strategy=strategy))
+
+
+def test_the_public_strategy_needs_only_a_broker(mlp):
+    from fl_market.broker import Broker
+
+    data = torch.randn(8, 12), torch.randint(0, 3, (8,))
+    strategy = ParameterMarket(Broker(mlp, torch.nn.CrossEntropyLoss(reduction="none"), data, data))
+    strategy.summary()
+    assert strategy.aggregate_train(1, []) == (None, None)
+    assert strategy.aggregate_evaluate(1, []) is None
+
+
+def test_a_worthless_seller_sells_nothing():
+    """B's parameters are noise from round 2 on: A, who trained on all it has, is never offered them."""
+
+    def noise(state):
+        for tensor in state.values():
+            tensor.copy_(torch.randn(tensor.shape, generator=torch.Generator().manual_seed(0)))
+
+    tamper = tamper_with("B", TRAIN, broken(noise), market_round=4)
+    _, grid, ledger = play(tamper, num_server_rounds=5, first_round=4, local_epochs=4)
+    assert grid.sent(OFFER, "A") == []
+    assert "A" not in {buyer for _, buyer in settled(ledger)}
+
+
+def test_common_initialisation_is_common():
+    _, grid, _ = play(strategy="market", common_init=True, num_server_rounds=1, learning_rate=1e-12)
+    replies = [
+        reply.content["arrays"].to_torch_state_dict() for _, m, reply in grid.seen if m.metadata.message_type == TRAIN
+    ]
+    for name, tensor in replies[0].items():
+        torch.testing.assert_close(tensor, replies[1][name])
+
+
+def test_the_inline_engine_reports_every_round():
+    reports = []
+    result = run_inline(configured(strategy="market"), reports.append)
+    assert [(report.arm, report.round, report.rounds) for report in reports] == [("market", i, 3) for i in (1, 2, 3)]
+    assert reports[-1].deals == result.deals == 4
