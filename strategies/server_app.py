@@ -1,6 +1,7 @@
 """The broker's Flower app: runs one arm and reports it."""
 
 from logging import INFO
+from pathlib import Path
 from time import perf_counter
 
 from flwr.app import ArrayRecord, Context
@@ -12,7 +13,7 @@ from fl_market.errors import MarketError
 from fl_market.ledger import DealState, Ledger
 from fl_market.naming import agent_name
 from fl_market.reports import AgentResult, ArmResult
-from fl_market.reports.files import ledger_url, write_results
+from fl_market.reports.files import clear_folder, ledger_url, write_results
 from fl_market.reports.table import results_table
 from strategies.arms import Setting, arm_named
 from strategies.history import History, Observer
@@ -24,6 +25,8 @@ app = ServerApp()
 def main(grid: Grid, context: Context) -> None:
     """Run what Flower's run configuration describes; log the table and write the results where it says."""
     configuration = Configuration.from_mapping(context.run_config)
+    if configuration.out_dir:
+        clear_folder(Path(configuration.out_dir), overwrite=False)
     result = run_arm(grid, configuration)
     if configuration.out_dir:
         write_results(configuration, {configuration.strategy: result})
