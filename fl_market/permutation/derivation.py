@@ -1,51 +1,45 @@
-"""Derive the permutation spec of a model from its traced graph (``torch.fx``).
+"""Derive the permutation spec of a model from its exported graph (``torch.export``).
 
-Every position on an axis of a tensor carries a *label*. Operations join labels: a linear layer joins those of its
-input with the columns of its weight and hands on those of its rows; an addition joins the labels of its two sides,
-one by one. What is left apart at the end is a unit, and units that appear at the same places in the same way are
-exchangeable: they form a group. An operation without a rule freezes the labels that touch it; it never guesses.
+Every position on an axis of a tensor carries a *label*. Operations join labels: a linear layer joins those of its input
+with the columns of its weight and hands on those of its rows; an addition joins the labels of its two sides, one by
+one (``rules.py``). What is left apart at the end is a unit, and units that appear at the same places in the same way
+are exchangeable: they form a group. An operation without a rule freezes the labels that touch it; it never guesses.
 """
 
+import warnings
 from collections import defaultdict
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, fx, nn
-from torch.fx.passes.shape_prop import ShapeProp
 
 from fl_market.errors import MarketError
+from fl_market.permutation.labels import FROZEN, SLOTS, Array, Labels, Table, Value
+from fl_market.permutation.rules import rule_for
 from fl_market.permutation.spec import AxisUse, Group, PermutationSpec
 
-Axis = NDArray[np.int64] | None
-"""Labels along one axis, or None where the positions of the axis may not be permuted (batch, pixels, time)."""
-Value = tuple[Axis, ...]
-"""The axes of one tensor in the graph."""
-
-_Place = tuple[str, int, int, int]
-"""Tensor, axis, slot and position."""
-_SLOTS = (
-    1 << 20
-)  # a label is unit * _SLOTS + slot; a slot is a position inside a unit, as a pixel in a flattened channel
+Rows = tuple[int, int] | None
+"""The rows of a tensor to which a statement about its second axis is restricted (grouped convolutions)."""
+Place = tuple[str, int, Rows, int, str]
+"""Tensor, axis, rows, slot, and the pieces that the tensor was split into behind it."""
 
 
 def derive_spec(model: nn.Module, example_inputs: Tensor | tuple[Tensor, ...]) -> PermutationSpec:
-    """Return what may be permuted in ``model`` without changing the function that it computes.
+    """Return what may be permuted in ``model`` without changing the function that it computes in evaluation mode.
 
     Parameters
     ----------
     model
-        Any module that ``torch.fx`` can trace symbolically.
+        Any module that ``torch.export`` can trace.
     example_inputs
-        A batch as the model's ``forward`` takes it; only its shapes matter.
+        A batch as the model's ``forward`` takes it; only its shapes and dtypes matter.
 
     Returns
     -------
     PermutationSpec
-        Inputs and outputs are frozen, and so is every axis that touches an operation without a rule here.
+        Inputs and outputs are frozen, and so is every axis that touches an operation without a rule.
 
     Raises
     ------
@@ -53,260 +47,286 @@ def derive_spec(model: nn.Module, example_inputs: Tensor | tuple[Tensor, ...]) -
         If the model cannot be traced; the message names the place.
     """
     inputs = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
+    modes = {module: module.training for module in model.modules()}
     try:
-        traced = fx.symbolic_trace(model)
         # in evaluation mode: batch statistics of the example must not enter the running ones
-        modes = {module: module.training for module in model.modules()}
-        traced.eval()
-        with torch.no_grad():
-            ShapeProp(traced).propagate(*inputs)
+        model.eval()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.export.export(model, inputs, strict=False)
+    except Exception as error:
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise MarketError(f"{type(model).__name__} cannot be traced: {reason.strip()}{_place(error)}") from error
+    finally:
         for module, training in modes.items():
             module.training = training
-    except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise MarketError(f"{type(model).__name__} cannot be traced by torch.fx: {reason}") from error
-    return _Derivation(traced, model).spec()
+    return Derivation(program, model).spec()
 
 
-class _Labels:
-    """Union-find over units; unit 0 stands for "frozen" and absorbs whatever is joined with it."""
-
-    def __init__(self) -> None:
-        self.parent = [0]
-        self.reason: dict[int, str] = {}
-
-    def fresh(self, size: int) -> NDArray[np.int64]:
-        first = len(self.parent)
-        self.parent.extend(range(first, first + size))
-        return np.arange(first, first + size, dtype=np.int64) * _SLOTS
-
-    def find(self, unit: int) -> int:
-        while self.parent[unit] != unit:
-            self.parent[unit] = self.parent[self.parent[unit]]
-            unit = self.parent[unit]
-        return unit
-
-    def freeze(self, labels: Axis, reason: str) -> None:
-        for unit in {int(label) // _SLOTS for label in labels} if labels is not None else ():
-            root = self.find(unit)
-            if root:
-                self.parent[root] = 0
-                self.reason[root] = reason
-
-    def join(self, left: Axis, right: Axis, reason: str) -> None:
-        """Join two axes position by position; what cannot be joined is frozen, with the reason."""
-        if left is None or right is None or len(left) != len(right):
-            self.freeze(left, reason)
-            self.freeze(right, reason)
-            return
-        for a, b in zip(left.tolist(), right.tolist(), strict=True):
-            (unit_a, slot_a), (unit_b, slot_b) = divmod(a, _SLOTS), divmod(b, _SLOTS)
-            root_a, root_b = self.find(unit_a), self.find(unit_b)
-            if root_a == root_b and slot_a == slot_b:
-                continue
-            if slot_a != slot_b or not root_a or not root_b:
-                self.freeze(left[left == a], reason)
-                self.freeze(right[right == b], reason)
-            else:
-                self.parent[max(root_a, root_b)] = min(root_a, root_b)
+def _place(error: BaseException) -> str:
+    """Return where in the user's own code tracing stopped."""
+    trace, place = error.__traceback__, ""
+    while trace is not None:
+        file = trace.tb_frame.f_code.co_filename
+        if trace.tb_frame.f_code.co_name == "forward" and "/torch/" not in file:
+            place = f" (at {file}, line {trace.tb_lineno})"
+        trace = trace.tb_next
+    return place
 
 
-@dataclass(frozen=True)
-class _Call:
-    """One node of the graph, with what a rule needs to know of it."""
+class Derivation:
+    """One walk over the exported graph; the rules call its methods."""
 
-    node: fx.Node
-    module: nn.Module | None
-    inputs: tuple[Value, ...]
-    shape: tuple[int, ...]
-    prefix: str
-
-
-class _Derivation:
-    """One walk over the graph."""
-
-    def __init__(self, traced: fx.GraphModule, model: nn.Module) -> None:
-        self.traced = traced
-        self.labels = _Labels()
-        self.state = model.state_dict(keep_vars=True)
-        self.axes: dict[tuple[str, int], NDArray[np.int64]] = {}
-        self.canonical = self._canonical_names()
-
-    def _canonical_names(self) -> dict[str, str]:
-        """Return for each tensor the first name under which it appears (tied weights have several)."""
+    def __init__(self, program: torch.export.ExportedProgram, model: nn.Module) -> None:
+        self.labels = Labels()
+        self._graph = program.graph
+        signature = program.graph_signature
+        self._names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+        self._state = dict(model.state_dict(keep_vars=True))
         first: dict[int, str] = {}
-        return {name: first.setdefault(id(tensor), name) for name, tensor in self.state.items()}
+        # tied weights have several names: the first stands for all
+        self._canonical = {name: first.setdefault(id(tensor), name) for name, tensor in self._state.items()}
+        self._axes: dict[tuple[str, int, Rows], Array] = {}
+        self._parameters: dict[int, str] = {}
+        self._heads: dict[bytes, tuple[Array, Array]] = {}
+        aliases = list(self._canonical.values())
+        self._used_once = {
+            self._names[node.name]
+            for node in program.graph.find_nodes(op="placeholder")
+            if len(node.users) == 1 and aliases.count(self._canonical.get(self._names.get(node.name, ""), "")) == 1
+        }
 
     def spec(self) -> PermutationSpec:
-        values: dict[fx.Node, Value | None] = {}
-        for node in self.traced.graph.nodes:
+        """Walk over the graph, and gather what is left."""
+        values: dict[fx.Node, Any] = {}
+        for node in self._graph.nodes:
             values[node] = self._visit(node, values)
         return self._collect()
 
-    def axis_of(self, tensor: str, axis: int) -> NDArray[np.int64]:
+    # -- what rules use ---------------------------------------------------------------------------------------------
+
+    def axis(self, tensor: str, axis: int, rows: Rows = None) -> Array:
         """Return the labels of one axis of a parameter or buffer, fresh on first use."""
-        key = (self.canonical[tensor], axis)
-        if key not in self.axes:
-            self.axes[key] = self.labels.fresh(self.state[tensor].shape[axis])
-        return self.axes[key]
+        key = (self._canonical[tensor], axis, rows)
+        if key not in self._axes:
+            self._axes[key] = self.labels.fresh(self._state[tensor].shape[axis])
+        return self._axes[key]
 
-    def _visit(self, node: fx.Node, values: Mapping[fx.Node, Value | None]) -> Value | None:
-        shape = _shape(node)
-        if node.op == "placeholder":
-            return (None,) * len(shape)
-        if node.op == "get_attr":
-            return tuple(self.axis_of(str(node.target), axis) for axis in range(len(shape)))
-        inputs = tuple(values[argument] for argument in node.all_input_nodes)
-        if node.op == "output":
-            for value in inputs:
-                self._freeze_value(value, "the model's output")
+    def parameter_of(self, value: Value) -> str | None:
+        """Return the name of the parameter or buffer that a value is, if it is one as it stands."""
+        return self._parameters.get(id(value))
+
+    def freeze(self, value: Any, reason: str) -> None:
+        """Freeze all labels of a value, or of several."""
+        if isinstance(value, (tuple, list)):
+            for part in value:
+                self.freeze(part, reason)
+        elif isinstance(value, Value):
+            for table in value.tables:
+                self.labels.freeze(table.labels, reason)
+
+    def freeze_axis(self, value: Value, dim: int, reason: str) -> None:
+        """Freeze the labels of one dimension."""
+        table = value.along(dim)
+        if table is not None:
+            self.labels.freeze(table.labels, reason)
+
+    def contract(self, node: fx.Node, left: Value, left_dim: int, right: Value, right_dim: int) -> None:
+        """Join one dimension of a value with one of another; where only one carries labels, freeze them."""
+        tables = [left.along(left_dim), right.along(right_dim)]
+        if tables[0] is not None and tables[1] is not None and len(tables[0].dims) == len(tables[1].dims) == 1:
+            self.join_axis(node, tables[0], right, right_dim)
+            return
+        for table in tables:
+            if table is not None:
+                self.labels.freeze(table.labels, f"{node.name}: joined with what is not permuted")
+
+    def join_axis(self, node: fx.Node, table: Table | None, other: Value, dim: int) -> None:
+        """Join a table with one dimension of a value.
+
+        A parameter of which nothing else speaks takes over the labels as they are, with their slots (the pixels of a
+        flattened channel) and their pieces.
+        """
+        along = other.along(dim)
+        if table is None or along is None:
+            return
+        key = (self._parameters.get(id(other), ""), dim, None)
+        if key[0] in self._used_once and table.labels.shape == along.labels.shape:
+            self._axes[key] = table.labels
+        else:
+            self.labels.join(table.labels, along.labels, node.name)
+
+    def heads(self, node: fx.Node, table: Table) -> Table | None:
+        """Return labels of the heads of a table (heads, units inside), whose units must not leave their head."""
+        if len(table.dims) == 1:
             return None
-        module = self.traced.get_submodule(str(node.target)) if node.op == "call_module" else None
-        rule = _rule(node, module)
-        tensors = tuple(value for value in inputs if value is not None)
-        if rule is not None and len(tensors) == len(inputs):
-            prefix = f"{node.target}." if module is not None else ""
-            result = rule(self, _Call(node, module, tensors, shape, prefix))
-            if result is not None:
-                return result
-        name = type(module).__name__ if module is not None else getattr(node.target, "__name__", str(node.target))
-        for value in inputs:
-            self._freeze_value(value, f"{node.name}: no rule for {name}")
-        return (None,) * len(shape)
+        flat = table.labels.reshape(-1, table.labels.shape[-1])
+        tags = [(node.name, head) for head in range(len(flat)) for _ in range(flat.shape[1])]
+        self.labels.tag(flat, tags)
+        key = np.ascontiguousarray(flat).tobytes()
+        if key not in self._heads:
+            self._heads[key] = self.labels.fresh(len(flat)), flat
+        return Table(table.dims[:-1], self._heads[key][0].reshape(table.labels.shape[:-1]))
 
-    def _freeze_value(self, value: Value | None, reason: str) -> None:
-        for axis in value or ():
-            self.labels.freeze(axis, reason)
+    # -- the walk ---------------------------------------------------------------------------------------------------
+
+    def _visit(self, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
+        if node.op == "placeholder":
+            return self._input(node)
+        arguments = fx.node.map_arg(tuple(node.args), lambda argument: values[argument])
+        if node.op == "output":
+            self.freeze(arguments, "the model's output")
+            return None
+        if node.op == "get_attr":
+            meta = node.meta.get("val")
+            return Value(tuple(meta.shape)) if isinstance(meta, Tensor) else None
+        name, rule = rule_for(node)
+        result = rule(self, node, arguments) if rule is not None else None
+        if result is None:
+            self.freeze(list(arguments), f"{node.name}: no rule for {name}")
+            return self._unlabelled(node)
+        return self._thawed(result)
+
+    def _thawed(self, value: Any) -> Any:
+        """Return a value without the tables that are frozen throughout: they say nothing any more."""
+        if isinstance(value, tuple):
+            return tuple(self._thawed(part) for part in value)
+        if not isinstance(value, Value):
+            return value
+        tables = tuple(
+            table
+            for table in value.tables
+            if any(self.labels.find(unit) != FROZEN for unit in np.unique(table.labels // SLOTS).tolist())
+        )
+        return value if len(tables) == len(value.tables) else Value(value.shape, tables)
+
+    def _input(self, node: fx.Node) -> Value | None:
+        meta = node.meta.get("val")
+        if not isinstance(meta, Tensor):
+            return None
+        shape, name = tuple(meta.shape), self._names.get(node.name)
+        if name is None or name not in self._state:
+            return Value(shape)
+        # an axis of size 1 is broadcast, and there is nothing to permute in it
+        tables = (Table((axis,), self.axis(name, axis)) for axis, size in enumerate(shape) if size > 1)
+        value = Value(shape, tuple(tables))
+        self._parameters[id(value)] = name
+        return value
+
+    def _unlabelled(self, node: fx.Node) -> Any:
+        meta = node.meta.get("val")
+        if isinstance(meta, Tensor):
+            return Value(tuple(meta.shape))
+        if isinstance(meta, (tuple, list)):
+            return tuple(Value(tuple(part.shape)) if isinstance(part, Tensor) else None for part in meta)
+        return None
+
+    # -- what is left -----------------------------------------------------------------------------------------------
 
     def _collect(self) -> PermutationSpec:
-        """Gather the units that are left, and group those that appear alike."""
-        places: dict[int, list[_Place]] = defaultdict(list)
-        for (tensor, axis), labels in self.axes.items():
-            for position, label in enumerate(labels.tolist()):
-                unit, slot = divmod(label, _SLOTS)
-                if root := self.labels.find(unit):
-                    places[root].append((tensor, axis, slot, position))
-        alike: dict[tuple[tuple[str, int, int], ...], list[list[_Place]]] = defaultdict(list)
-        for where in places.values():
-            where.sort()
-            alike[tuple(place[:3] for place in where)].append(where)
-
-        order = list(self.state)
+        blocked = {(tensor, axis) for tensor, axis, rows in self._axes if rows is not None}
+        for key in [(tensor, axis, None) for tensor, axis in blocked]:
+            # a grouped convolution speaks of its second axis block by block: the whole of it has no labels
+            self._axes.pop(key, None)
+        places = self._places()
+        alike: dict[Hashable, list[int]] = defaultdict(list)
+        for unit, found in places.items():
+            alike[tuple(place for place, _ in found), self.labels.tags(unit)].append(unit)
         groups: dict[str, Group] = {}
-        for signature, units in alike.items():
-            if len(units) < 2:
-                continue
-            uses = self._uses(signature, np.array([[place[3] for place in where] for where in units]))
-            name = min((use.tensor for use in uses if use.axis == 0), key=order.index, default=uses[0].tensor)
-            while name in groups:
-                name += "'"
-            groups[name] = Group(len(units), tuple(uses))
+        for units in alike.values():
+            if len(units) > 1 and not _ambiguous(places[units[0]]):
+                where = [place for place, _ in places[units[0]]]
+                positions = np.array([[position for _, position in places[unit]] for unit in units])
+                self._add(groups, where, positions[:, :, None])
+        for heads, inside in self._heads.values():
+            self._add_heads(groups, places, heads, inside)
         return PermutationSpec(groups, self._frozen())
 
-    def _uses(self, signature: tuple[tuple[str, int, int], ...], positions: NDArray[np.int64]) -> list[AxisUse]:
-        """Return the uses of units that appear alike; tied weights are used under each of their names."""
-        return [
-            AxisUse(
-                name,
-                axis,
-                positions[:, [column for column, place in enumerate(signature) if place[:2] == (tensor, axis)]],
-            )
-            for tensor, axis in dict.fromkeys(place[:2] for place in signature)
-            for name, canonical in self.canonical.items()
-            if canonical == tensor
+    def _places(self) -> dict[int, list[tuple[Place, int]]]:
+        places: dict[int, list[tuple[Place, int]]] = defaultdict(list)
+        for (tensor, axis, rows), labels in self._axes.items():
+            for position, label in enumerate(labels.tolist()):
+                unit, slot = divmod(label, SLOTS)
+                root = self.labels.find(unit)
+                if root != FROZEN:
+                    places[root].append(((tensor, axis, rows, slot, self.labels.role(unit)), position))
+        for found in places.values():
+            found.sort(key=lambda entry: (entry[0][:2], entry[0][2] or (-1, -1), entry[0][3:], entry[1]))
+        return places
+
+    def _add_heads(
+        self, groups: dict[str, Group], places: dict[int, list[tuple[Place, int]]], heads: Array, inside: Array
+    ) -> None:
+        """Add the group that permutes heads as wholes: q, k, v and the columns behind them."""
+        roots = [self.labels.find(int(label) // SLOTS) for label in heads]
+        if FROZEN in roots or len(set(roots)) != len(roots):
+            return
+        # several tables of units (of q and k, of v) may hang on the same heads: the first one adds them all
+        tables = [
+            table
+            for labels, table in self._heads.values()
+            if [self.labels.find(int(label) // SLOTS) for label in labels] == roots
         ]
+        if inside is not tables[0]:
+            return
+        where: list[Place] = []
+        columns: list[Array] = []
+        for table in tables:
+            units = [[self.labels.find(int(label) // SLOTS) for label in row] for row in table]
+            signatures = {tuple(place for place, _ in places.get(unit, [])) for row in units for unit in row}
+            if any(FROZEN in row for row in units) or len(signatures) != 1:
+                return
+            for index, place in enumerate(signatures.pop()):
+                where.append(place)
+                columns.append(np.array([[places[unit][index][1] for unit in row] for row in units]))
+        own = {tuple(place for place, _ in places.get(root, [])) for root in roots}
+        if len(own) != 1:
+            return
+        for index, place in enumerate(own.pop()):
+            where.append(place)
+            columns.append(np.array([[places[root][index][1]] for root in roots]))
+        if where and not _ambiguous([(place, 0) for place in where]):
+            self._add(groups, where, columns, suffix=" (heads)")
+
+    def _add(
+        self, groups: dict[str, Group], where: Sequence[Place], positions: Sequence[Array] | Array, suffix: str = ""
+    ) -> None:
+        """Add a group; ``positions`` holds for each place an array (units, positions), or has these as last axes."""
+        columns = list(positions) if isinstance(positions, list) else list(np.moveaxis(np.asarray(positions), 1, 0))
+        uses = []
+        for tensor, axis, rows in dict.fromkeys(place[:3] for place in where):
+            chosen = [column for place, column in zip(where, columns, strict=True) if place[:3] == (tensor, axis, rows)]
+            uses += [
+                AxisUse(name, axis, np.concatenate(chosen, axis=1), rows)
+                for name, canonical in self._canonical.items()
+                if canonical == tensor
+            ]
+        order = list(self._state)
+        uses.sort(key=lambda use: (order.index(use.tensor), use.axis, use.rows or (0, 0)))
+        base = next((use.tensor for use in uses if use.axis == 0), uses[0].tensor) + suffix
+        name, count = base, 1
+        while name in groups:
+            name, count = f"{base} [{count}]", count + 1
+        groups[name] = Group(len(uses[0].positions), tuple(uses))
 
     def _frozen(self) -> dict[tuple[str, int], str]:
         """Return the axes of which some position may not be permuted, with the reason."""
         frozen = {}
-        for (tensor, axis), labels in self.axes.items():
-            units = [int(unit) for unit in np.unique(labels // _SLOTS)]
-            if all(self.labels.find(unit) for unit in units):
+        for (tensor, axis, _), labels in self._axes.items():
+            units = np.unique(labels // SLOTS).tolist()
+            if all(self.labels.find(unit) != FROZEN for unit in units):
                 continue
-            reasons = [self.labels.reason[unit] for unit in units if unit in self.labels.reason]
+            reasons = [self.labels.reasons[unit] for unit in units if unit in self.labels.reasons]
             frozen[tensor, axis] = reasons[0] if reasons else "joined with a frozen axis"
-        for tensor, value in self.state.items():
+        known = {(tensor, axis) for tensor, axis, _ in self._axes}
+        for tensor, value in self._state.items():
             for axis in range(value.dim()):
-                if (self.canonical[tensor], axis) not in self.axes:
+                if value.shape[axis] > 1 and (self._canonical[tensor], axis) not in known:
                     frozen[tensor, axis] = "not permuted by any operation"
         return frozen
 
 
-def _shape(node: fx.Node) -> tuple[int, ...]:
-    meta: Any = node.meta.get("tensor_meta")
-    return tuple(meta.shape) if hasattr(meta, "shape") else ()
-
-
-Rule = Callable[[_Derivation, _Call], Value | None]
-
-
-def _linear(derivation: _Derivation, call: _Call) -> Value:
-    """Join the input's last axis with the weight's columns; hand on its rows."""
-    value = call.inputs[0]
-    derivation.labels.join(value[-1], derivation.axis_of(call.prefix + "weight", 1), "the model's input")
-    rows = derivation.axis_of(call.prefix + "weight", 0)
-    if getattr(call.module, "bias", None) is not None:
-        derivation.labels.join(rows, derivation.axis_of(call.prefix + "bias", 0), "bias")
-    return (*value[:-1], rows)
-
-
-def _elementwise(derivation: _Derivation, call: _Call) -> Value | None:
-    """Hand on the input of an operation that treats every position alike."""
-    return call.inputs[0] if len(call.inputs) == 1 else None
-
-
-def _arithmetic(derivation: _Derivation, call: _Call) -> Value | None:
-    """Join the axes of two operands position by position (a residual addition, a gate)."""
-    if len(call.inputs) == 1:
-        return call.inputs[0]
-    if len(call.inputs) != 2:
-        return None
-    left, right = call.inputs
-    if len(left) != len(right) or any(
-        a is not None and b is not None and len(a) != len(b) for a, b in zip(left, right, strict=True)
-    ):
-        return None
-    for a, b in zip(left, right, strict=True):
-        derivation.labels.join(a, b, call.node.name)
-    return left
-
-
-def _flatten(derivation: _Derivation, call: _Call) -> Value | None:
-    """Give each flattened position the label of its channel, and its place among the pixels as a slot."""
-    value, before, after = call.inputs[0], _shape(call.node.all_input_nodes[0]), call.shape
-    kept = len(after) - 1
-    if before[:kept] != after[:kept] or any(axis is not None for axis in value[:1] + value[kept + 1 :]):
-        return None
-    labels = value[kept]
-    if labels is None:
-        return (*value[:kept], None)
-    pixels = after[-1] // before[kept]
-    slots = labels % _SLOTS
-    if pixels * (int(slots.max()) + 1) > _SLOTS:
-        return None
-    flattened = (labels - slots)[:, None] + slots[:, None] * pixels + np.arange(pixels)
-    return (*value[:kept], flattened.reshape(-1))
-
-
-_ELEMENTWISE_MODULES: tuple[type[nn.Module], ...] = (
-    nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Sigmoid, nn.Tanh,
-    nn.Softplus, nn.Softsign, nn.Hardswish, nn.Hardsigmoid, nn.Hardtanh, nn.Dropout, nn.Identity,
-)  # fmt: skip
-_MODULE_RULES: dict[type[nn.Module], Rule] = {
-    nn.Linear: _linear,
-    nn.Flatten: _flatten,
-    **dict.fromkeys(_ELEMENTWISE_MODULES, _elementwise),
-}
-_ELEMENTWISE_FUNCTIONS = ("relu", "gelu", "silu", "sigmoid", "tanh", "dropout", "leaky_relu", "contiguous", "clone")
-_FUNCTION_RULES: dict[str, Rule] = {
-    **dict.fromkeys(_ELEMENTWISE_FUNCTIONS, _elementwise),
-    **dict.fromkeys(("add", "iadd", "sub", "mul", "imul"), _arithmetic),
-    "flatten": _flatten,
-}
-
-
-def _rule(node: fx.Node, module: nn.Module | None) -> Rule | None:
-    if module is not None:
-        return _MODULE_RULES.get(type(module))
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-    return _FUNCTION_RULES.get(name)
+def _ambiguous(found: Sequence[tuple[Place, int]]) -> bool:
+    """Whether a unit has two positions on one axis that nothing tells apart."""
+    where = [place for place, _ in found]
+    return len(set(where)) != len(where)

@@ -123,11 +123,17 @@ def _best_order(
 
 def _units(state: dict[str, NDArray[np.float64]], use: AxisUse) -> NDArray[np.float64]:
     """Return what each unit owns of one tensor: an array (units, everything else)."""
-    owned = np.take(state[use.tensor], use.positions.reshape(-1), axis=use.axis)
+    tensor = state[use.tensor] if use.rows is None else state[use.tensor][slice(*use.rows)]
+    owned = np.take(tensor, use.positions.reshape(-1), axis=use.axis)
     return np.moveaxis(owned, use.axis, 0).reshape(len(use.positions), -1)
 
 
 def _reorder(state: dict[str, NDArray[np.float64]], use: AxisUse, order: NDArray[np.int64]) -> None:
-    index = np.arange(state[use.tensor].shape[use.axis])
-    index[use.positions] = use.positions[order]
-    state[use.tensor] = np.take(state[use.tensor], index, axis=use.axis)
+    tensor = state[use.tensor]
+    index = use.index(order, tensor.shape[use.axis])
+    if use.rows is None:
+        state[use.tensor] = np.take(tensor, index, axis=use.axis)
+    else:
+        tensor = tensor.copy()
+        tensor[slice(*use.rows)] = np.take(tensor[slice(*use.rows)], index, axis=use.axis)
+        state[use.tensor] = tensor

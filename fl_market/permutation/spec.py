@@ -34,11 +34,20 @@ class AxisUse:
     positions
         Integer array (units, slots): unit ``i`` owns the positions ``positions[i]`` of the axis. One slot is the
         plain case; a linear layer behind ``flatten`` has one slot for each pixel of its channel.
+    rows
+        First and last (exclusive) row of the tensor that the use is restricted to: a group of a convolution.
     """
 
     tensor: str
     axis: int
     positions: NDArray[np.int64]
+    rows: tuple[int, int] | None = None
+
+    def index(self, order: NDArray[np.int64], size: int) -> NDArray[np.int64]:
+        """Return which position of the axis comes to each position of it, for an order of the units."""
+        index = np.arange(size)
+        index[self.positions] = self.positions[order]
+        return index
 
 
 @dataclass(frozen=True)
@@ -124,10 +133,15 @@ def apply_permutation(
         if np.array_equal(order, np.arange(group.size)):
             continue
         for use in group.uses:
-            index = np.arange(state[use.tensor].shape[use.axis])
-            index[use.positions] = use.positions[order]
             tensor = state[use.tensor]
-            state[use.tensor] = tensor.index_select(use.axis, torch.from_numpy(index).to(tensor.device))
+            index = torch.from_numpy(use.index(order, tensor.shape[use.axis])).to(tensor.device)
+            if use.rows is None:
+                state[use.tensor] = tensor.index_select(use.axis, index)
+            else:
+                first, last = use.rows
+                state[use.tensor] = torch.cat(
+                    [tensor[:first], tensor[first:last].index_select(use.axis, index), tensor[last:]]
+                )
     return state
 
 
