@@ -142,7 +142,10 @@ class Broker:
             trials = []
             for first, second in combinations(agents, 2):
                 permutation = self._match(first, second, models)
-                for buyer, seller, order in ((first, second, permutation), (second, first, invert(permutation))):
+                for buyer, seller, order in (
+                    (first, second, permutation),
+                    (second, first, invert(self.spec, permutation)),
+                ):
                     aligned = apply_permutation(self.spec, order, models[seller])
                     trials.append(self._try(buyer, seller, models[buyer], aligned, own[buyer]))
             return sorted(trials, key=lambda trial: (trial.buyer, trial.seller))

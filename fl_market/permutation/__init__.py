@@ -5,6 +5,7 @@ from fl_market.permutation.matching import match, objective
 from fl_market.permutation.spec import (
     AxisUse,
     Group,
+    Inside,
     Permutation,
     PermutationSpec,
     apply_permutation,
@@ -16,6 +17,7 @@ from fl_market.permutation.spec import (
 __all__ = [
     "AxisUse",
     "Group",
+    "Inside",
     "Permutation",
     "PermutationSpec",
     "apply_permutation",

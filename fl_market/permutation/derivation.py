@@ -9,6 +9,7 @@ are exchangeable: they form a group. An operation without a rule freezes the lab
 import warnings
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from torch import Tensor, fx, nn
 from fl_market.errors import MarketError
 from fl_market.permutation.labels import FROZEN, SLOTS, Array, Labels, Table, Value
 from fl_market.permutation.rules import rule_for
-from fl_market.permutation.spec import AxisUse, Group, PermutationSpec
+from fl_market.permutation.spec import AxisUse, Group, Inside, PermutationSpec
 
 Rows = tuple[int, int] | None
 """The rows of a tensor to which a statement about its second axis is restricted (grouped convolutions)."""
@@ -89,6 +90,7 @@ class Derivation:
         self._axes: dict[tuple[str, int, Rows], Array] = {}
         self._parameters: dict[int, str] = {}
         self._heads: dict[bytes, tuple[Array, Array]] = {}
+        self._group_of: dict[int, str] = {}
         aliases = list(self._canonical.values())
         self._used_once = {
             self._names[node.name]
@@ -236,8 +238,11 @@ class Derivation:
         for units in alike.values():
             if len(units) > 1 and not _ambiguous(places[units[0]]):
                 where = [place for place, _ in places[units[0]]]
-                positions = np.array([[position for _, position in places[unit]] for unit in units])
-                self._add(groups, where, positions[:, :, None])
+                positions = [
+                    np.array([[places[unit][index][1]] for unit in units]) for index in range(len(where))
+                ]  # fmt: skip
+                name = self._add(groups, where, positions)
+                self._group_of.update(dict.fromkeys(units, name))
         for heads, inside in self._heads.values():
             self._add_heads(groups, places, heads, inside)
         return PermutationSpec(groups, self._frozen())
@@ -285,14 +290,17 @@ class Derivation:
         for index, place in enumerate(own.pop()):
             where.append(place)
             columns.append(np.array([[places[root][index][1]] for root in roots]))
-        if where and not _ambiguous([(place, 0) for place in where]):
-            self._add(groups, where, columns, suffix=" (heads)")
+        if not where or _ambiguous([(place, 0) for place in where]):
+            return
+        name = self._add(groups, where, columns, suffix=" (heads)")
+        for part, table in enumerate(tables):
+            for head, row in enumerate(table):
+                inner = self._group_of.get(self.labels.find(int(row[0]) // SLOTS))
+                if inner is not None:
+                    groups[inner] = replace(groups[inner], inside=Inside(name, part, head))
 
-    def _add(
-        self, groups: dict[str, Group], where: Sequence[Place], positions: Sequence[Array] | Array, suffix: str = ""
-    ) -> None:
-        """Add a group; ``positions`` holds for each place an array (units, positions), or has these as last axes."""
-        columns = list(positions) if isinstance(positions, list) else list(np.moveaxis(np.asarray(positions), 1, 0))
+    def _add(self, groups: dict[str, Group], where: Sequence[Place], columns: Sequence[Array], suffix: str = "") -> str:
+        """Add a group and return its name; ``columns`` holds for each place an array (units, positions)."""
         uses = []
         for tensor, axis, rows in dict.fromkeys(place[:3] for place in where):
             chosen = [column for place, column in zip(where, columns, strict=True) if place[:3] == (tensor, axis, rows)]
@@ -308,6 +316,7 @@ class Derivation:
         while name in groups:
             name, count = f"{base} [{count}]", count + 1
         groups[name] = Group(len(uses[0].positions), tuple(uses))
+        return name
 
     def _frozen(self) -> dict[tuple[str, int], str]:
         """Return the axes of which some position may not be permuted, with the reason."""

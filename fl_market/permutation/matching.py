@@ -18,11 +18,11 @@ from fl_market.permutation.spec import (
     Permutation,
     PermutationSpec,
     apply_permutation,
-    check_permutation,
     identity_permutation,
+    random_permutation,
     state_of,
 )
-from fl_market.seeds import numpy_generator
+from fl_market.seeds import derive_seed, numpy_generator
 
 _RELATIVE_TOLERANCE = 1e-12
 
@@ -34,6 +34,7 @@ def match(
     *,
     seed: int = 0,
     start: Permutation | None = None,
+    restarts: int = 0,
 ) -> dict[str, NDArray[np.int64]]:
     """Return the permutation of ``other`` that brings it closest to ``reference``.
 
@@ -44,9 +45,12 @@ def match(
     reference, other
         Modules or state dicts of the same architecture.
     seed
-        Decides the order in which the groups are visited; nothing else is random.
+        Decides the order in which the groups are visited and the random starts; nothing else is random.
     start
-        Where to start: the identity by default; last round's permutation saves sweeps.
+        Where to start: last round's permutation saves sweeps. By default the search starts from the identity and from
+        the units that look alike whatever the order of all others (:func:`alike`), and keeps the better result.
+    restarts
+        Random starts beyond these.
 
     Returns
     -------
@@ -59,36 +63,83 @@ def match(
     A group is solved again only if a group with which it shares a tensor has changed since. Each assignment can
     only raise the objective, and there are finitely many permutations, so the descent ends.
     """
-    permutation = {name: order.copy() for name, order in (start or identity_permutation(spec)).items()}
-    check_permutation(spec, permutation)
     reference_state = {name: _array(tensor) for name, tensor in state_of(reference).items()}
+    starts = [identity_permutation(spec), alike(spec, reference, other)] if start is None else [start]
+    starts += [random_permutation(spec, derive_seed(seed, "restart", index)) for index in range(restarts)]
+    found = [_descend(spec, reference_state, other, seed, begin) for begin in starts]
+    return max(found, key=lambda result: result[1])[0]
+
+
+def alike(
+    spec: PermutationSpec, reference: nn.Module | StateDict, other: nn.Module | StateDict
+) -> dict[str, NDArray[np.int64]]:
+    """Return the permutation that pairs units whose weights are the same numbers in any order.
+
+    What a unit owns of a tensor is sorted first, so that the order of all other units does not matter: a network and
+    its permuted copy are matched at once, where coordinate descent alone often ends in a local optimum.
+    """
+    left = {name: _array(tensor) for name, tensor in state_of(reference).items()}
+    right = {name: _array(tensor) for name, tensor in state_of(other).items()}
+    permutation = {}
+    for name, group in spec.groups.items():
+        similarity = np.zeros((group.size, group.size))
+        for use in group.uses:
+            similarity += np.sort(_units(left, use), axis=1) @ np.sort(_units(right, use), axis=1).T
+        permutation[name] = linear_sum_assignment(similarity, maximize=True)[1].astype(np.int64)
+    return permutation
+
+
+def _descend(
+    spec: PermutationSpec,
+    reference: dict[str, NDArray[np.float64]],
+    other: nn.Module | StateDict,
+    seed: int,
+    start: Permutation,
+) -> tuple[dict[str, NDArray[np.int64]], float]:
+    """Improve a permutation group by group until none can be improved, and return it with its objective."""
+    permutation = {name: order.copy() for name, order in start.items()}
     aligned = {name: _array(tensor) for name, tensor in apply_permutation(spec, permutation, other).items()}
     neighbours = _neighbours(spec)
     generator = numpy_generator(seed, "match")
-
     waiting = set(spec.groups)
     while waiting:
         for name in generator.permutation(sorted(spec.groups)):
             if name not in waiting:
                 continue
             waiting.discard(name)
-            order = _best_order(spec.groups[name].uses, reference_state, aligned)
+            order = _best_order(spec.groups[name].uses, reference, aligned)
             if order is None:
                 continue
-            permutation[name] = permutation[name][order]
+            _record(spec, permutation, name, order)
             for use in spec.groups[name].uses:
                 _reorder(aligned, use, order)
             waiting |= neighbours[name]
-    return permutation
+    return permutation, _inner_product(spec, reference, aligned)
 
 
 def objective(
     spec: PermutationSpec, reference: nn.Module | StateDict, other: nn.Module | StateDict, permutation: Permutation
 ) -> float:
     """Return the inner product of all permutable tensors of ``reference`` and of the permuted ``other``."""
-    left, right = state_of(reference), apply_permutation(spec, permutation, other)
-    names = {use.tensor for group in spec.groups.values() for use in group.uses}
-    return float(sum(np.vdot(_array(left[name]), _array(right[name])) for name in sorted(names)))
+    left = {name: _array(tensor) for name, tensor in state_of(reference).items()}
+    right = {name: _array(tensor) for name, tensor in apply_permutation(spec, permutation, other).items()}
+    return _inner_product(spec, left, right)
+
+
+def _inner_product(
+    spec: PermutationSpec, left: dict[str, NDArray[np.float64]], right: dict[str, NDArray[np.float64]]
+) -> float:
+    names = sorted({use.tensor for group in spec.groups.values() for use in group.uses})
+    return float(sum(np.vdot(left[name], right[name]) for name in names))
+
+
+def _record(
+    spec: PermutationSpec, permutation: dict[str, NDArray[np.int64]], name: str, order: NDArray[np.int64]
+) -> None:
+    """Add one group's reordering to a permutation; inside a head it belongs to the head that stands there now."""
+    inside = spec.groups[name].inside
+    target = name if inside is None else spec.twin(name, int(permutation[inside.heads][inside.head]))
+    permutation[target] = permutation[target][order]
 
 
 def _array(tensor: Tensor) -> NDArray[np.float64]:

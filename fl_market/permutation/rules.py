@@ -431,7 +431,8 @@ RULES: dict[str, Rule] = (
         same,
         "relu relu6 leaky_relu elu selu celu gelu silu mish sigmoid tanh softplus hardswish hardsigmoid hardtanh clamp "
         "clamp_min clamp_max dropout contiguous clone detach alias to _to_copy neg abs exp "
-        "log sqrt rsqrt square erf sin cos type_as lift_fresh_copy feature_dropout alpha_dropout logsigmoid hardshrink softshrink softsign",
+        "log sqrt rsqrt square erf sin cos type_as lift_fresh_copy feature_dropout alpha_dropout "
+        "logsigmoid hardshrink softshrink softsign",
     )
     | _table(arithmetic, "add sub mul div pow rsub maximum minimum where masked_fill addcmul rdiv")
     | _table(linear, "linear")

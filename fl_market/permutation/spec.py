@@ -18,7 +18,10 @@ from fl_market.parameters import StateDict
 from fl_market.seeds import numpy_generator
 
 Permutation = Mapping[str, NDArray[np.int64]]
-"""For each group: unit ``i`` of the result is unit ``permutation[group][i]`` of the model that is permuted."""
+"""For each group: unit ``i`` of the result is unit ``permutation[group][i]`` of the model that is permuted.
+
+Groups inside heads come first: their orders are those of the heads before these are permuted as wholes.
+"""
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,25 @@ class AxisUse:
 
 
 @dataclass(frozen=True)
+class Inside:
+    """The place of a group inside one unit of a group of heads.
+
+    Attributes
+    ----------
+    heads
+        Name of the group whose units are the heads.
+    part
+        Which of the sets of units that every head has (those of queries and keys, or those of values).
+    head
+        Number of the head.
+    """
+
+    heads: str
+    part: int
+    head: int
+
+
+@dataclass(frozen=True)
 class Group:
     """A set of exchangeable units and every axis on which they appear.
 
@@ -60,10 +82,13 @@ class Group:
         Number of units.
     uses
         The axes that one permutation of the units permutes together.
+    inside
+        Where the units live inside one unit of another group, as those of an attention head: of which.
     """
 
     size: int
     uses: tuple[AxisUse, ...]
+    inside: "Inside | None" = None
 
     @property
     def axes(self) -> tuple[tuple[str, int], ...]:
@@ -85,6 +110,14 @@ class PermutationSpec:
 
     groups: Mapping[str, Group]
     frozen: Mapping[tuple[str, int], str] = field(default_factory=dict)
+
+    def twin(self, name: str, head: int) -> str:
+        """Return the group that holds in another head what the named group holds in its own."""
+        inside = self.groups[name].inside
+        if inside is None:
+            return name
+        wanted = Inside(inside.heads, inside.part, head)
+        return next(other for other, group in self.groups.items() if group.inside == wanted)
 
     def describe(self) -> str:
         """Return a table of the groups, and of the axes that stay as they are with the reason why."""
@@ -165,6 +198,12 @@ def random_permutation(spec: PermutationSpec, seed: int = 0) -> dict[str, NDArra
     return {name: generator.permutation(group.size) for name, group in spec.groups.items()}
 
 
-def invert(permutation: Permutation) -> dict[str, NDArray[np.int64]]:
+def invert(spec: PermutationSpec, permutation: Permutation) -> dict[str, NDArray[np.int64]]:
     """Return the permutation that undoes this one: the match in the other direction."""
-    return {name: np.argsort(order) for name, order in permutation.items()}
+    inverse = {name: np.argsort(order) for name, order in permutation.items()}
+    for name, group in spec.groups.items():
+        if group.inside is not None:
+            # the head that stands here now came from elsewhere, and brought the order of its units along
+            origin = int(permutation[group.inside.heads][group.inside.head])
+            inverse[name] = np.argsort(permutation[spec.twin(name, origin)])
+    return inverse
