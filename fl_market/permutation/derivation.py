@@ -232,7 +232,11 @@ class Derivation:
             self._axes.pop(key, None)
         places = self._places()
         alike: dict[Hashable, list[int]] = defaultdict(list)
+        # a head stands for the units inside it, too: it is permuted with them, or not at all
+        heads_alone = {root for heads, _ in self._heads.values() for root in self._roots(heads)}
         for unit, found in places.items():
+            if unit in heads_alone:
+                continue
             alike[tuple(place for place, _ in found), self.labels.tags(unit)].append(unit)
         groups: dict[str, Group] = {}
         for units in alike.values():
@@ -263,41 +267,30 @@ class Derivation:
         self, groups: dict[str, Group], places: dict[int, list[tuple[Place, int]]], heads: Array, inside: Array
     ) -> None:
         """Add the group that permutes heads as wholes: q, k, v and the columns behind them."""
-        roots = [self.labels.find(int(label) // SLOTS) for label in heads]
-        if FROZEN in roots or len(set(roots)) != len(roots):
+        roots = self._roots(heads)
+        # several tables of units (of q and k, of v) hang on the same heads: the first one adds them all
+        tables = [table for labels, table in self._heads.values() if self._roots(labels) == roots]
+        if FROZEN in roots or len(set(roots)) != len(roots) or inside is not tables[0]:
             return
-        # several tables of units (of q and k, of v) may hang on the same heads: the first one adds them all
-        tables = [
-            table
-            for labels, table in self._heads.values()
-            if [self.labels.find(int(label) // SLOTS) for label in labels] == roots
-        ]
-        if inside is not tables[0]:
-            return
-        where: list[Place] = []
-        columns: list[Array] = []
-        for table in tables:
-            units = [[self.labels.find(int(label) // SLOTS) for label in row] for row in table]
+        found: list[tuple[Place, Array]] = []
+        for units in [[self._roots(row) for row in table] for table in tables] + [[[root] for root in roots]]:
             signatures = {tuple(place for place, _ in places.get(unit, [])) for row in units for unit in row}
-            if any(FROZEN in row for row in units) or len(signatures) != 1:
+            if len(signatures) != 1 or any(FROZEN in row for row in units):
                 return
             for index, place in enumerate(signatures.pop()):
-                where.append(place)
-                columns.append(np.array([[places[unit][index][1] for unit in row] for row in units]))
-        own = {tuple(place for place, _ in places.get(root, [])) for root in roots}
-        if len(own) != 1:
+                found.append((place, np.array([[places[unit][index][1] for unit in row] for row in units])))
+        where = [place for place, _ in found]
+        if not where or len(set(where)) != len(where):
             return
-        for index, place in enumerate(own.pop()):
-            where.append(place)
-            columns.append(np.array([[places[root][index][1]] for root in roots]))
-        if not where or _ambiguous([(place, 0) for place in where]):
-            return
-        name = self._add(groups, where, columns, suffix=" (heads)")
+        name = self._add(groups, where, [positions for _, positions in found], suffix=" (heads)")
         for part, table in enumerate(tables):
             for head, row in enumerate(table):
-                inner = self._group_of.get(self.labels.find(int(row[0]) // SLOTS))
+                inner = self._group_of.get(self._roots(row)[0])
                 if inner is not None:
                     groups[inner] = replace(groups[inner], inside=Inside(name, part, head))
+
+    def _roots(self, labels: Array) -> list[int]:
+        return [self.labels.find(int(label) // SLOTS) for label in labels]
 
     def _add(self, groups: dict[str, Group], where: Sequence[Place], columns: Sequence[Array], suffix: str = "") -> str:
         """Add a group and return its name; ``columns`` holds for each place an array (units, positions)."""

@@ -192,8 +192,9 @@ def moving(derivation: "Derivation", node: fx.Node, arguments: Sequence[Any]) ->
 def lookup(derivation: "Derivation", node: fx.Node, arguments: Sequence[Any]) -> Result:
     """Pick rows of a table by index (relative position biases): the rows are frozen, the other dimensions handed on."""
     value, indices = arguments
-    if len(indices) != 1 or not isinstance(indices[0], Value) or indices[0].tables:
+    if len(indices) != 1 or not isinstance(indices[0], Value):
         return None
+    derivation.freeze(indices[0], f"{node.name}: an index")
     derivation.freeze_axis(value, 0, f"{node.name}: picked by index")
     shape = shape_of(node)
     shift = len(shape) - len(value.shape)
