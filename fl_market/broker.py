@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from fl_market.errors import MarketError
 from fl_market.gains import Batch, Certificate, ModelLoss, certify
 from fl_market.ledger import Deal, DealState, Ledger
-from fl_market.merging import Alpha, Merge, Repair, fit_weights, interpolate, mean_alpha
+from fl_market.merging import Alpha, Merge, fit_weights, interpolate, mean_alpha, repair_for
 from fl_market.parameters import StateDict
 from fl_market.permutation import (
     Permutation,
@@ -42,7 +42,7 @@ class Terms:
     granularity
         One purchased weight for the ``"model"``, each ``"layer"`` or each ``"row"``.
     repaired
-        Whether a merged model's activation statistics may be restored, in networks without normalisation layers.
+        Whether a merged model's activation statistics may be restored, or its BatchNorm statistics recomputed.
     rule
         Pricing rule.
     gain, confidence
@@ -114,7 +114,7 @@ class Broker:
         self.template: StateDict = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
         self.spec: PermutationSpec = derive_spec(model, fit[0][:2])
         self._loss = ModelLoss(model, criterion)
-        self._repair = Repair.for_model(model, fit[0]) if self.terms.repaired else None
+        self._repair = repair_for(model, fit[0]) if self.terms.repaired else None
         self._fit, self._certify = fit, certify
         self._run, self._seed = run, seed
         self._permutations: dict[tuple[str, str], Permutation] = {}
@@ -252,18 +252,13 @@ class Broker:
         different classes), the plain interpolation is better: the fit split decides, at the midpoint, where the two
         differ most.
         """
-        repair = self._repair
 
         def plain(alpha: Alpha) -> StateDict:
             return interpolate(own, aligned, alpha)
 
-        if repair is None:
+        if self._repair is None:
             return plain
-        statistics = repair.statistics(own), repair.statistics(aligned)
-
-        def repaired(alpha: Alpha) -> StateDict:
-            return repair.merge(own, aligned, alpha, *statistics)
-
+        repaired = self._repair.merging(own, aligned)
         with torch.no_grad():
             losses = [float(self._loss(merge(0.5), self._fit).mean()) for merge in (plain, repaired)]
         return repaired if losses[1] < losses[0] else plain

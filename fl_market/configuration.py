@@ -47,7 +47,7 @@ class Configuration:
     gain, confidence
         The gain-from-trade's form, and the level of its certificate's lower bound.
     repair
-        Restore the activation statistics of merged networks that have no normalisation layers.
+        Restore the activation statistics of merged networks, or recompute those of BatchNorm.
     fit_steps, fit_learning_rate
         Gradient steps on the purchased weights of layers or rows.
     tuning_learning_rate

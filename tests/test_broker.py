@@ -135,3 +135,34 @@ def test_a_buyer_buys_from_one_seller_a_round(models):
 def test_amounts_that_nobody_can_pay(amount):
     with pytest.raises(MarketError, match="a bid or an ask"):
         broker().check_amount(amount)
+
+
+class Normed(nn.Sequential):
+    """A network with BatchNorm, LayerNorm or GroupNorm."""
+
+    def __init__(self, norm):
+        super().__init__(nn.Linear(6, 16), norm, nn.ReLU(), nn.Linear(16, 3))
+
+
+@pytest.mark.parametrize("norm", [nn.BatchNorm1d, nn.LayerNorm, lambda size: nn.GroupNorm(4, size)])
+def test_networks_with_norms_trade(norm):
+    data = blobs(1500, 1)
+    states = {}
+    for seed, agent, scarce in ((1, "A", 0), (2, "B", 2)):
+        torch.manual_seed(seed)
+        model = Normed(norm(16)).train()
+        kept = (data[1] != scarce) | (torch.arange(1500) % 10 == 0)
+        optimiser = torch.optim.Adam(model.parameters(), lr=0.01)
+        for _ in range(60):
+            optimiser.zero_grad()
+            nn.functional.cross_entropy(model(data[0][kept]), data[1][kept]).backward()
+            optimiser.step()
+        states[agent] = model.state_dict()
+    made = Broker(Normed(norm(16)), nn.CrossEntropyLoss(reduction="none"), blobs(600, 7), blobs(600, 8))
+    for agent in states:
+        made.seat(agent)
+    trials = made.try_before_purchase(states)
+    certificate = by_pair(trials)["A", "B"].certificate
+    assert certificate.positive
+    assert certificate.gain > 0.1
+    assert set(made.bargain(1, trials, {("A", "B"): 1}, {})) == {"A"}

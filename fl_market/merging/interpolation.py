@@ -4,7 +4,7 @@ r"""Merge a seller's aligned parameters into a buyer's.
 parameters once lack their hat; both sides are the parameters after local training.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from torch import Tensor, nn
 
@@ -14,6 +14,8 @@ from fl_market.permutation.spec import state_of
 
 Alpha = float | Mapping[str, Tensor]
 """Purchased weight: one number, or for each floating-point tensor a weight that broadcasts against it."""
+Merge = Callable[[Alpha], StateDict]
+"""From a purchased weight to the merged model."""
 
 
 def interpolate(buyer: nn.Module | StateDict, seller: nn.Module | StateDict, alpha: Alpha) -> dict[str, Tensor]:

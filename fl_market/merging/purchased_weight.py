@@ -13,12 +13,9 @@ from torch import Tensor, nn
 
 from fl_market.errors import MarketError
 from fl_market.gains.losses import Batch, Loss
-from fl_market.merging.interpolation import Alpha, interpolate
+from fl_market.merging.interpolation import Alpha, Merge, interpolate
 from fl_market.parameters import StateDict
 from fl_market.permutation.spec import state_of
-
-Merge = Callable[[Alpha], StateDict]
-"""From a purchased weight to the merged model."""
 
 GRANULARITIES = ("model", "layer", "row")
 GRID = tuple(round(0.05 + 0.1 * step, 2) for step in range(10))

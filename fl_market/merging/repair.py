@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
-from fl_market.merging.interpolation import Alpha, interpolate
+from fl_market.merging.interpolation import Alpha, Merge, interpolate
+from fl_market.merging.norm_statistics import NormStatistics
 from fl_market.parameters import StateDict
 
 Statistics = Mapping[str, tuple[Tensor, Tensor]]
@@ -27,6 +28,18 @@ _NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.LocalResponseNor
 SAMPLES = 512
 _STRONGEST = 5.0
 """A unit is rescaled by at most this factor, and at least by its inverse: dead units stay dead."""
+
+
+def repair_for(model: nn.Module, inputs: Tensor) -> "Repair | NormStatistics | None":
+    """Return what mends merged networks of one architecture, or None where nothing has to be.
+
+    Without normalisation layers that is :class:`Repair`, with BatchNorm :class:`NormStatistics`; the other norms
+    compute their statistics anew for every sample.
+    """
+    modules = list(model.modules())
+    if any(isinstance(module, _BatchNorm) and module.track_running_stats for module in modules):
+        return NormStatistics(model, inputs)
+    return None if any(isinstance(module, _NORMS) for module in modules) else Repair(model, inputs)
 
 
 class Repair:
@@ -51,10 +64,14 @@ class Repair:
             name for name, count in calls.items() if count == 1 and getattr(modules[name], "bias", None) is not None
         )
 
-    @classmethod
-    def for_model(cls, model: nn.Module, inputs: Tensor) -> "Repair | None":
-        """Return a repair, or None for a model that has normalisation layers."""
-        return None if any(isinstance(module, _NORMS) for module in model.modules()) else cls(model, inputs)
+    def merging(self, own: StateDict, other: StateDict) -> Merge:
+        """Return how two state dicts are merged for a given purchased weight, repaired."""
+        statistics = self.statistics(own), self.statistics(other)
+
+        def merged(alpha: Alpha) -> StateDict:
+            return self.merge(own, other, alpha, *statistics)
+
+        return merged
 
     def statistics(self, state: StateDict) -> Statistics:
         """Return mean and standard deviation of each output unit of each layer that can be repaired."""

@@ -1,7 +1,7 @@
 """Alignment (paper, section 3.2, "Using Purchased Parameters"): what may be permuted, and how to match it."""
 
 from fl_market.permutation.derivation import derive_spec
-from fl_market.permutation.matching import match, objective
+from fl_market.permutation.matching import match, match_many, objective
 from fl_market.permutation.spec import (
     AxisUse,
     Group,
@@ -25,6 +25,7 @@ __all__ = [
     "identity_permutation",
     "invert",
     "match",
+    "match_many",
     "objective",
     "random_permutation",
 ]

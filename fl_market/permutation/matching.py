@@ -6,12 +6,14 @@ best order of that one is a linear assignment problem.
 """
 
 from collections import defaultdict
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
+from fl_market.errors import MarketError
 from fl_market.parameters import StateDict
 from fl_market.permutation.spec import (
     AxisUse,
@@ -68,6 +70,51 @@ def match(
     starts += [random_permutation(spec, derive_seed(seed, "restart", index)) for index in range(restarts)]
     found = [_descend(spec, reference_state, other, seed, begin) for begin in starts]
     return max(found, key=lambda result: result[1])[0]
+
+
+def match_many(
+    spec: PermutationSpec, models: Sequence[nn.Module | StateDict], *, seed: int = 0, sweeps: int = 2
+) -> list[dict[str, NDArray[np.int64]]]:
+    """Return for each model the permutation that brings it into one order common to all.
+
+    Parameters
+    ----------
+    spec
+        What may be permuted in all of them.
+    models
+        One or more modules or state dicts of one architecture; the first one is where the common order begins.
+    seed
+        As in :func:`match`.
+    sweeps
+        How often every model is matched again, to the mean of all others.
+
+    Returns
+    -------
+    list of dict
+        ``apply_permutation(spec, result[i], models[i])`` are comparable unit by unit. Going from model i to j to k is
+        the same as going from i to k at once, and the cost is linear in the number of models.
+
+    Raises
+    ------
+    MarketError
+        If there is no model.
+    """
+    if not models:
+        raise MarketError("match_many needs at least one model")
+    found = [identity_permutation(spec)] + [match(spec, models[0], model, seed=seed) for model in models[1:]]
+    aligned = [_floats(apply_permutation(spec, order, model)) for order, model in zip(found, models, strict=True)]
+    total = {name: sum(state[name] for state in aligned) for name in aligned[0]}
+    for _ in range(sweeps if len(models) > 2 else 0):
+        for index, model in enumerate(models):
+            others = {name: tensor - aligned[index][name] for name, tensor in total.items()}
+            found[index] = match(spec, others, model, seed=seed, start=found[index])
+            aligned[index] = _floats(apply_permutation(spec, found[index], model))
+            total = {name: tensor + aligned[index][name] for name, tensor in others.items()}
+    return found
+
+
+def _floats(state: StateDict) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().double() for name, tensor in state.items()}
 
 
 def alike(

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from fl_market.merging import Repair, interpolate
+from fl_market.merging import NormStatistics, Repair, interpolate, repair_for
 
 
 def network(seed):
@@ -17,7 +17,7 @@ INPUTS = torch.randn(200, 1, 6, 6, generator=torch.Generator().manual_seed(0))
 
 def merged_with(alpha):
     own, other = network(1).state_dict(), network(2).state_dict()
-    repair = Repair.for_model(network(0), INPUTS)
+    repair = Repair(network(0), INPUTS)
     statistics = repair.statistics(own), repair.statistics(other)
     with torch.no_grad():
         return repair, own, other, statistics, repair.merge(own, other, alpha, *statistics)
@@ -55,12 +55,50 @@ def test_a_weight_for_each_row_sets_each_unit_s_target():
         torch.testing.assert_close(tensor, single[name])
 
 
-@pytest.mark.parametrize("norm", [nn.BatchNorm1d(8), nn.LayerNorm(8), nn.GroupNorm(2, 8)])
-def test_networks_with_normalisation_layers_are_left_alone(norm):
-    assert Repair.for_model(nn.Sequential(nn.Linear(4, 8), norm, nn.Linear(8, 2)), torch.zeros(3, 4)) is None
+@pytest.mark.parametrize(
+    ("norm", "expected"),
+    [
+        (nn.Identity(), Repair),
+        (nn.BatchNorm1d(8), NormStatistics),
+        (nn.BatchNorm1d(8, track_running_stats=False), type(None)),
+        (nn.LayerNorm(8), type(None)),
+        (nn.GroupNorm(2, 8), type(None)),
+    ],
+)
+def test_what_mends_which_network(norm, expected):
+    model = nn.Sequential(nn.Linear(4, 8), norm, nn.Linear(8, 2))
+    assert type(repair_for(model, torch.zeros(3, 4))) is expected
+
+
+def normed(seed):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Flatten(), nn.Linear(6 * 16, 4)).eval()
+
+
+def test_batch_norm_statistics_are_those_of_the_merged_network():
+    model = normed(0)
+    norms = NormStatistics(model, INPUTS, batch_size=100)
+    merged = norms.merging(normed(1).state_dict(), normed(2).state_dict())(0.5)
+    with torch.no_grad():
+        activations = torch.nn.functional.conv2d(INPUTS, merged["0.weight"], merged["0.bias"])
+    parts = activations.split(100)
+    torch.testing.assert_close(merged["1.running_mean"], torch.stack([p.mean((0, 2, 3)) for p in parts]).mean(0))
+    torch.testing.assert_close(merged["1.running_var"], torch.stack([p.var((0, 2, 3)) for p in parts]).mean(0))
+
+
+def test_recomputing_leaves_model_inputs_and_everything_else_alone():
+    model, state = normed(0), normed(1).state_dict()
+    before = {name: tensor.clone() for name, tensor in state.items()}
+    own = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    found = NormStatistics(model, INPUTS).recompute(state)
+    assert {name for name in state if not torch.equal(state[name], found[name])} == {"1.running_mean", "1.running_var"}
+    assert all(torch.equal(before[name], tensor) for name, tensor in state.items())
+    assert all(torch.equal(own[name], tensor) for name, tensor in model.state_dict().items())
+    assert not any(module.training for module in model.modules())
+    assert model[1].momentum == 0.1
 
 
 def test_a_layer_that_is_called_twice_is_left_alone():
     shared = nn.Linear(4, 4)
     model = nn.Sequential(shared, nn.ReLU(), shared, nn.Linear(4, 2))
-    assert Repair.for_model(model, torch.zeros(3, 4)).layers == ("3",)
+    assert Repair(model, torch.zeros(3, 4)).layers == ("3",)

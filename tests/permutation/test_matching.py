@@ -12,6 +12,7 @@ from fl_market.permutation import (
     identity_permutation,
     invert,
     match,
+    match_many,
     objective,
     random_permutation,
 )
@@ -58,6 +59,37 @@ def test_the_inverse_is_the_match_in_the_other_direction():
     spec, first, second = pair((6, 8, 8, 3), 0)
     found = match(spec, first, second)
     assert objective(spec, first, second, found) == pytest.approx(objective(spec, second, first, invert(spec, found)))
+
+
+def test_many_models_come_into_one_order():
+    """Five noisy permuted copies, in any order: all are the same network again, whichever way one goes."""
+    spec, state, _ = pair((6, 12, 12, 3), 4)
+    copies = [
+        apply_permutation(
+            spec, random_permutation(spec, k), {n: t + 0.02 * torch.randn_like(t) for n, t in state.items()}
+        )
+        for k in range(5)
+    ]
+    orders = match_many(spec, copies)
+    common = [apply_permutation(spec, order, copy) for order, copy in zip(orders, copies, strict=True)]
+    for other in common[1:]:
+        for name, tensor in common[0].items():
+            assert (tensor - other[name]).abs().max() < 0.2
+
+    def step(i, j, model):
+        return apply_permutation(spec, invert(spec, orders[j]), apply_permutation(spec, orders[i], model))
+
+    direct, around = step(0, 2, copies[0]), step(1, 2, step(0, 1, copies[0]))
+    assert all(torch.equal(direct[name], around[name]) for name in direct)
+
+
+def test_matching_many_is_matching_for_two():
+    spec, first, second = pair((6, 8, 8, 3), 2)
+    orders = match_many(spec, [first, second])
+    direct = match(spec, first, second)
+    assert all(np.array_equal(orders[1][name], direct[name]) for name in spec.groups)
+    with pytest.raises(MarketError, match="at least one"):
+        match_many(spec, [])
 
 
 def test_matching_depends_on_the_seed_alone():
