@@ -83,7 +83,7 @@ def read_mnist(data_dir: Path, download: bool = False) -> tuple[Batch, Batch]:
                 if part.data.shape != (count, 28, 28) or part.targets.shape != (count,):
                     raise ValueError(f"{count} images of 28 x 28 pixels were expected, not {tuple(part.data.shape)}")
     except Exception as error:
-        reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
+        reason = str(error).splitlines()[0].rstrip(".:") if str(error) else type(error).__name__
         raise MarketError(
             f"MNIST cannot be read from {data_dir}: {reason}; accepted is the layout of torchvision.datasets.MNIST "
             f"({data_dir / 'MNIST' / 'raw'}), and --download fetches it"

@@ -12,7 +12,7 @@ from fl_market.configuration import Configuration
 from fl_market.errors import MarketError
 from fl_market.experiments.engines import run_inline
 from fl_market.experiments.inline_grid import InlineGrid
-from fl_market.ledger import ENDOWMENT, DealState, Ledger
+from fl_market.ledger import ENDOWMENT, ESCROW, DealState, Ledger
 from fl_market.protocol import OFFER, QUOTE
 from strategies import ParameterMarket
 from strategies.arms import ARMS, Setting
@@ -66,13 +66,23 @@ def play(tamper=None, reorder=None, **options):
     configuration = configured(**options)
     grid = SpiedGrid(configuration, tamper, reorder)
     ledger = Ledger.open()
-    history = History(configuration.strategy, configuration.num_server_rounds)
+
+    def check(report):
+        """After every round the ledger is right, nothing waits in escrow, and no money came or went."""
+        assert ledger.verify() == []
+        balances = ledger.balances()
+        assert balances[ESCROW] == 0
+        assert sum(balances.values()) == 0
+        checked.append(report.round)
+
+    checked = []
+    history = History(configuration.strategy, configuration.num_server_rounds, check)
     strategy = ARMS[configuration.strategy].build(Setting(configuration, configuration.load_task(), history, ledger))
     common = configuration.load_task().initial_model(configuration.seed)
     strategy.start(
         grid=grid, initial_arrays=ArrayRecord(common.state_dict()), num_rounds=configuration.num_server_rounds
     )
-    assert ledger.verify() == []
+    assert checked == list(range(1, configuration.num_server_rounds + 1))
     return strategy, grid, ledger
 
 
