@@ -228,22 +228,27 @@ class Broker:
 
     def _try(self, buyer: str, seller: str, own: StateDict, aligned: StateDict, own_losses: Tensor) -> Trial:
         merge = self._merging(own, aligned)
-        alpha = fit_weights(
-            own,
-            aligned,
-            self._loss,
-            self._fit,
-            self.terms.granularity,
-            merge=merge,
-            steps=self.terms.fit_steps,
-            learning_rate=self.terms.fit_learning_rate,
-        )
+        try:
+            alpha = fit_weights(
+                own,
+                aligned,
+                self._loss,
+                self._fit,
+                self.terms.granularity,
+                merge=merge,
+                steps=self.terms.fit_steps,
+                learning_rate=self.terms.fit_learning_rate,
+            )
+        except MarketError:
+            # a seller whose parameters are finite but absurd: no merged model has a finite loss, so nothing is for sale
+            return Trial(buyer, seller, 0.0, self._certificate(own_losses, own_losses), own, own)
         with torch.no_grad():
             merged = merge(alpha)
-        certificate = certify(
-            own_losses, self._certified_losses(merged), confidence=self.terms.confidence, kind=self.terms.gain
-        )
+        certificate = self._certificate(own_losses, self._certified_losses(merged))
         return Trial(buyer, seller, mean_alpha(alpha, own), certificate, own, merged)
+
+    def _certificate(self, before: Tensor, after: Tensor) -> Certificate:
+        return certify(before, after, confidence=self.terms.confidence, kind=self.terms.gain)
 
     def _merging(self, own: StateDict, aligned: StateDict) -> Merge:
         """Return how these two are merged for a given purchased weight.

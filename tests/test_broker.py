@@ -81,6 +81,17 @@ def test_a_worthless_model_sells_nothing(models):
             broker().bargain(1, list(trials.values()), {("A", "B"): 10}, {})
 
 
+@pytest.mark.parametrize("scale", [1e8, 1e25, 3e38])
+@pytest.mark.parametrize("terms", [{}, {"granularity": "row"}, {"repaired": False}])
+def test_finite_but_absurd_parameters_are_not_for_sale_and_stop_nobody(models, scale, terms):
+    absurd = {name: torch.full_like(tensor, scale) for name, tensor in models["B"].items()}
+    trials = by_pair(broker(fit_steps=2, **terms).try_before_purchase(models | {"C": absurd}))
+    assert not trials["A", "C"].certificate.positive
+    assert not trials["B", "C"].certificate.positive
+    for pair, trial in by_pair(broker(fit_steps=2, **terms).try_before_purchase(models)).items():
+        assert trials[pair].certificate == trial.certificate
+
+
 def test_a_trial_depends_on_nothing_but_the_models(models):
     """Neither the order of the agents nor an earlier trade of the round."""
     forwards = broker().try_before_purchase(models)

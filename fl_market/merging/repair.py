@@ -5,7 +5,7 @@ layer; the merged network is then flat and trains slowly. The repair rescales ea
 convolutional layer so that its mean and standard deviation are again the interpolation of those of the two ends:
 :math:`(1-\alpha)\mu_b + \alpha\mu_s` and :math:`(1-\alpha)\sigma_b + \alpha\sigma_s`. It looks at inputs only, never
 at labels, and is folded into weights and biases: the model keeps its architecture. Networks with normalisation layers
-mend themselves in those layers; none of this is done to them.
+mend themselves in those layers, once BatchNorm's statistics are recomputed (``norm_statistics.py``).
 """
 
 from collections.abc import Callable, Mapping
