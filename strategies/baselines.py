@@ -15,7 +15,7 @@ from fl_market.gains import Batch, ModelLoss, certify
 from fl_market.merging.fine_tuning import fine_tune
 from fl_market.seeds import reproducible
 from strategies.exchange import wait_for_nodes
-from strategies.history import History, in_agent_order
+from strategies.history import History, agent_of, in_agent_order
 
 
 class RecordedFedAvg(FedAvg):
@@ -52,7 +52,7 @@ class RecordedFedAvg(FedAvg):
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Keep each agent's metrics, and aggregate as FedAvg does."""
         ordered = in_agent_order(replies)
-        self.history.record(server_round, ordered)
+        self.history.record(server_round, {agent_of(reply): reply.content for reply in ordered if reply.has_content()})
         return super().aggregate_evaluate(server_round, ordered)
 
 

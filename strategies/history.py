@@ -1,8 +1,8 @@
 """What agents report of themselves after each round: it steers nothing."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
-from flwr.app import Message
+from flwr.app import Message, RecordDict
 
 from fl_market.reports import RoundReport, RoundResult
 
@@ -38,16 +38,24 @@ class History:
         self.deals = 0
         self._arm, self._rounds, self._observer = arm, rounds, observer
 
-    def record(self, server_round: int, replies: Iterable[Message]) -> None:
-        """Keep the metrics of the replies to an evaluation, and report progress."""
+    def record(self, server_round: int, contents: Mapping[str, RecordDict]) -> None:
+        """Keep the metrics of the agents' replies to an evaluation, by name, and report progress."""
         accuracies = []
-        for reply in in_agent_order(replies):
-            if reply.has_error() or "metrics" not in reply.content.metric_records:
+        for agent, content in sorted(contents.items()):
+            accuracy, loss = number_in(content, "test-accuracy"), number_in(content, "test-loss")
+            if accuracy is None or loss is None:
                 continue
-            metrics = reply.content.metric_records["metrics"]
-            accuracy, loss = float(metrics["test-accuracy"]), float(metrics["test-loss"])  # type: ignore[arg-type]
-            self.results.setdefault(agent_of(reply), []).append(RoundResult(server_round, accuracy, loss))
+            self.results.setdefault(agent, []).append(RoundResult(server_round, accuracy, loss))
             accuracies.append(accuracy)
         if self._observer is not None:
             mean = sum(accuracies) / len(accuracies) if accuracies else float("nan")
             self._observer(RoundReport(self._arm, server_round, self._rounds, self.deals, mean))
+
+
+def number_in(content: RecordDict, key: str) -> float | None:
+    """Return a metric of a reply, or None where it is missing or no number."""
+    for record in content.metric_records.values():
+        value = record.get(key)
+        if isinstance(value, (int, float)):
+            return float(value)
+    return None

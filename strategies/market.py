@@ -20,7 +20,7 @@ from fl_market.naming import Pseudonyms
 from fl_market.parameters import StateDict, check_parameters, digest
 from fl_market.protocol import OFFER, QUOTE, Ask, Bid, Item, Offer, QuoteRequest, Receipt, from_columns, to_columns
 from strategies.exchange import ask, build_messages, collect, wait_for_nodes, warn
-from strategies.history import History
+from strategies.history import History, number_in
 
 
 @dataclass
@@ -109,7 +109,7 @@ class ParameterMarket(Strategy):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Take in the trained models, then offer, bargain and escrow; there is no global model to return."""
         contents, failures = collect(self._sent, replies)
-        self._present, losses = [], []
+        self._present = []
         for node, content in sorted(contents.items()):
             try:
                 seat = self._take_in(node, content)
@@ -117,7 +117,6 @@ class ParameterMarket(Strategy):
                 failures[node] = str(error)
                 continue
             self._present.append(seat)
-            losses.append(_number(content, "train-loss"))
         for node, reason in failures.items():
             warn(server_round, self._who(node), reason)
             if node in self._seats:
@@ -126,6 +125,7 @@ class ParameterMarket(Strategy):
         self._deals = {}
         if server_round >= self._first_round and len(self._present) > 1:
             self._trade(server_round)
+        losses = _numbers({seat.node: contents[seat.node] for seat in self._present}, "train-loss")
         if not losses:
             return None, None
         return None, MetricRecord(
@@ -257,7 +257,6 @@ class ParameterMarket(Strategy):
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Release the escrow of each purchase that its buyer acknowledged, and refund the others."""
-        replies = list(replies)
         contents, failures = collect(self._sent, replies)
         for node, reason in failures.items():
             warn(server_round, self._who(node), reason)
@@ -266,8 +265,8 @@ class ParameterMarket(Strategy):
             seat.agent_digest = "" if content is None else _text(content, "acknowledgement", "model-digest", default="")
             if seat.name in self._deals:
                 self._close(server_round, seat)
-        self.history.record(server_round, replies)
-        losses = [_number(content, "test-loss") for content in contents.values()]
+        self.history.record(server_round, {self._seats[node].name: content for node, content in contents.items()})
+        losses = _numbers(contents, "test-loss")
         return MetricRecord({"test-loss": sum(losses) / len(losses), "agents": len(losses)}) if losses else None
 
     def _close(self, server_round: int, seat: _Seat) -> None:
@@ -326,9 +325,7 @@ def _text(content: RecordDict, record: str, key: str, default: str | None = None
     return default
 
 
-def _number(content: RecordDict, key: str) -> float:
-    for record in content.metric_records.values():
-        value = record.get(key)
-        if isinstance(value, (int, float)):
-            return float(value)
-    return float("nan")
+def _numbers(contents: dict[int, RecordDict], key: str) -> list[float]:
+    """Return a metric of all replies that have it, in an order that does not depend on when they arrived."""
+    found = (number_in(content, key) for content in contents.values())
+    return sorted(value for value in found if value is not None)

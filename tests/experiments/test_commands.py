@@ -15,7 +15,7 @@ from fl_market.reports.summary import summarise
 
 pytestmark = pytest.mark.flower
 ROOT = Path(__file__).resolve().parents[2]
-QUICK = ["--rounds", "3", "--first-round", "2", "--prior", "exponential(1000)", "--quiet"]
+QUICK = ["--rounds", "3", "--first-round", "2", "--prior", "exponential(1000)", "--learning-rate", "0.1", "--quiet"]
 
 
 def command(*arguments):

@@ -5,7 +5,7 @@ import logging
 import numpy as np
 import pytest
 import torch
-from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord
 
 from clients.client_app import app
 from fl_market.configuration import Configuration
@@ -312,6 +312,30 @@ def test_without_an_acknowledgement_the_buyer_is_refunded_and_keeps_its_own_mode
     trained = next(r for a, m, r in grid.seen if m is own).content["arrays"].to_torch_state_dict()
     seat = next(seat for seat in strategy._seats.values() if seat.name == "A")
     assert all(torch.equal(seat.model[name], tensor) for name, tensor in trained.items())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda message, reply: changed(reply, metrics=MetricRecord({})),
+        lambda message, reply: changed(reply, metrics=MetricRecord({"test-accuracy": [1.0], "test-loss": [0.0]})),
+        lambda message, reply: changed(reply, agent=ConfigRecord({"name": "A"})),
+    ],
+)
+def test_metrics_that_are_none_or_claimed_for_another_steer_and_spoil_nothing(change):
+    strategy, _, ledger = play(tamper_with("B", EVALUATE, change))
+    assert settled(ledger) == ALL
+    assert [result.round for result in strategy.history.results["A"]] == [1, 2, 3]
+    clean, *_ = play()
+    assert strategy.history.results["A"] == clean.history.results["A"]
+
+
+def test_an_account_of_the_market_s_own_cannot_be_claimed(caplog):
+    claim = tamper_with("B", TRAIN, lambda m, reply: changed(reply, agent=ConfigRecord({"name": "market/escrow"})), 1)
+    with caplog.at_level(logging.WARNING, "flwr"):
+        _, _, ledger = play(claim)
+    assert set(ledger.balances()) == {"A", ENDOWMENT, ESCROW}
+    assert any("cannot be named 'market/escrow'" in record.getMessage() for record in caplog.records)
 
 
 def test_an_agent_that_is_alone_has_nobody_to_trade_with():
