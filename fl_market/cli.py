@@ -5,7 +5,6 @@ Exit status 0 on success, 2 on bad arguments, 1 on a failed run; errors are one 
 
 import argparse
 import logging
-import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
@@ -144,10 +143,10 @@ def _configuration(options: argparse.Namespace, name: str) -> Configuration:
 
 
 def _prepare_flower(options: argparse.Namespace) -> None:
-    """Set what Flower and Ray read when they are imported."""
-    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
-    os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    """Set the environment before Flower is imported, and its log's level after."""
+    from fl_market.experiments import set_environment
+
+    set_environment()
     import flwr.common.logger  # noqa: F401  (its import sets a level of its own)
 
     logging.getLogger("flwr").setLevel(

@@ -97,10 +97,9 @@ class ParameterMarket(Strategy):
         self._grid = grid  # aggregate_train is given none, and the queries need it
         contents = {}
         needed = self._agents if not self._seats else 1
+        config["initialisation"] = "common" if self._common_init else "independent"
         for node in wait_for_nodes(grid, needed, self._connect_timeout):
-            seat = self._seats.get(node)
-            config["initialisation"] = "common" if self._common_init else "independent"
-            contents[node] = _content_for(seat, server_round, config)
+            contents[node] = _content_for(self._seats.get(node), server_round, config)
         self._sent = build_messages(contents, MessageType.TRAIN, server_round)
         return self._sent
 

@@ -1,7 +1,6 @@
 """Start a run: in this process (``inline``), or on Flower's own simulation over Ray (``simulation``)."""
 
 import logging
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -12,20 +11,13 @@ from flwr.serverapp import Grid, ServerApp
 from clients.client_app import app as client_app
 from fl_market.configuration import Configuration
 from fl_market.errors import MarketError
+from fl_market.experiments import set_environment
 from fl_market.experiments.inline_grid import InlineGrid
 from fl_market.reports import ArmResult
 from strategies.history import Observer
 from strategies.server_app import run_arm
 
 Engine = Callable[[Configuration, Observer | None], ArmResult]
-
-_ENVIRONMENT = {
-    "FLWR_TELEMETRY_ENABLED": "0",
-    "FLWR_DISABLE_UPDATE_CHECK": "1",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    # several arms run one after the other, each with a Ray of its own: its advice is not meant for users
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-}
 
 
 def run_inline(configuration: Configuration, observer: Observer | None = None) -> ArmResult:
@@ -42,7 +34,7 @@ def run_simulation(configuration: Configuration, observer: Observer | None = Non
     MarketError
         As ``run_arm``.
     """
-    os.environ.update({name: value for name, value in _ENVIRONMENT.items() if name not in os.environ})
+    set_environment()
     from flwr.simulation import run_simulation as start
 
     results: list[ArmResult] = []

@@ -152,7 +152,7 @@ class Derivation:
         along = other.along(dim)
         if table is None or along is None:
             return
-        key = (self._parameters.get(id(other), ""), dim, None)
+        key = (self.parameter_of(other) or "", dim, None)
         if key[0] in self._used_once and table.labels.shape == along.labels.shape:
             self._axes[key] = table.labels
         else:
@@ -240,8 +240,8 @@ class Derivation:
             alike[tuple(place for place, _ in found), self.labels.tags(unit)].append(unit)
         groups: dict[str, Group] = {}
         for units in alike.values():
-            if len(units) > 1 and not _ambiguous(places[units[0]]):
-                where = [place for place, _ in places[units[0]]]
+            where = [place for place, _ in places[units[0]]]
+            if len(units) > 1 and not _ambiguous(where):
                 positions = [
                     np.array([[places[unit][index][1]] for unit in units]) for index in range(len(where))
                 ]  # fmt: skip
@@ -280,7 +280,7 @@ class Derivation:
             for index, place in enumerate(signatures.pop()):
                 found.append((place, np.array([[places[unit][index][1] for unit in row] for row in units])))
         where = [place for place, _ in found]
-        if not where or len(set(where)) != len(where):
+        if not where or _ambiguous(where):
             return
         name = self._add(groups, where, [positions for _, positions in found], suffix=" (heads)")
         for part, table in enumerate(tables):
@@ -328,7 +328,6 @@ class Derivation:
         return frozen
 
 
-def _ambiguous(found: Sequence[tuple[Place, int]]) -> bool:
+def _ambiguous(where: Sequence[Place]) -> bool:
     """Whether a unit has two positions on one axis that nothing tells apart."""
-    where = [place for place, _ in found]
     return len(set(where)) != len(where)
