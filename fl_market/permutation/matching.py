@@ -2,19 +2,22 @@ r"""Weight matching (Ainsworth, Hayase and Srinivasa, *Git Re-Basin*, section 3.
 
 Find the permutation of ``other`` that maximises the inner product :math:`\langle\theta, \pi(\theta')\rangle` of all
 permutable tensors (biases and norm parameters count), by coordinate descent: with all groups but one fixed, the
-best order of that one is a linear assignment problem.
+best order of that one is a linear assignment problem. The activations of the broker's inputs may decide instead
+(``activations.py``).
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from fl_market.errors import MarketError
 from fl_market.parameters import StateDict
+from fl_market.permutation.activations import match_activations
 from fl_market.permutation.spec import (
     AxisUse,
     Permutation,
@@ -26,7 +29,12 @@ from fl_market.permutation.spec import (
 )
 from fl_market.seeds import derive_seed, numpy_generator
 
-_RELATIVE_TOLERANCE = 1e-12
+METHODS = ("weights", "activations")
+_RELATIVE_TOLERANCE = 1e-5
+"""Smaller gains of a group are rounding errors: matching computes in single precision."""
+_COPY = 0.5
+_PRICED_FROM = 256
+"""Assignment problems of this size or larger are eased by the prices of the last one."""
 
 
 def match(
@@ -34,6 +42,8 @@ def match(
     reference: nn.Module | StateDict,
     other: nn.Module | StateDict,
     *,
+    method: str = "weights",
+    batches: Iterable[Tensor] | None = None,
     seed: int = 0,
     start: Permutation | None = None,
     restarts: int = 0,
@@ -45,14 +55,19 @@ def match(
     spec
         What may be permuted in both.
     reference, other
-        Modules or state dicts of the same architecture.
+        Modules or state dicts of the same architecture; modules for ``method="activations"``.
+    method
+        ``"weights"``: the greatest inner product of the parameters. ``"activations"``: the greatest correlation of
+        what the units answer to ``batches``; groups whose units cannot be observed are then matched by weights.
+    batches
+        Unlabelled inputs, for ``method="activations"``.
     seed
-        Decides the order in which the groups are visited and the random starts; nothing else is random.
+        Decides the order in which the groups are first visited and the random starts; nothing else is random.
     start
-        Where to start: last round's permutation saves sweeps. By default the search starts from the identity and from
-        the units that look alike whatever the order of all others (:func:`alike`), and keeps the better result.
+        Where to start: last round's permutation saves sweeps. By default the search starts from the identity or, where
+        ``other`` looks like a permuted copy, from the units that look :func:`alike`.
     restarts
-        Random starts beyond these.
+        Random starts beyond this one; the best result is kept.
 
     Returns
     -------
@@ -60,16 +75,29 @@ def match(
         Group name -> order of units, for ``apply_permutation(spec, result, other)``. The match in the other
         direction is ``invert`` of it.
 
+    Raises
+    ------
+    MarketError
+        If the method is unknown, or lacks the modules or the inputs that it needs.
+
     Notes
     -----
     A group is solved again only if a group with which it shares a tensor has changed since. Each assignment can
     only raise the objective, and there are finitely many permutations, so the descent ends.
     """
-    reference_state = {name: _array(tensor) for name, tensor in state_of(reference).items()}
-    starts = [identity_permutation(spec), alike(spec, reference, other)] if start is None else [start]
-    starts += [random_permutation(spec, derive_seed(seed, "restart", index)) for index in range(restarts)]
-    found = [_descend(spec, reference_state, other, seed, begin) for begin in starts]
-    return max(found, key=lambda result: result[1])[0]
+    if method not in METHODS:
+        raise MarketError(f"unknown method {method!r}; accepted are {', '.join(METHODS)}")
+    left, right = _scaled(spec, reference), _scaled(spec, other)
+    if method == "activations":
+        if not isinstance(reference, nn.Module) or not isinstance(other, nn.Module) or batches is None:
+            raise MarketError("matching by activations needs two modules and batches of inputs")
+        found, observed = match_activations(spec, reference, other, batches)
+        return _descend(spec, left, right, seed, found, set(spec.groups) - observed)[0]
+    if start is None:
+        start = alike(spec, left, right) if _looks_like_a_copy(spec, left, right) else identity_permutation(spec)
+    starts = [start, *(random_permutation(spec, derive_seed(seed, "restart", index)) for index in range(restarts))]
+    results = [_descend(spec, left, right, seed, begin, set(spec.groups)) for begin in starts]
+    return max(results, key=lambda result: result[1])[0]
 
 
 def match_many(
@@ -102,19 +130,22 @@ def match_many(
     if not models:
         raise MarketError("match_many needs at least one model")
     found = [identity_permutation(spec)] + [match(spec, models[0], model, seed=seed) for model in models[1:]]
-    aligned = [_floats(apply_permutation(spec, order, model)) for order, model in zip(found, models, strict=True)]
+    aligned = [_doubles(apply_permutation(spec, order, model)) for order, model in zip(found, models, strict=True)]
     total = {name: sum(state[name] for state in aligned) for name in aligned[0]}
     for _ in range(sweeps if len(models) > 2 else 0):
         for index, model in enumerate(models):
             others = {name: tensor - aligned[index][name] for name, tensor in total.items()}
             found[index] = match(spec, others, model, seed=seed, start=found[index])
-            aligned[index] = _floats(apply_permutation(spec, found[index], model))
+            aligned[index] = _doubles(apply_permutation(spec, found[index], model))
             total = {name: tensor + aligned[index][name] for name, tensor in others.items()}
     return found
 
 
-def _floats(state: StateDict) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu().double() for name, tensor in state.items()}
+def objective(
+    spec: PermutationSpec, reference: nn.Module | StateDict, other: nn.Module | StateDict, permutation: Permutation
+) -> float:
+    """Return the inner product of all permutable tensors of ``reference`` and of the permuted ``other``."""
+    return _inner_product(spec, state_of(reference), apply_permutation(spec, permutation, other))
 
 
 def alike(
@@ -125,59 +156,151 @@ def alike(
     What a unit owns of a tensor is sorted first, so that the order of all other units does not matter: a network and
     its permuted copy are matched at once, where coordinate descent alone often ends in a local optimum.
     """
-    left = {name: _array(tensor) for name, tensor in state_of(reference).items()}
-    right = {name: _array(tensor) for name, tensor in state_of(other).items()}
+    left, right = _scaled(spec, reference), _scaled(spec, other)
     permutation = {}
     for name, group in spec.groups.items():
-        similarity = np.zeros((group.size, group.size))
+        similarity = torch.zeros(group.size, group.size)
         for use in group.uses:
-            similarity += np.sort(_units(left, use), axis=1) @ np.sort(_units(right, use), axis=1).T
-        permutation[name] = linear_sum_assignment(similarity, maximize=True)[1].astype(np.int64)
+            similarity += _units(left, use).sort(1).values @ _units(right, use).sort(1).values.T
+        permutation[name] = _Assignment().solve(similarity)
     return permutation
+
+
+def _looks_like_a_copy(spec: PermutationSpec, reference: StateDict, other: StateDict) -> bool:
+    """Return whether the units of ``other`` are nearer to those of ``reference`` than these are to each other."""
+    if not spec.groups:
+        return False
+    group = max(spec.groups.values(), key=lambda group: group.size)
+    left, right = (
+        torch.cat([_units(state, use).sort(1).values for use in group.uses], dim=1) for state in (reference, other)
+    )
+    apart = torch.cdist(left, left).fill_diagonal_(torch.inf).amin(1).median()
+    return bool(torch.cdist(left, right).amin(1).median() < _COPY * apart)
 
 
 def _descend(
     spec: PermutationSpec,
-    reference: dict[str, NDArray[np.float64]],
-    other: nn.Module | StateDict,
+    reference: StateDict,
+    other: StateDict,
     seed: int,
     start: Permutation,
+    free: set[str],
 ) -> tuple[dict[str, NDArray[np.int64]], float]:
-    """Improve a permutation group by group until none can be improved, and return it with its objective."""
+    """Improve a permutation group by group until no free group can be; return it with its objective."""
     permutation = {name: order.copy() for name, order in start.items()}
-    aligned = {name: _array(tensor) for name, tensor in apply_permutation(spec, permutation, other).items()}
-    neighbours = _neighbours(spec)
+    similarities = _Similarities(spec, reference, apply_permutation(spec, permutation, other))
+    assignments = {name: _Assignment() for name in free}
     generator = numpy_generator(seed, "match")
-    waiting = set(spec.groups)
-    while waiting:
-        for name in generator.permutation(sorted(spec.groups)):
-            if name not in waiting:
-                continue
-            waiting.discard(name)
-            order = _best_order(spec.groups[name].uses, reference, aligned)
-            if order is None:
-                continue
-            _record(spec, permutation, name, order)
-            for use in spec.groups[name].uses:
-                _reorder(aligned, use, order)
-            waiting |= neighbours[name]
-    return permutation, _inner_product(spec, reference, aligned)
+    # how much the objective rose around a group since it was solved: where it rose most, most can be found anew
+    unrest = {name: float("inf") for name in generator.permutation(sorted(free)).tolist()}
+    while any(unrest.values()):
+        name = max(unrest, key=unrest.__getitem__)
+        unrest[name] = 0.0
+        similarity = similarities[name]
+        order = assignments[name].solve(similarity)
+        present = float(similarity.trace())
+        gain = float(similarity[np.arange(len(order)), order].sum()) - present
+        if gain <= _RELATIVE_TOLERANCE * max(abs(present), similarities.smallest):
+            continue
+        _record(spec, permutation, name, order)
+        for neighbour in similarities.reorder(name, order) & free:
+            unrest[neighbour] += gain
+    return permutation, _inner_product(spec, reference, similarities.aligned)
 
 
-def objective(
-    spec: PermutationSpec, reference: nn.Module | StateDict, other: nn.Module | StateDict, permutation: Permutation
-) -> float:
-    """Return the inner product of all permutable tensors of ``reference`` and of the permuted ``other``."""
-    left = {name: _array(tensor) for name, tensor in state_of(reference).items()}
-    right = {name: _array(tensor) for name, tensor in apply_permutation(spec, permutation, other).items()}
-    return _inner_product(spec, left, right)
+class _Similarities:
+    """For each group the inner products of all units of the reference and all of the aligned model.
+
+    They are kept up to date: whatever one group's reordering moves changes the similarities of the groups with which
+    it shares a tensor by the product of the moved columns alone.
+    """
+
+    def __init__(self, spec: PermutationSpec, reference: StateDict, aligned: StateDict) -> None:
+        self._groups, self._reference = spec.groups, reference
+        self.aligned = dict(aligned)
+        self._users = defaultdict(list)
+        for name, group in spec.groups.items():
+            for use in group.uses:
+                self._users[use.tensor].append((name, use))
+        self._matrices = {name: self._compute(name) for name in spec.groups}
+        self.smallest = max((float(matrix.abs().max()) for matrix in self._matrices.values()), default=1.0)
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._matrices[name]
+
+    def _compute(self, name: str) -> Tensor:
+        group = self._groups[name]
+        total = torch.zeros(group.size, group.size)
+        for use in group.uses:
+            total.addmm_(_units(self._reference, use), _units(self.aligned, use).T)
+        return total
+
+    def reorder(self, name: str, order: NDArray[np.int64]) -> set[str]:
+        """Reorder one group's units, and return the names of the groups whose similarities that changed."""
+        moved = np.flatnonzero(order != np.arange(len(order)))
+        changed = set()
+        for use in self._groups[name].uses:
+            before = self.aligned[use.tensor]
+            after = _reordered(before, use, order)
+            for neighbour, view in self._users[use.tensor]:
+                if neighbour != name:
+                    changed.add(neighbour)
+                    self._update(neighbour, view, use, moved, before, after)
+            self.aligned[use.tensor] = after
+        self._matrices[name] = self._compute(name) if self._acts_on_itself(name) else self._matrices[name][:, order]
+        return changed
+
+    def _update(
+        self, name: str, view: AxisUse, use: AxisUse, moved: NDArray[np.int64], before: Tensor, after: Tensor
+    ) -> None:
+        reference = self._reference[view.tensor]
+        if view.axis != use.axis and view.rows is None and use.rows is None:
+            columns = torch.from_numpy(use.positions[moved].reshape(-1))
+            reference, before, after = (tensor.index_select(use.axis, columns) for tensor in (reference, before, after))
+        self._matrices[name].addmm_(_owned(reference, view), _owned(after - before, view).T)
+
+    def _acts_on_itself(self, name: str) -> bool:
+        """Return whether some tensor has the group on two axes, so that reordering one changes what the other sees."""
+        tensors = [use.tensor for use in self._groups[name].uses]
+        return len(set(tensors)) < len(tensors)
 
 
-def _inner_product(
-    spec: PermutationSpec, left: dict[str, NDArray[np.float64]], right: dict[str, NDArray[np.float64]]
-) -> float:
+class _Assignment:
+    """Linear assignment problems, each much like the one before it.
+
+    A price on each row and column changes no optimum. With those of the last problem's solution most units find their
+    partner at once (scipy's solver cannot be given prices, but they can be taken off its matrix).
+    """
+
+    def __init__(self) -> None:
+        self._rows: NDArray[np.float32] | None = None
+        self._columns: NDArray[np.float32] | None = None
+
+    def solve(self, similarity: Tensor) -> NDArray[np.int64]:
+        """Return for each row its column, where the sum of similarities is greatest.
+
+        The columns may have been reordered by the last solution, but not otherwise.
+        """
+        cost = -similarity.numpy()
+        if len(cost) < _PRICED_FROM:
+            return linear_sum_assignment(cost)[1].astype(np.int64)
+        if self._rows is None or self._columns is None:
+            self._rows, self._columns = cost.mean(1), cost.mean(0)
+        order = linear_sum_assignment(cost - self._rows[:, None] - self._columns)[1].astype(np.int64)
+        solved = cost[:, order]
+        diagonal = solved.diagonal()
+        slack = solved - diagonal
+        for _ in range(4):  # of Bellman and Ford's steps: few suffice, as the prices need not be exact
+            self._rows = np.minimum(self._rows, (slack + self._rows).min(1))
+        self._columns = diagonal - self._rows
+        return order
+
+
+def _inner_product(spec: PermutationSpec, left: StateDict, right: StateDict) -> float:
     names = sorted({use.tensor for group in spec.groups.values() for use in group.uses})
-    return float(sum(np.vdot(left[name], right[name]) for name in names))
+    left, right = ({name: state[name] for name in names} for state in (left, right))
+    left, right = _doubles(left), _doubles(right)
+    return float(sum((left[name] * right[name]).sum() for name in names))
 
 
 def _record(
@@ -189,49 +312,38 @@ def _record(
     permutation[target] = permutation[target][order]
 
 
-def _array(tensor: Tensor) -> NDArray[np.float64]:
-    return tensor.detach().cpu().double().numpy()
+def _scaled(spec: PermutationSpec, model: nn.Module | StateDict) -> dict[str, Tensor]:
+    """Return the permutable tensors in single precision, divided by their largest value: no product overflows."""
+    state = state_of(model)
+    names = {use.tensor for group in spec.groups.values() for use in group.uses}
+    floats = {name: tensor.detach().cpu().float() for name, tensor in state.items() if name in names}
+    largest = max((float(tensor.abs().max()) for tensor in floats.values() if tensor.numel()), default=0.0)
+    return {name: tensor / largest for name, tensor in floats.items()} if largest > 0 else floats
 
 
-def _neighbours(spec: PermutationSpec) -> dict[str, set[str]]:
-    """Return for each group the other groups whose order decides its assignment problem."""
-    users = defaultdict(set)
-    for name, group in spec.groups.items():
-        for use in group.uses:
-            users[use.tensor].add(name)
-    return {
-        name: {other for use in group.uses for other in users[use.tensor]} - {name}
-        for name, group in spec.groups.items()
-    }
+def _doubles(state: StateDict) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().double() for name, tensor in state.items()}
 
 
-def _best_order(
-    uses: tuple[AxisUse, ...], reference: dict[str, NDArray[np.float64]], aligned: dict[str, NDArray[np.float64]]
-) -> NDArray[np.int64] | None:
-    """Return the order of one group's units that is best with all other groups fixed; None if the present one is."""
-    size = len(uses[0].positions)
-    similarity = np.zeros((size, size))
-    for use in uses:
-        similarity += _units(reference, use) @ _units(aligned, use).T
-    _, order = linear_sum_assignment(similarity, maximize=True)
-    present = similarity.trace()
-    gain = similarity[np.arange(size), order].sum() - present
-    return order.astype(np.int64) if gain > _RELATIVE_TOLERANCE * max(1.0, abs(present)) else None
+def _units(state: StateDict, use: AxisUse) -> Tensor:
+    """Return what each unit owns of one tensor: shape (units, everything else)."""
+    return _owned(state[use.tensor], use)
 
 
-def _units(state: dict[str, NDArray[np.float64]], use: AxisUse) -> NDArray[np.float64]:
-    """Return what each unit owns of one tensor: an array (units, everything else)."""
-    tensor = state[use.tensor] if use.rows is None else state[use.tensor][slice(*use.rows)]
-    owned = np.take(tensor, use.positions.reshape(-1), axis=use.axis)
-    return np.moveaxis(owned, use.axis, 0).reshape(len(use.positions), -1)
+def _owned(tensor: Tensor, use: AxisUse) -> Tensor:
+    if use.rows is not None:
+        tensor = tensor[slice(*use.rows)]
+    if use.positions.size != tensor.shape[use.axis] or not np.array_equal(
+        use.positions.reshape(-1), np.arange(use.positions.size)
+    ):
+        tensor = tensor.index_select(use.axis, torch.from_numpy(use.positions.reshape(-1)))
+    return tensor.movedim(use.axis, 0).reshape(len(use.positions), -1)
 
 
-def _reorder(state: dict[str, NDArray[np.float64]], use: AxisUse, order: NDArray[np.int64]) -> None:
-    tensor = state[use.tensor]
-    index = use.index(order, tensor.shape[use.axis])
+def _reordered(tensor: Tensor, use: AxisUse, order: NDArray[np.int64]) -> Tensor:
+    index = torch.from_numpy(use.index(order, tensor.shape[use.axis]))
     if use.rows is None:
-        state[use.tensor] = np.take(tensor, index, axis=use.axis)
-    else:
-        tensor = tensor.copy()
-        tensor[slice(*use.rows)] = np.take(tensor[slice(*use.rows)], index, axis=use.axis)
-        state[use.tensor] = tensor
+        return tensor.index_select(use.axis, index)
+    tensor = tensor.clone()
+    tensor[slice(*use.rows)] = tensor[slice(*use.rows)].index_select(use.axis, index)
+    return tensor
