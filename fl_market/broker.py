@@ -15,7 +15,21 @@ from torch import Tensor, nn
 from fl_market.errors import MarketError
 from fl_market.gains import Batch, Certificate, ModelLoss, certify
 from fl_market.ledger import Deal, DealState, Ledger
-from fl_market.merging import Alpha, Merge, fit_weights, interpolate, mean_alpha, repair_for
+from fl_market.merging import (
+    ALL,
+    Alpha,
+    Merge,
+    best_layers,
+    fit_weights,
+    hold_out,
+    interpolate,
+    layer_sizes,
+    layers_of,
+    mean_alpha,
+    only_layers,
+    repair_for,
+    select_layers,
+)
 from fl_market.parameters import StateDict
 from fl_market.permutation import (
     Permutation,
@@ -41,6 +55,10 @@ class Terms:
         Whether a seller's units are matched to the buyer's before the merge.
     granularity
         One purchased weight for the ``"model"``, each ``"layer"`` or each ``"row"``.
+    layers
+        What a purchase comprises, as :func:`fl_market.merging.select_layers` reads it.
+    layer_budget
+        Share of the parameters that a purchase may comprise at most; below 1, the broker picks the best layers.
     repaired
         Whether a merged model's activation statistics may be restored, or its BatchNorm statistics recomputed.
     rule
@@ -55,6 +73,8 @@ class Terms:
 
     aligned: bool = True
     granularity: str = "model"
+    layers: str = ALL
+    layer_budget: float = 1.0
     repaired: bool = True
     rule: PricingRule = free
     gain: str = "relative"
@@ -70,6 +90,7 @@ class Trial:
 
     buyer: str
     seller: str
+    layers: str
     alpha: float
     certificate: Certificate
     before: StateDict
@@ -116,6 +137,7 @@ class Broker:
         self._loss = ModelLoss(model, criterion)
         self._repair = repair_for(model, fit[0]) if self.terms.repaired else None
         self._fit, self._certify = fit, certify
+        self._layers = select_layers(self.template, self.terms.layers)
         self._run, self._seed = run, seed
         self._permutations: dict[tuple[str, str], Permutation] = {}
 
@@ -227,25 +249,59 @@ class Broker:
         return found
 
     def _try(self, buyer: str, seller: str, own: StateDict, aligned: StateDict, own_losses: Tensor) -> Trial:
-        merge = self._merging(own, aligned)
+        layers = self._goods(own, aligned)
+        bought = only_layers(own, aligned, layers)
+        merge = self._merging(own, bought)
         try:
-            alpha = fit_weights(
-                own,
-                aligned,
-                self._loss,
-                self._fit,
-                self.terms.granularity,
-                merge=merge,
-                steps=self.terms.fit_steps,
-                learning_rate=self.terms.fit_learning_rate,
-            )
+            alpha = self._fit_weights(own, bought, merge, self._fit, self.terms.granularity)
         except MarketError:
             # a seller whose parameters are finite but absurd: no merged model has a finite loss, so nothing is for sale
-            return Trial(buyer, seller, 0.0, self._certificate(own_losses, own_losses), own, own)
+            layers = ()
+        if not layers:
+            return Trial(buyer, seller, "", 0.0, self._certificate(own_losses, own_losses), own, own)
         with torch.no_grad():
             merged = merge(alpha)
         certificate = self._certificate(own_losses, self._certified_losses(merged))
-        return Trial(buyer, seller, mean_alpha(alpha, own), certificate, own, merged)
+        goods = ALL if len(layers) == len(layers_of(own)) else ",".join(layers)
+        return Trial(buyer, seller, goods, mean_alpha(alpha, own, layers), certificate, own, merged)
+
+    def _fit_weights(self, own: StateDict, bought: StateDict, merge: Merge, data: Batch, granularity: str) -> Alpha:
+        return fit_weights(
+            own,
+            bought,
+            self._loss,
+            data,
+            granularity,
+            merge=merge,
+            steps=self.terms.fit_steps,
+            learning_rate=self.terms.fit_learning_rate,
+        )
+
+    def _goods(self, own: StateDict, aligned: StateDict) -> tuple[str, ...]:
+        """Return the layers that a purchase comprises: the named ones or, within a budget, the best among these.
+
+        A set of layers is judged by the lower bound of its gain on the held-out part of the fit split.
+        """
+        if self.terms.layer_budget >= 1:
+            return self._layers
+        chosen, held_out = hold_out(self._fit)
+        with torch.no_grad():
+            before = self._loss(own, held_out)
+
+        def gain(layers: frozenset[str]) -> float:
+            bought = only_layers(own, aligned, tuple(layers))
+            merge = self._merging(own, bought)
+            try:
+                alpha = self._fit_weights(own, bought, merge, chosen, "model")
+            except MarketError:
+                return -float("inf")
+            with torch.no_grad():
+                return self._certificate(before, self._loss(merge(alpha), held_out)).lower_bound
+
+        sizes = layer_sizes(own)
+        budget = int(self.terms.layer_budget * sum(sizes.values()))
+        best, _ = best_layers(budget, {layer: sizes[layer] for layer in self._layers}, gain)
+        return tuple(layer for layer in self._layers if layer in best)
 
     def _certificate(self, before: Tensor, after: Tensor) -> Certificate:
         return certify(before, after, confidence=self.terms.confidence, kind=self.terms.gain)

@@ -31,6 +31,8 @@ _HELP = {
     "batch_size": "of local training; 0 for the task's own",
     "learning_rate": "of local training (SGD)",
     "momentum": "of local training (SGD)",
+    "layers": "what a purchase comprises: all, or indices and name patterns of layers with commas between",
+    "layer_budget": "share of the parameters that a purchase may comprise; the broker picks the best layers within it",
     "gain": "gain-from-trade: relative or difference",
     "confidence": "level of the certified gain's lower bound",
     "repair": "restore the merged model's activation statistics",

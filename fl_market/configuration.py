@@ -6,6 +6,7 @@ from typing import Any, Self
 
 from fl_market.errors import MarketError
 from fl_market.gains.certificate import GAINS
+from fl_market.merging.layers import ALL, select_layers
 from fl_market.pricing.money import micro_credits
 from fl_market.pricing.priors import parse_prior
 from fl_market.tasks.task import TASKS, DataOptions, Task, load_task
@@ -44,6 +45,9 @@ class Configuration:
         First round of trading; 0 for the published 5, or 1 with ``common_init``.
     local_epochs, batch_size, learning_rate, momentum
         Local training; a batch size of 0 is the task's own.
+    layers, layer_budget
+        What a purchase comprises: ``"all"``, or indices and name patterns of layers; and the share of the parameters
+        that it may comprise at most, within which the broker picks the best layers.
     gain, confidence
         The gain-from-trade's form, and the level of its certificate's lower bound.
     repair
@@ -78,6 +82,8 @@ class Configuration:
     batch_size: int = 0
     learning_rate: float = 0.01
     momentum: float = 0.0
+    layers: str = "all"
+    layer_budget: float = 1.0
     gain: str = "relative"
     confidence: float = 0.95
     repair: bool = True
@@ -104,6 +110,7 @@ class Configuration:
         for name in ("bid_scale", "cost", "endowment"):
             self._require(0 <= getattr(self, name) < float("inf"), name, "a number of at least 0")
         self._require(0 <= self.momentum < 1, "momentum", "a number in [0, 1)")
+        self._require(0 < self.layer_budget <= 1, "layer_budget", "a number in (0, 1]")
         self._require(0 <= self.scarce_share <= 1, "scarce_share", "a number in [0, 1]")
         self._require(0 < self.confidence < 1, "confidence", "a number in (0, 1)")
         micro_credits(self.endowment)
@@ -140,8 +147,14 @@ class Configuration:
         return self.first_round or (1 if self.common_init else PUBLISHED_FIRST_ROUND)
 
     def load_task(self) -> Task:
-        """Return the task with its data."""
-        return load_task(
+        """Return the task with its data.
+
+        Raises
+        ------
+        MarketError
+            If the data cannot be read, or the layers to trade are none of the task's model.
+        """
+        task = load_task(
             self.task,
             DataOptions(
                 data_dir=self.data_dir,
@@ -152,6 +165,9 @@ class Configuration:
                 broker_samples=self.broker_samples,
             ),
         )
+        if self.layers != ALL:
+            select_layers(task.template, self.layers)
+        return task
 
 
 def _kebab(name: str) -> str:

@@ -25,7 +25,7 @@ class Offer:
     seller
         The seller's pseudonym.
     layers
-        What is sold: ``"all"``.
+        What is sold: ``"all"``, or the names of layers with commas between.
     alpha
         Purchased weight.
     gain, lower_bound

@@ -67,6 +67,8 @@ def _market(
         terms = Terms(
             aligned=aligned,
             granularity=granularity,
+            layers=options.layers,
+            layer_budget=options.layer_budget,
             repaired=options.repair,
             rule=rule,
             gain=options.gain,

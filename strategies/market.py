@@ -162,7 +162,7 @@ class ParameterMarket(Strategy):
         self.history.offers += len(trials)
         offered = [trial for trial in trials if trial.certificate.positive]
         bids = self._collect_bids(server_round, offered)
-        asks = self._collect_asks(server_round, bids) if self.broker.terms.rule.asks else {}
+        asks = self._collect_asks(server_round, bids, offered) if self.broker.terms.rule.asks else {}
         self._deals = self.broker.bargain(server_round, trials, bids, asks)
         for seat in self._present:
             if seat.name in self._deals:
@@ -179,7 +179,7 @@ class ParameterMarket(Strategy):
                 Offer(
                     key,
                     key.partition("/")[2],
-                    "all",
+                    trial.layers,
                     trial.alpha,
                     trial.certificate.gain,
                     trial.certificate.lower_bound,
@@ -202,12 +202,18 @@ class ParameterMarket(Strategy):
                 warn(server_round, f"agent {buyer}", str(error))
         return bids
 
-    def _collect_asks(self, server_round: int, bids: dict[tuple[str, str], int]) -> dict[tuple[str, str], int]:
+    def _collect_asks(
+        self, server_round: int, bids: dict[tuple[str, str], int], offered: list[Trial]
+    ) -> dict[tuple[str, str], int]:
         """Send each seller the quote requests for its parameters, privately, and return the asks."""
+        layers = {(trial.buyer, trial.seller): trial.layers for trial in offered}
         wanted: dict[str, dict[str, str]] = {}
         for buyer, seller in sorted(bids):
             wanted.setdefault(seller, {})[f"{server_round}/{self._pseudonyms.of(buyer)}"] = buyer
-        contents = {seller: [QuoteRequest(key, "all") for key in quotes] for seller, quotes in wanted.items()}
+        contents = {
+            seller: [QuoteRequest(key, layers[buyer, seller]) for key, buyer in quotes.items()]
+            for seller, quotes in wanted.items()
+        }
         asks = {}
         for seller, answer in self._query(server_round, QUOTE, "quotes", contents).items():
             try:

@@ -177,3 +177,28 @@ def test_networks_with_norms_trade(norm):
     assert certificate.positive
     assert certificate.gain > 0.1
     assert set(made.bargain(1, trials, {("A", "B"): 1}, {})) == {"A"}
+
+
+def test_a_purchase_of_some_layers_leaves_the_rest_as_it_is(models):
+    trials = broker(layers="0,2", granularity="row").try_before_purchase(models)
+    assert {trial.layers for trial in trials} == {"0,4"}
+    for trial in trials:
+        own = models[trial.buyer]
+        changed = {name.split(".")[0] for name in own if not torch.equal(own[name], trial.merged[name])}
+        assert changed == {"0", "4"}
+        assert 0 < trial.alpha < 1
+
+
+@pytest.mark.parametrize("share", [0.05, 0.4, 0.8])
+def test_within_a_budget_the_broker_picks_the_layers(models, share):
+    total = sum(tensor.numel() for tensor in models["A"].values())
+    for trial in broker(layer_budget=share).try_before_purchase(models):
+        own = models[trial.buyer]
+        bought = sum(own[name].numel() for name in own if not torch.equal(own[name], trial.merged[name]))
+        assert bought <= share * total
+        assert not trial.certificate.positive or trial.layers
+
+
+def test_layers_that_the_model_does_not_have_are_refused():
+    with pytest.raises(MarketError, match="'9' names no layer"):
+        broker(layers="9")

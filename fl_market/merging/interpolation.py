@@ -27,7 +27,7 @@ def interpolate(buyer: nn.Module | StateDict, seller: nn.Module | StateDict, alp
         Modules or state dicts of one architecture, the seller's already aligned to the buyer's.
     alpha
         Purchased weight in [0, 1]: a number, or a mapping from tensor names to weights that broadcast against the
-        tensor. Integer tensors (counters) stay the buyer's.
+        tensor. Integer tensors (counters) stay the buyer's, and so does what the two share (the same tensor).
 
     Returns
     -------
@@ -46,8 +46,8 @@ def interpolate(buyer: nn.Module | StateDict, seller: nn.Module | StateDict, alp
         raise MarketError(f"the purchased weight must lie in [0, 1], not be {alpha}")
     merged = {}
     for name, tensor in own.items():
-        if not tensor.is_floating_point():
-            merged[name] = tensor
+        if not tensor.is_floating_point() or other[name] is tensor:
+            merged[name] = tensor  # what is not for sale is the buyer's own, to the last bit
             continue
         if isinstance(alpha, Mapping) and name not in alpha:
             raise MarketError(f"the purchased weights lack one for {name!r}")

@@ -2,8 +2,10 @@
 
 The mean and variance that two networks keep of their activations are not those of the merged network, and their
 interpolation is not either (Jordan et al., *REPAIR*, section 4: "resetting" BatchNorm). One unlabelled pass with a
-cumulative average finds the true ones.
+cumulative average finds the true ones. Before the first layer that was merged, the buyer's own are the true ones.
 """
+
+from collections.abc import Collection
 
 import torch
 from torch import Tensor, nn
@@ -37,16 +39,17 @@ class NormStatistics:
             if isinstance(module, _BatchNorm) and module.track_running_stats
         ]
 
-    def recompute(self, state: StateDict) -> dict[str, Tensor]:
-        """Return the state dict with the statistics that its own activations have."""
+    def recompute(self, state: StateDict, kept: Collection[str] = ()) -> dict[str, Tensor]:
+        """Return the state dict with the statistics that its own activations have, but for those of the kept norms."""
         fresh = dict(state)
-        for name, _ in self._norms:
+        norms = [(name, module) for name, module in self._norms if name not in kept]
+        for name, _ in norms:
             for statistic in ("running_mean", "running_var", "num_batches_tracked"):
                 fresh[f"{name}.{statistic}"] = state[f"{name}.{statistic}"].detach().clone()
             fresh[f"{name}.num_batches_tracked"].zero_()
-        before = [(module, module.momentum, module.training) for _, module in self._norms]
+        before = [(module, module.momentum, module.training) for _, module in norms]
         try:
-            for _, module in self._norms:
+            for _, module in norms:
                 module.momentum = None  # the cumulative average
                 module.train()
             with torch.no_grad():
@@ -55,15 +58,37 @@ class NormStatistics:
         finally:
             for module, momentum, training in before:
                 module.momentum, module.training = momentum, training
-        for name, _ in self._norms:
+        for name, _ in norms:
             counter = f"{name}.num_batches_tracked"
             fresh[counter] = state[counter]
         return fresh
 
     def merging(self, own: StateDict, other: StateDict) -> Merge:
-        """Return how two state dicts are merged for a given purchased weight, statistics recomputed."""
+        """Return how two state dicts are merged for a given purchased weight, with the right statistics."""
+        kept = self._unaffected(own, other)
 
         def merged(alpha: Alpha) -> StateDict:
-            return self.recompute(interpolate(own, other, alpha))
+            state = interpolate(own, other, alpha)
+            for name in kept:
+                for statistic in ("running_mean", "running_var"):
+                    state[f"{name}.{statistic}"] = own[f"{name}.{statistic}"]
+            return self.recompute(state, kept)
 
         return merged
+
+    def _unaffected(self, own: StateDict, other: StateDict) -> set[str]:
+        """Return the norms that see the same inputs in both networks, bit by bit: nothing before them was merged."""
+        seen: list[dict[str, Tensor]] = []
+        handles = [
+            module.register_forward_pre_hook(lambda _, inputs, name=name: seen[-1].update({name: inputs[0]}))
+            for name, module in self._norms
+        ]
+        try:
+            for state in (own, other):
+                seen.append({})
+                with torch.no_grad():
+                    functional_call(self._model.eval(), dict(state), (self._batches[0][:2],), tie_weights=False)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return {name for name, inputs in seen[0].items() if torch.equal(inputs, seen[1][name])}

@@ -5,7 +5,7 @@ layer or for each output row, found by gradient steps that start from the best s
 """
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from fl_market.errors import MarketError
 from fl_market.gains.losses import Batch, Loss
 from fl_market.merging.interpolation import Alpha, Merge, interpolate
+from fl_market.merging.layers import layer_of
 from fl_market.parameters import StateDict
 from fl_market.permutation.spec import state_of
 
@@ -76,12 +77,13 @@ def fit_weights(
     return _descend(shares, merged, loss, fit_data, steps, learning_rate)
 
 
-def mean_alpha(alpha: Alpha, state: StateDict) -> float:
-    """Return the share of the seller in the merged model: the mean α over all parameters."""
+def mean_alpha(alpha: Alpha, state: StateDict, layers: Collection[str] | None = None) -> float:
+    """Return the share of the seller in what was bought: the mean α over the parameters of some layers, or of all."""
     if isinstance(alpha, float):
         return alpha
-    total = sum(float(weight.expand_as(state[name]).sum()) for name, weight in alpha.items())
-    return total / sum(state[name].numel() for name in alpha)
+    bought = {name: weight for name, weight in alpha.items() if layers is None or layer_of(name) in layers}
+    total = sum(float(weight.expand_as(state[name]).sum()) for name, weight in bought.items())
+    return total / sum(state[name].numel() for name in bought)
 
 
 def minimise_scalar(value: Callable[[float], float]) -> float:
@@ -144,17 +146,17 @@ class _Shares:
         if by_row:
             for name, tensor in self._state.items():
                 if tensor.dim():
-                    rows[_layer(name)] = max(rows[_layer(name)], tensor.shape[0])
+                    rows[layer_of(name)] = max(rows[layer_of(name)], tensor.shape[0])
         logit = float(np.log(start) - np.log1p(-min(start, 0.999)))
         self.logits = {
             layer: torch.full((rows[layer],), logit, requires_grad=True)
-            for layer in dict.fromkeys(map(_layer, self._state))
+            for layer in dict.fromkeys(map(layer_of, self._state))
         }
 
     def alpha(self) -> dict[str, Tensor]:
         """Return the weights that the logits stand for, each shaped so that it broadcasts against its tensor."""
         return {
-            name: self._broadcast(torch.sigmoid(self.logits[_layer(name)]), tensor)
+            name: self._broadcast(torch.sigmoid(self.logits[layer_of(name)]), tensor)
             for name, tensor in self._state.items()
         }
 
@@ -163,10 +165,6 @@ class _Shares:
         if len(alpha) > 1 and (not tensor.dim() or tensor.shape[0] != len(alpha)):
             alpha = alpha.mean(0, keepdim=True)
         return alpha.reshape(-1, *[1] * (tensor.dim() - 1)) if tensor.dim() else alpha.reshape(())
-
-
-def _layer(tensor_name: str) -> str:
-    return tensor_name.rpartition(".")[0]
 
 
 def _descend(

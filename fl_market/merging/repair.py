@@ -103,8 +103,8 @@ class Repair:
         merged = interpolate(own, other, alpha)
 
         def mend(name: str, output: Tensor) -> Tensor | None:
-            if name not in self.layers:
-                return None
+            if name not in self.layers or own[f"{name}.weight"] is other[f"{name}.weight"]:
+                return None  # a layer that is not for sale stays the buyer's
             axis = self._unit_axis(name, output)
             (own_mean, own_std), (other_mean, other_std) = own_statistics[name], other_statistics[name]
             weight = alpha[f"{name}.bias"] if isinstance(alpha, Mapping) else alpha

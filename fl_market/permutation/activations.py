@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from fl_market.permutation.spec import PermutationSpec, identity_permutation
 
-_UNIT_AXIS = {nn.Linear: -1, nn.Embedding: -1, nn.Conv1d: 1, nn.Conv2d: 1, nn.Conv3d: 1}
-_WEIGHT_AXIS = {nn.Embedding: 1}
+_UNIT_AXIS: dict[type, int] = {nn.Linear: -1, nn.Embedding: -1, nn.Conv1d: 1, nn.Conv2d: 1, nn.Conv3d: 1}
+_WEIGHT_AXIS: dict[type, int] = {nn.Embedding: 1}
 
 
 def match_activations(

@@ -85,4 +85,5 @@ class ResNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits (samples, classes) of images (samples, channels, height, width)."""
         x = self.blocks(F.relu(self.norm(self.conv(x))))
-        return self.head(x.mean((2, 3)))
+        logits: Tensor = self.head(x.mean((2, 3)))
+        return logits

@@ -382,7 +382,8 @@ def test_a_worthless_seller_sells_nothing():
             tensor.copy_(torch.randn(tensor.shape, generator=torch.Generator().manual_seed(0)))
 
     tamper = tamper_with("B", TRAIN, broken(noise), market_round=4)
-    _, grid, ledger = play(tamper, num_server_rounds=5, first_round=4, local_epochs=4)
+    # at 95 %, one worthless purchase in twenty may look like a gain
+    _, grid, ledger = play(tamper, num_server_rounds=5, first_round=4, local_epochs=4, confidence=0.999)
     assert grid.sent(OFFER, "A") == []
     assert "A" not in {buyer for _, buyer in settled(ledger)}
 
