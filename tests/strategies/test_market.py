@@ -126,6 +126,14 @@ def test_parameters_travel_only_where_they_differ():
     assert rounds == [2, 2, 3, 3]
 
 
+def test_offers_and_quotes_name_the_layers_that_are_traded():
+    _, grid, ledger = play(layers="0,1")
+    assert settled(ledger)
+    offers = [message.content["offers"] for message in grid.sent(OFFER)]
+    quotes = [message.content["quotes"] for message in grid.sent(QUOTE)]
+    assert {name for part in offers + quotes for name in part["layers"]} == {"1,3"}
+
+
 def test_offers_and_quotes_are_private_and_hold_no_more_than_the_protocol():
     _, grid, _ = play()
     for agent, message, _ in grid.seen:
