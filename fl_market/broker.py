@@ -249,16 +249,17 @@ class Broker:
         return found
 
     def _try(self, buyer: str, seller: str, own: StateDict, aligned: StateDict, own_losses: Tensor) -> Trial:
+        nothing = Trial(buyer, seller, "", 0.0, self._certificate(own_losses, own_losses), own, own)
         layers = self._goods(own, aligned)
+        if not layers:
+            return nothing
         bought = only_layers(own, aligned, layers)
         merge = self._merging(own, bought)
         try:
             alpha = self._fit_weights(own, bought, merge, self._fit, self.terms.granularity)
         except MarketError:
             # a seller whose parameters are finite but absurd: no merged model has a finite loss, so nothing is for sale
-            layers = ()
-        if not layers:
-            return Trial(buyer, seller, "", 0.0, self._certificate(own_losses, own_losses), own, own)
+            return nothing
         with torch.no_grad():
             merged = merge(alpha)
         certificate = self._certificate(own_losses, self._certified_losses(merged))

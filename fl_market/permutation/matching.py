@@ -241,7 +241,7 @@ class _Similarities:
         changed = set()
         for use in self._groups[name].uses:
             before = self.aligned[use.tensor]
-            after = _reordered(before, use, order)
+            after = use.reordered(before, order)
             for neighbour, view in self._users[use.tensor]:
                 if neighbour != name:
                     changed.add(neighbour)
@@ -338,12 +338,3 @@ def _owned(tensor: Tensor, use: AxisUse) -> Tensor:
     ):
         tensor = tensor.index_select(use.axis, torch.from_numpy(use.positions.reshape(-1)))
     return tensor.movedim(use.axis, 0).reshape(len(use.positions), -1)
-
-
-def _reordered(tensor: Tensor, use: AxisUse, order: NDArray[np.int64]) -> Tensor:
-    index = torch.from_numpy(use.index(order, tensor.shape[use.axis]))
-    if use.rows is None:
-        return tensor.index_select(use.axis, index)
-    tensor = tensor.clone()
-    tensor[slice(*use.rows)] = tensor[slice(*use.rows)].index_select(use.axis, index)
-    return tensor

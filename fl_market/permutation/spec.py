@@ -52,6 +52,14 @@ class AxisUse:
         index[self.positions] = self.positions[order]
         return index
 
+    def reordered(self, tensor: Tensor, order: NDArray[np.int64]) -> Tensor:
+        """Return the tensor with its units reordered on this axis."""
+        index = torch.from_numpy(self.index(order, tensor.shape[self.axis])).to(tensor.device)
+        if self.rows is None:
+            return tensor.index_select(self.axis, index)
+        first, last = self.rows
+        return torch.cat([tensor[:first], tensor[first:last].index_select(self.axis, index), tensor[last:]])
+
 
 @dataclass(frozen=True)
 class Inside:
@@ -166,15 +174,7 @@ def apply_permutation(
         if np.array_equal(order, np.arange(group.size)):
             continue
         for use in group.uses:
-            tensor = state[use.tensor]
-            index = torch.from_numpy(use.index(order, tensor.shape[use.axis])).to(tensor.device)
-            if use.rows is None:
-                state[use.tensor] = tensor.index_select(use.axis, index)
-            else:
-                first, last = use.rows
-                state[use.tensor] = torch.cat(
-                    [tensor[:first], tensor[first:last].index_select(use.axis, index), tensor[last:]]
-                )
+            state[use.tensor] = use.reordered(state[use.tensor], order)
     return state
 
 
