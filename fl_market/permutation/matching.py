@@ -7,7 +7,8 @@ best order of that one is a linear assignment problem. The activations of the br
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -30,8 +31,8 @@ from fl_market.permutation.spec import (
 from fl_market.seeds import derive_seed, numpy_generator
 
 METHODS = ("weights", "activations")
-_RELATIVE_TOLERANCE = 1e-5
-"""Smaller gains of a group are rounding errors: matching computes in single precision."""
+_RELATIVE_TOLERANCE = 5e-5
+"""Smaller gains of a group are not worth the solving of its neighbours."""
 _COPY = 0.5
 _PRICED_FROM = 256
 """Assignment problems of this size or larger are eased by the prices of the last one."""
@@ -64,8 +65,8 @@ def match(
     seed
         Decides the order in which the groups are first visited and the random starts; nothing else is random.
     start
-        Where to start: last round's permutation saves sweeps. By default the search starts from the identity or, where
-        ``other`` looks like a permuted copy, from the units that look :func:`alike`.
+        Where to start: last round's permutation saves sweeps. By default the groups are first matched one after the
+        other from the input on or, where ``other`` looks like a permuted copy, by which units look :func:`alike`.
     restarts
         Random starts beyond this one; the best result is kept.
 
@@ -93,9 +94,10 @@ def match(
             raise MarketError("matching by activations needs two modules and batches of inputs")
         found, observed = match_activations(spec, reference, other, batches)
         return _descend(spec, left, right, seed, found, set(spec.groups) - observed)[0]
-    if start is None:
-        start = alike(spec, left, right) if _looks_like_a_copy(spec, left, right) else identity_permutation(spec)
-    starts = [start, *(random_permutation(spec, derive_seed(seed, "restart", index)) for index in range(restarts))]
+    starts: list[Permutation | None] = [start]
+    if start is None and _looks_like_a_copy(spec, left, right):
+        starts = [alike(spec, left, right)]
+    starts += [random_permutation(spec, derive_seed(seed, "restart", index)) for index in range(restarts)]
     results = [_descend(spec, left, right, seed, begin, set(spec.groups)) for begin in starts]
     return max(results, key=lambda result: result[1])[0]
 
@@ -171,11 +173,14 @@ def _looks_like_a_copy(spec: PermutationSpec, reference: StateDict, other: State
     if not spec.groups:
         return False
     group = max(spec.groups.values(), key=lambda group: group.size)
-    left, right = (
-        torch.cat([_units(state, use).sort(1).values for use in group.uses], dim=1) for state in (reference, other)
-    )
+    left, right = (torch.cat([_profile(_units(state, use)) for use in group.uses], 1) for state in (reference, other))
     apart = torch.cdist(left, left).fill_diagonal_(torch.inf).amin(1).median()
     return bool(torch.cdist(left, right).amin(1).median() < _COPY * apart)
+
+
+def _profile(units: Tensor) -> Tensor:
+    """Return five numbers for each unit that do not depend on the order of its weights."""
+    return torch.stack([units.mean(1), units.abs().mean(1), units.norm(dim=1), units.amax(1), units.amin(1)], 1)
 
 
 def _descend(
@@ -183,29 +188,61 @@ def _descend(
     reference: StateDict,
     other: StateDict,
     seed: int,
-    start: Permutation,
+    start: Permutation | None,
     free: set[str],
 ) -> tuple[dict[str, NDArray[np.int64]], float]:
     """Improve a permutation group by group until no free group can be; return it with its objective."""
+    assignments = {name: _Assignment() for name in free}
+    if start is None:
+        start = _from_the_input_on(spec, reference, other, assignments)
     permutation = {name: order.copy() for name, order in start.items()}
     similarities = _Similarities(spec, reference, apply_permutation(spec, permutation, other))
-    assignments = {name: _Assignment() for name in free}
     generator = numpy_generator(seed, "match")
     # how much the objective rose around a group since it was solved: where it rose most, most can be found anew
     unrest = {name: float("inf") for name in generator.permutation(sorted(free)).tolist()}
-    while any(unrest.values()):
-        name = max(unrest, key=unrest.__getitem__)
-        unrest[name] = 0.0
-        similarity = similarities[name]
-        order = assignments[name].solve(similarity)
-        present = float(similarity.trace())
-        gain = float(similarity[np.arange(len(order)), order].sum()) - present
-        if gain <= _RELATIVE_TOLERANCE * max(abs(present), similarities.smallest):
-            continue
-        _record(spec, permutation, name, order)
-        for neighbour in similarities.reorder(name, order) & free:
-            unrest[neighbour] += gain
+    with ThreadPoolExecutor() as threads:
+        while any(unrest.values()):
+            names = similarities.independent(sorted(filter(unrest.get, unrest), key=unrest.__getitem__, reverse=True))
+            unrest |= dict.fromkeys(names, 0.0)
+            orders = list(threads.map(lambda name: assignments[name].solve(similarities[name]), names))
+            for name, order in zip(names, orders, strict=True):
+                gain, present = similarities.gain(name, order)
+                if gain > _RELATIVE_TOLERANCE * max(abs(present), similarities.smallest):
+                    _record(spec, permutation, name, order)
+                    for neighbour in similarities.reorder(name, order) & free:
+                        unrest[neighbour] += gain
     return permutation, _inner_product(spec, reference, similarities.aligned)
+
+
+def _from_the_input_on(
+    spec: PermutationSpec, reference: StateDict, other: StateDict, assignments: Mapping[str, "_Assignment"]
+) -> dict[str, NDArray[np.int64]]:
+    """Return a first permutation: every group is matched once, in the order in which the model uses them.
+
+    A tensor counts once all other groups on it have been matched. The insides of heads stay as they are.
+    """
+    permutation, aligned = identity_permutation(spec), dict(other)
+    unmatched = {name for name in assignments if spec.groups[name].inside is None}
+    groups_on = defaultdict(set)
+    for name, group in spec.groups.items():
+        for use in group.uses:
+            groups_on[use.tensor].add(name)
+    for name in [name for name in spec.groups if name in unmatched]:
+        group = spec.groups[name]
+        uses = [use for use in group.uses if groups_on[use.tensor] & unmatched == {name}] or group.uses
+        permutation[name] = assignments[name].solve(_inner_products(group.size, uses, reference, aligned))
+        for use in group.uses:
+            aligned[use.tensor] = use.reordered(aligned[use.tensor], permutation[name])
+        unmatched.remove(name)
+    return permutation
+
+
+def _inner_products(size: int, uses: Iterable[AxisUse], reference: StateDict, other: StateDict) -> Tensor:
+    """Return those of every unit of ``reference`` with every unit of ``other``: shape (size, size)."""
+    total = torch.zeros(size, size)
+    for use in uses:
+        total.addmm_(_units(reference, use), _units(other, use).T)
+    return total
 
 
 class _Similarities:
@@ -228,12 +265,26 @@ class _Similarities:
     def __getitem__(self, name: str) -> Tensor:
         return self._matrices[name]
 
+    def independent(self, names: Sequence[str]) -> list[str]:
+        """Return those of the groups that share no tensor with one returned before them."""
+        taken: list[str] = []
+        touched: set[str] = set()
+        for name in names:
+            tensors = {use.tensor for use in self._groups[name].uses}
+            if not tensors & touched:
+                taken.append(name)
+                touched |= tensors
+        return taken
+
     def _compute(self, name: str) -> Tensor:
         group = self._groups[name]
-        total = torch.zeros(group.size, group.size)
-        for use in group.uses:
-            total.addmm_(_units(self._reference, use), _units(self.aligned, use).T)
-        return total
+        return _inner_products(group.size, group.uses, self._reference, self.aligned)
+
+    def gain(self, name: str, order: NDArray[np.int64]) -> tuple[float, float]:
+        """Return by how much the order would raise the sum of a group's similarities, and that sum."""
+        similarity = self._matrices[name]
+        present = float(similarity.trace())
+        return float(similarity[np.arange(len(order)), order].sum()) - present, present
 
     def reorder(self, name: str, order: NDArray[np.int64]) -> set[str]:
         """Reorder one group's units, and return the names of the groups whose similarities that changed."""
