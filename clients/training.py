@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from fl_market.errors import MarketError
-from fl_market.gains import Batch
+from fl_market.gains import Batch, batch_size_for
 from fl_market.seeds import torch_generator
 
 
@@ -56,9 +56,10 @@ def train(
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, criterion: nn.Module, data: Batch, batch_size: int = 5000) -> tuple[float, float]:
+def evaluate(model: nn.Module, criterion: nn.Module, data: Batch) -> tuple[float, float]:
     """Return mean loss and accuracy."""
     model.eval()
+    batch_size = batch_size_for(model, data[0])
     loss, right = 0.0, 0
     for inputs, targets in zip(*(torch.split(part, batch_size) for part in data), strict=True):
         outputs = model(inputs)

@@ -25,6 +25,9 @@ _HELP = {
     "out_dir": "folder for the results; runs/… by default",
     "scarce_share": "share that an agent keeps of its scarce classes",
     "broker_samples": "size of the broker's validation data; 0 for the task's own",
+    "train_samples": "how much of the training set is used; 0 for all of it",
+    "norm": "norm layers of residual networks: batch, layer or group",
+    "widen": "factor of a residual network's channels",
     "common_init": "market agents start from one initialisation and trade from round 1",
     "first_round": "first round of trading; 0 for 5, or 1 with --common-init",
     "local_epochs": "epochs of local training a round",
@@ -90,9 +93,17 @@ def _parser() -> argparse.ArgumentParser:
     compare.set_defaults(command=_compare)
 
     bench = commands.add_parser("bench", help="measure speed: both sides in one run, as a ratio")
-    bench.add_argument("name", choices=("overhead",))
-    _add_run_options(bench, "inline")
-    bench.set_defaults(command=_bench)
+    benches = bench.add_subparsers(required=True, metavar="NAME")
+    overhead = benches.add_parser("overhead", help="wall time of a market against FedAvg's")
+    _add_run_options(overhead, "inline")
+    overhead.set_defaults(command=_bench_overhead)
+    align = benches.add_parser("align", help="matching against rebasin and plain coordinate descent; about 20 minutes")
+    align.add_argument("--data-dir", required=True, metavar="DIR", help="MNIST and CIFAR-10 in torchvision's layout")
+    align.add_argument("--seed", type=int, default=0, metavar="INT", help="decides all that is random")
+    align.add_argument("--out", metavar="DIR", help="folder for align.json; runs/… by default")
+    align.add_argument("--overwrite", action="store_true", help="remove an earlier run from --out")
+    align.add_argument("--debug", action="store_true", help="show tracebacks")
+    align.set_defaults(command=_bench_align)
 
     ledger = commands.add_parser("ledger", help="look into a ledger")
     ledger.add_argument("action", choices=("show", "verify"))
@@ -139,9 +150,12 @@ def _configuration(options: argparse.Namespace, name: str) -> Configuration:
     except MarketError as error:
         raise _BadArgumentsError(str(error)) from error
     if not configuration.out_dir:
-        folder = Path("runs") / f"{datetime.now():%Y-%m-%d-%H%M%S}-{name}"
-        configuration = replace(configuration, out_dir=str(folder))
+        configuration = replace(configuration, out_dir=_new_folder(name))
     return replace(configuration, out_dir=str(Path(configuration.out_dir).absolute()))
+
+
+def _new_folder(name: str) -> str:
+    return str(Path("runs") / f"{datetime.now():%Y-%m-%d-%H%M%S}-{name}")
 
 
 def _prepare_flower(options: argparse.Namespace) -> None:
@@ -196,13 +210,22 @@ def _compare(options: argparse.Namespace, name: str = "compare") -> int:
     return 0
 
 
-def _bench(options: argparse.Namespace) -> int:
-    configuration = _configuration(options, f"bench-{options.name}")
+def _bench_overhead(options: argparse.Namespace) -> int:
+    configuration = _configuration(options, "bench-overhead")
     _prepare_flower(options)
-    from fl_market.experiments.bench import overhead
+    from fl_market.experiments.bench_overhead import overhead
     from fl_market.experiments.engines import ENGINES
 
     print(overhead(configuration, ENGINES[options.engine], overwrite=options.overwrite))
+    return 0
+
+
+def _bench_align(options: argparse.Namespace) -> int:
+    from fl_market.experiments.bench_align import align
+
+    out_dir = options.out or _new_folder("bench-align")
+    print(align(options.data_dir, out_dir, seed=options.seed, overwrite=options.overwrite))
+    print(Path(out_dir) / "align.json")
     return 0
 
 

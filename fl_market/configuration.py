@@ -9,7 +9,8 @@ from fl_market.gains.certificate import GAINS
 from fl_market.merging.layers import ALL, select_layers
 from fl_market.pricing.money import micro_credits
 from fl_market.pricing.priors import parse_prior
-from fl_market.tasks.task import TASKS, DataOptions, Task, load_task
+from fl_market.tasks import TASKS, Task, TaskOptions, load_task
+from fl_market.tasks.resnet import NORMS
 
 PUBLISHED_FIRST_ROUND = 5
 """The paper's agents join the market after five epochs (section 6.1.1); its scripts trade from the fifth on."""
@@ -37,8 +38,11 @@ class Configuration:
         Data in torchvision's layout, and whether torchvision may fetch it; empty for the shipped sample.
     out_dir
         Where the results and the ledger are written; empty for nowhere.
-    scarce_share, broker_samples
-        The share that an agent keeps of its scarce classes; the size of the broker's part, 0 for the task's own.
+    scarce_share, broker_samples, train_samples
+        The share that an agent keeps of its scarce classes; the size of the broker's part, 0 for the task's own; how
+        much of the rest is used, 0 for all of it.
+    norm, widen
+        Norm layers and width of residual networks.
     common_init
         All market agents start from one initialisation and trade from round 1.
     first_round
@@ -76,6 +80,9 @@ class Configuration:
     out_dir: str = ""
     scarce_share: float = 0.1
     broker_samples: int = 0
+    train_samples: int = 0
+    norm: str = "batch"
+    widen: int = 1
     common_init: bool = False
     first_round: int = 0
     local_epochs: int = 1
@@ -100,10 +107,11 @@ class Configuration:
     def __post_init__(self) -> None:
         self._require(self.task in TASKS, "task", f"one of {', '.join(sorted(TASKS))}")
         self._require(self.gain in GAINS, "gain", f"one of {', '.join(GAINS)}")
-        for name in ("num_server_rounds", "local_epochs"):
+        self._require(self.norm in NORMS, "norm", f"one of {', '.join(NORMS)}")
+        for name in ("num_server_rounds", "local_epochs", "widen"):
             self._require(getattr(self, name) >= 1, name, "a whole number of at least 1")
         self._require(2 <= self.agents <= 1000, "agents", "2 to 1000: a market needs a buyer and a seller")
-        for name in ("seed", "broker_samples", "first_round", "batch_size", "fit_steps"):
+        for name in ("seed", "broker_samples", "train_samples", "first_round", "batch_size", "fit_steps"):
             self._require(getattr(self, name) >= 0, name, "a whole number of at least 0")
         for name in ("learning_rate", "fit_learning_rate", "tuning_learning_rate", "reply_timeout", "connect_timeout"):
             self._require(0 < getattr(self, name) < float("inf"), name, "a number above 0")
@@ -156,13 +164,16 @@ class Configuration:
         """
         task = load_task(
             self.task,
-            DataOptions(
+            TaskOptions(
                 data_dir=self.data_dir,
                 download=self.download,
                 agents=self.agents,
                 seed=self.seed,
                 scarce_share=self.scarce_share,
                 broker_samples=self.broker_samples,
+                train_samples=self.train_samples,
+                norm=self.norm,
+                widen=self.widen,
             ),
         )
         if self.layers != ALL:

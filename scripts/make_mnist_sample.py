@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from fl_market.tasks.mnist_mlp import read_mnist
+from fl_market.tasks.mnist import read_mnist
 from fl_market.tasks.partition import stratified
 from fl_market.tasks.sample import FILE, PARTS
 

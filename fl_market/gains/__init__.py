@@ -1,7 +1,7 @@
 """Gain-from-trade (paper, section 3.3): losses on the broker's data, its splits, and certificates with a bound."""
 
 from fl_market.gains.certificate import GAINS, Certificate, certify
-from fl_market.gains.losses import Batch, Loss, ModelLoss
+from fl_market.gains.losses import Batch, Loss, ModelLoss, batch_size_for
 from fl_market.gains.splits import split_in_halves
 
-__all__ = ["GAINS", "Batch", "Certificate", "Loss", "ModelLoss", "certify", "split_in_halves"]
+__all__ = ["GAINS", "Batch", "Certificate", "Loss", "ModelLoss", "batch_size_for", "certify", "split_in_halves"]

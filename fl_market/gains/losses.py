@@ -1,6 +1,6 @@
 """Losses of a candidate model on the broker's data, one for each sample."""
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -11,12 +11,37 @@ from fl_market.parameters import StateDict
 Batch = tuple[Tensor, ...]
 """Inputs and targets, sample by sample along axis 0."""
 
+ACTIVATIONS = 2**21
+"""Numbers that one layer may put out at a time: 8 MiB in single precision."""
+
 
 class Loss(Protocol):
     """The losses of a state dict on a batch."""
 
     def __call__(self, state: StateDict, data: Batch) -> Tensor:
         """Return one loss for each sample, shape (samples,), differentiable in the state dict."""
+
+
+@torch.no_grad()
+def batch_size_for(model: nn.Module, inputs: Tensor) -> int:
+    """Return how many samples a batch may have for its activations to stay in the processor's cache.
+
+    Evaluation on larger batches is slower, up to three times: memory is fetched from the system for every layer.
+    """
+    largest = 1
+
+    def note(module: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
+        nonlocal largest
+        if isinstance(output, Tensor):
+            largest = max(largest, output.numel())
+
+    handles = [module.register_forward_hook(note) for module in model.modules() if not [*module.children()]]
+    try:
+        model(inputs[:2])
+    finally:
+        for handle in handles:
+            handle.remove()
+    return max(1, ACTIVATIONS * len(inputs[:2]) // largest)
 
 
 class ModelLoss:
@@ -29,17 +54,22 @@ class ModelLoss:
     criterion
         As ``torch.nn.CrossEntropyLoss(reduction="none")``: (outputs, targets) to losses, one for each sample.
     batch_size
-        Samples evaluated at a time.
+        Samples evaluated at a time; by default :func:`batch_size_for` decides.
     """
 
-    def __init__(self, model: nn.Module, criterion: nn.Module, batch_size: int = 5000) -> None:
+    def __init__(self, model: nn.Module, criterion: nn.Module, batch_size: int | None = None) -> None:
         self.model = model.eval()
         self.criterion = criterion
         self.batch_size = batch_size
+        self._buffers = {name for name, _ in model.named_buffers()}
 
     def __call__(self, state: StateDict, data: Batch) -> Tensor:
         """Return one loss for each sample, shape (samples,)."""
+        if self.batch_size is None:
+            self.batch_size = batch_size_for(self.model, data[0])
+        # running statistics are no parameters: PyTorch's BatchNorm cannot be differentiated in them
+        values = {name: tensor.detach() if name in self._buffers else tensor for name, tensor in state.items()}
         parts = zip(*(torch.split(part, self.batch_size) for part in data), strict=True)
         return torch.cat(
-            [self.criterion(functional_call(self.model, dict(state), (x,), tie_weights=False), y) for x, y in parts]
+            [self.criterion(functional_call(self.model, values, (x,), tie_weights=False), y) for x, y in parts]
         )  # fmt: skip

@@ -249,7 +249,8 @@ class Derivation:
                 self._group_of.update(dict.fromkeys(units, name))
         for heads, inside in self._heads.values():
             self._add_heads(groups, places, heads, inside)
-        return PermutationSpec(groups, self._frozen())
+        buffers = frozenset(name for name, value in self._state.items() if not isinstance(value, nn.Parameter))
+        return PermutationSpec(groups, self._frozen(), buffers)
 
     def _places(self) -> dict[int, list[tuple[Place, int]]]:
         places: dict[int, list[tuple[Place, int]]] = defaultdict(list)

@@ -1,9 +1,9 @@
 r"""Weight matching (Ainsworth, Hayase and Srinivasa, *Git Re-Basin*, section 3.2), the paper's reference [16].
 
 Find the permutation of ``other`` that maximises the inner product :math:`\langle\theta, \pi(\theta')\rangle` of all
-permutable tensors (biases and norm parameters count), by coordinate descent: with all groups but one fixed, the
-best order of that one is a linear assignment problem. The activations of the broker's inputs may decide instead
-(``activations.py``).
+permutable parameters (biases and those of norms count; running statistics are none), by coordinate descent: with all
+groups but one fixed, the best order of that one is a linear assignment problem. The activations of the broker's
+inputs may decide instead (``activations.py``).
 """
 
 from collections import defaultdict
@@ -88,17 +88,18 @@ def match(
     """
     if method not in METHODS:
         raise MarketError(f"unknown method {method!r}; accepted are {', '.join(METHODS)}")
-    left, right = _scaled(spec, reference), _scaled(spec, other)
+    weights = spec.of_parameters()
+    left, right = _scaled(weights, reference), _scaled(weights, other)
     if method == "activations":
         if not isinstance(reference, nn.Module) or not isinstance(other, nn.Module) or batches is None:
             raise MarketError("matching by activations needs two modules and batches of inputs")
         found, observed = match_activations(spec, reference, other, batches)
-        return _descend(spec, left, right, seed, found, set(spec.groups) - observed)[0]
+        return _descend(weights, left, right, seed, found, set(spec.groups) - observed)[0]
     starts: list[Permutation | None] = [start]
-    if start is None and _looks_like_a_copy(spec, left, right):
+    if start is None and _looks_like_a_copy(weights, left, right):
         starts = [alike(spec, left, right)]
     starts += [random_permutation(spec, derive_seed(seed, "restart", index)) for index in range(restarts)]
-    results = [_descend(spec, left, right, seed, begin, set(spec.groups)) for begin in starts]
+    results = [_descend(weights, left, right, seed, begin, set(spec.groups)) for begin in starts]
     return max(results, key=lambda result: result[1])[0]
 
 
@@ -146,8 +147,8 @@ def match_many(
 def objective(
     spec: PermutationSpec, reference: nn.Module | StateDict, other: nn.Module | StateDict, permutation: Permutation
 ) -> float:
-    """Return the inner product of all permutable tensors of ``reference`` and of the permuted ``other``."""
-    return _inner_product(spec, state_of(reference), apply_permutation(spec, permutation, other))
+    """Return the inner product of all permutable parameters of ``reference`` and of the permuted ``other``."""
+    return _inner_product(spec.of_parameters(), state_of(reference), apply_permutation(spec, permutation, other))
 
 
 def alike(
@@ -158,6 +159,7 @@ def alike(
     What a unit owns of a tensor is sorted first, so that the order of all other units does not matter: a network and
     its permuted copy are matched at once, where coordinate descent alone often ends in a local optimum.
     """
+    spec = spec.of_parameters()
     left, right = _scaled(spec, reference), _scaled(spec, other)
     permutation = {}
     for name, group in spec.groups.items():

@@ -6,7 +6,7 @@ bias or of a norm's running mean); whoever permutes the units must permute all o
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -114,10 +114,21 @@ class PermutationSpec:
         Name of the tensor that produces the units -> the group.
     frozen
         ``(tensor name, axis)`` -> why that axis, or a part of it, may not be permuted.
+    buffers
+        Tensors that are no parameters, as BatchNorm's running statistics: permuted, but not matched.
     """
 
     groups: Mapping[str, Group]
     frozen: Mapping[tuple[str, int], str] = field(default_factory=dict)
+    buffers: frozenset[str] = frozenset()
+
+    def of_parameters(self) -> "PermutationSpec":
+        """Return the same groups as far as they live on parameters."""
+        groups = {
+            name: replace(group, uses=tuple(use for use in group.uses if use.tensor not in self.buffers))
+            for name, group in self.groups.items()
+        }
+        return PermutationSpec(groups, self.frozen)
 
     def twin(self, name: str, head: int) -> str:
         """Return the group that holds in another head what the named group holds in its own."""

@@ -1,8 +1,14 @@
 """What is trained: data, partition, model and loss, under one name."""
 
+from fl_market.tasks.cifar10 import cifar10_resnet20
+from fl_market.tasks.digits_vit import digits_vit
 from fl_market.tasks.mnist_mlp import mnist_mlp
-from fl_market.tasks.task import TASKS, DataOptions, Task, load_task
+from fl_market.tasks.mnist_resnet8 import mnist_resnet8
+from fl_market.tasks.task import TASKS, Task, TaskOptions, load_task
 
 TASKS["mnist-mlp"] = mnist_mlp
+TASKS["mnist-resnet8"] = mnist_resnet8
+TASKS["digits-vit"] = digits_vit
+TASKS["cifar10-resnet20"] = cifar10_resnet20
 
-__all__ = ["TASKS", "DataOptions", "Task", "load_task"]
+__all__ = ["TASKS", "Task", "TaskOptions", "load_task"]

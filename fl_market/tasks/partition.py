@@ -4,7 +4,30 @@ import torch
 from torch import Tensor
 
 from fl_market.errors import MarketError
+from fl_market.gains.losses import Batch
 from fl_market.seeds import torch_generator
+from fl_market.tasks.task import TaskOptions
+
+
+def share_out(train: Batch, options: TaskOptions) -> tuple[Batch, ...]:
+    """Return each agent's part of what the broker left of the training set: the paper's imbalance.
+
+    Of the whole set or, with ``options.train_samples``, of so many samples of it.
+    """
+    if options.train_samples:
+        train, _ = take_out(train, options.train_samples, options.seed, "training-data")
+    inputs, targets = train
+    parts = by_halves_of_classes(targets, options.agents, options.scarce_share, options.seed)
+    return tuple((inputs[part], targets[part]) for part in parts)
+
+
+def take_out(data: Batch, count: int, seed: int, purpose: str) -> tuple[Batch, Batch]:
+    """Return ``count`` samples in which every class has its share, and what is left."""
+    inputs, targets = data
+    taken = stratified(targets, count, seed, purpose)
+    left = torch.ones(len(targets), dtype=torch.bool)
+    left[taken] = False
+    return (inputs[taken], targets[taken]), (inputs[left], targets[left])
 
 
 def stratified(targets: Tensor, count: int, seed: int, *purpose: str) -> Tensor:

@@ -13,8 +13,8 @@ from fl_market.seeds import reproducible
 
 
 @dataclass(frozen=True)
-class DataOptions:
-    """Where the data comes from and how it is shared out.
+class TaskOptions:
+    """Where the data comes from, how it is shared out, and what there is to choose of the model.
 
     Attributes
     ----------
@@ -30,6 +30,12 @@ class DataOptions:
         Share of the samples that an agent keeps of its scarce classes.
     broker_samples
         Samples that the broker takes out of the training set; 0 for the task's default.
+    train_samples
+        Samples of the rest that are used at all; 0 for every one.
+    norm
+        Norm layers of a residual network.
+    widen
+        Factor of a residual network's channels.
     """
 
     data_dir: str = ""
@@ -38,6 +44,9 @@ class DataOptions:
     seed: int = 0
     scarce_share: float = 0.1
     broker_samples: int = 0
+    train_samples: int = 0
+    norm: str = "batch"
+    widen: int = 1
 
 
 @dataclass(frozen=True)
@@ -81,12 +90,12 @@ class Task:
         return self.build_model().state_dict()
 
 
-TASKS: dict[str, Callable[[DataOptions], Task]] = {}
+TASKS: dict[str, Callable[[TaskOptions], Task]] = {}
 """The tasks by name."""
 
 
 @lru_cache(maxsize=4)
-def load_task(name: str, options: DataOptions) -> Task:
+def load_task(name: str, options: TaskOptions) -> Task:
     """Return a task; one process loads it once.
 
     Raises

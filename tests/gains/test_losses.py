@@ -1,7 +1,8 @@
 import torch
 from torch import nn
 
-from fl_market.gains import ModelLoss
+from fl_market.gains import ModelLoss, batch_size_for
+from fl_market.gains.losses import ACTIVATIONS
 
 
 def test_batches_make_no_difference_and_the_model_is_left_alone(mlp):
@@ -14,3 +15,11 @@ def test_batches_make_no_difference_and_the_model_is_left_alone(mlp):
     assert all(torch.equal(before[name], tensor) for name, tensor in mlp.state_dict().items())
     mlp.load_state_dict(other)
     torch.testing.assert_close(whole, criterion(mlp(data[0]), data[1]))
+
+
+def test_batches_are_as_large_as_the_largest_activation_allows(mlp):
+    images = nn.Sequential(nn.Conv2d(1, 16, 3, padding=1), nn.Flatten(), nn.Linear(16 * 28 * 28, 10))
+    assert batch_size_for(images, torch.zeros(1, 1, 28, 28)) == ACTIVATIONS // (16 * 28 * 28)
+    assert batch_size_for(mlp, torch.zeros(50, 12)) == ACTIVATIONS // 12
+    huge = nn.Sequential(nn.Linear(1, ACTIVATIONS + 1))
+    assert batch_size_for(huge, torch.zeros(3, 1)) == 1

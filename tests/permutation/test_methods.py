@@ -71,12 +71,13 @@ def test_the_objective_never_falls_and_depends_on_the_seed_alone(name, monkeypat
     spec = derive_spec(model, inputs)
     reference = {key: tensor.float() for key, tensor in model.state_dict().items()}
     history = []
+    weights = spec.of_parameters()
     reorder = matching._Similarities.reorder
 
     def watched(self, group, order):
-        history.append(matching._inner_product(spec, reference, self.aligned))
+        history.append(matching._inner_product(weights, reference, self.aligned))
         changed = reorder(self, group, order)
-        history.append(matching._inner_product(spec, reference, self.aligned))
+        history.append(matching._inner_product(weights, reference, self.aligned))
         for key in spec.groups:
             assert torch.allclose(self[key], self._compute(key), atol=1e-4), "kept up to date, as if computed anew"
         return changed
@@ -88,3 +89,19 @@ def test_the_objective_never_falls_and_depends_on_the_seed_alone(name, monkeypat
     assert all(after >= before - 1e-9 for before, after in itertools.pairwise(history))
     again = match(spec, model, other, start=start)
     assert all(np.array_equal(found[key], again[key]) for key in spec.groups)
+
+
+def test_running_statistics_are_permuted_but_do_not_decide():
+    torch.manual_seed(0)
+    model, other = randomised(ResNet(blocks=1)), randomised(ResNet(blocks=1))
+    spec = derive_spec(model, torch.randn(2, 3, 16, 16))
+    assert spec.buffers == {name for name, _ in model.named_buffers()}
+    found = match(spec, model, other)
+    strange = {
+        name: torch.rand_like(tensor) if name in spec.buffers and tensor.dim() else tensor
+        for name, tensor in other.state_dict().items()
+    }
+    again = match(spec, model, strange)
+    assert all(np.array_equal(found[name], again[name]) for name in spec.groups)
+    moved = apply_permutation(spec, found, strange)
+    assert not torch.equal(moved["norm.running_mean"], strange["norm.running_mean"])

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from fl_market.errors import MarketError
-from fl_market.tasks import DataOptions, load_task
-from fl_market.tasks.mnist_mlp import mnist_mlp, read_mnist
+from fl_market.tasks import TaskOptions, load_task
+from fl_market.tasks.mnist import read_mnist
+from fl_market.tasks.mnist_mlp import mnist_mlp
 from fl_market.tasks.partition import by_halves_of_classes, stratified
 from fl_market.tasks.sample import FILE, load_sample
 from fl_market.tasks.torchvision_import import import_torchvision
@@ -52,7 +53,7 @@ def test_a_broken_sample_is_named(monkeypatch):
 
 
 def test_the_published_imbalance():
-    task = load_task("mnist-mlp", DataOptions())
+    task = load_task("mnist-mlp", TaskOptions())
     whole = counts(load_sample()["train"][1])
     for index, (_, targets) in enumerate(task.agents):
         scarce = range(5) if index == 0 else range(5, 10)
@@ -61,7 +62,7 @@ def test_the_published_imbalance():
 
 
 def test_the_full_set_gives_the_broker_5000_training_samples_that_no_agent_has(real_mnist):
-    task = mnist_mlp(DataOptions(data_dir=str(real_mnist), seed=3))
+    task = mnist_mlp(TaskOptions(data_dir=str(real_mnist), seed=3))
     assert len(task.broker[0]) == 5000
     assert len(task.test[0]) == 10_000
     assert task.batch_size == 512
@@ -76,19 +77,19 @@ def test_the_full_set_gives_the_broker_5000_training_samples_that_no_agent_has(r
 
 
 def test_the_seed_decides_the_split():
-    first, again, other = (mnist_mlp(DataOptions(seed=seed)).agents[0][0].sum() for seed in (0, 0, 1))
+    first, again, other = (mnist_mlp(TaskOptions(seed=seed)).agents[0][0].sum() for seed in (0, 0, 1))
     assert first == again
     assert first != other
 
 
 def test_the_published_network():
-    model = load_task("mnist-mlp", DataOptions()).build_model()
+    model = load_task("mnist-mlp", TaskOptions()).build_model()
     weights = [tuple(tensor.shape) for name, tensor in model.state_dict().items() if name.endswith("weight")]
     assert weights == [(32, 784), (32, 32), (32, 32), (16, 32), (10, 16)]
 
 
 def test_initial_models_are_each_agent_s_own_or_common():
-    task = load_task("mnist-mlp", DataOptions())
+    task = load_task("mnist-mlp", TaskOptions())
     weight = {name: task.initial_model(0, name).state_dict()["1.weight"] for name in ("A", "B", None)}
     assert torch.equal(weight["A"], task.initial_model(0, "A").state_dict()["1.weight"])
     assert not torch.equal(weight["A"], weight["B"])
@@ -106,7 +107,7 @@ def test_data_that_cannot_be_read_is_named(tmp_path, real_mnist, damage):
         content = gzip.decompress(broken.read_bytes())
         broken.write_bytes(gzip.compress(content[:1000], 1) if damage == "truncated" else b"no gzip")
     with pytest.raises(MarketError, match=f"MNIST cannot be read from {tmp_path}: .*accepted is the layout"):
-        mnist_mlp(DataOptions(data_dir=str(tmp_path)))
+        mnist_mlp(TaskOptions(data_dir=str(tmp_path)))
 
 
 def test_reading_changes_nothing_in_the_folder(real_mnist):
@@ -150,4 +151,4 @@ def test_torchvision_is_left_alone_where_it_imports(monkeypatch):
 
 def test_an_unknown_task_is_named():
     with pytest.raises(MarketError, match="unknown task 'chess'; accepted are mnist-mlp"):
-        load_task("chess", DataOptions())
+        load_task("chess", TaskOptions())

@@ -1,4 +1,4 @@
-"""Measurements of speed: both sides in one run, as a ratio, because machines are noisy."""
+"""``fl-market bench overhead``: a market's wall time against FedAvg's."""
 
 from dataclasses import replace
 from pathlib import Path

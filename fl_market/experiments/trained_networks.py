@@ -1,0 +1,69 @@
+"""Networks that a benchmark trains for itself."""
+
+from collections.abc import Callable
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812  (as PyTorch itself names it)
+
+from fl_market.gains import Batch
+from fl_market.seeds import derive_seed, reproducible
+
+WIDTHS = (784, 512, 512, 512, 512, 10)
+BATCH_SIZE = 128
+
+
+def mlp() -> nn.Module:
+    """Return an untrained perceptron, 784-512-512-512-512-10."""
+    layers: list[nn.Module] = [nn.Flatten()]
+    for fan_in, fan_out in pairwise(WIDTHS):
+        layers += [nn.Linear(fan_in, fan_out), nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+def initial(build: Callable[[], nn.Module], seed: int, index: int) -> nn.Module:
+    """Return one of several untrained networks."""
+    with reproducible(seed, "bench-initial-weights", index):
+        return build()
+
+
+def trained(
+    build: Callable[[], nn.Module],
+    data: Batch,
+    epochs: int,
+    seed: int,
+    index: int,
+    *,
+    learning_rate: float = 0.1,
+    augment: Callable[[Tensor], Tensor] | None = None,
+) -> nn.Module:
+    """Return one of several networks, trained with SGD, Nesterov's momentum and one cycle of the learning rate.
+
+    All cores are used: the numbers that come out are those of one machine.
+    """
+    model = initial(build, seed, index).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    inputs, targets = data
+    optimiser = torch.optim.SGD(model.parameters(), lr=learning_rate, momentum=0.9, weight_decay=5e-4, nesterov=True)
+    steps = epochs * -(-len(inputs) // BATCH_SIZE)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, learning_rate, total_steps=steps, pct_start=0.25)
+    torch.manual_seed(derive_seed(seed, "bench-training", index))
+    model.train()
+    for _ in range(epochs):
+        for batch in torch.randperm(len(inputs)).split(BATCH_SIZE):  # type: ignore[no-untyped-call]
+            images = inputs[batch]
+            loss = F.cross_entropy(model(augment(images) if augment else images), targets[batch])
+            optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+            schedule.step()
+    trained_model: nn.Module = model.eval().to(memory_format=torch.contiguous_format)
+    return trained_model
+
+
+def flip_and_roll(images: Tensor) -> Tensor:
+    """Return the images of a batch mirrored, every other time, and moved by up to four pixels."""
+    if torch.rand(()) < 0.5:
+        images = images.flip(3)
+    down, right = torch.randint(-4, 5, (2,)).tolist()
+    return images.roll((down, right), (2, 3))

@@ -1,0 +1,90 @@
+"""MNIST: the published files, or the small sample that the package ships."""
+
+import gzip
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from torch import nn
+
+from fl_market.gains.losses import Batch
+from fl_market.tasks.partition import share_out, take_out
+from fl_market.tasks.reading import reading
+from fl_market.tasks.sample import load_sample
+from fl_market.tasks.task import Task, TaskOptions
+from fl_market.tasks.torchvision_import import import_torchvision
+
+BROKER_SAMPLES = 5000
+BATCH_SIZE = 512
+SAMPLE_BATCH_SIZE = 32
+"""The sample is a tenth of the full set: smaller batches make up for fewer of them."""
+MEAN, DEVIATION = 0.1307, 0.3081
+
+
+def mnist_task(name: str, build_model: Callable[[], nn.Module], options: TaskOptions) -> Task:
+    """Return the task of one model on MNIST, with the paper's imbalance by halves of the classes.
+
+    The broker's data comes out of the training set: 5 000 samples of the full set; the shipped sample has a part of its
+    own for the broker.
+    """
+    if options.data_dir:
+        train, test = read_mnist(Path(options.data_dir), options.download)
+        broker, train = take_out(train, options.broker_samples or BROKER_SAMPLES, options.seed, "broker-data")
+    else:
+        sample = load_sample()
+        train, broker, test = sample["train"], sample["broker"], sample["test"]
+        if options.broker_samples:
+            broker, _ = take_out(broker, options.broker_samples, options.seed, "broker-data")
+    inputs, targets = normalised(train)
+    return Task(
+        name=name,
+        build_model=build_model,
+        criterion=nn.CrossEntropyLoss(reduction="none"),
+        agents=share_out((inputs, targets), options),
+        broker=normalised(broker),
+        test=normalised(test),
+        batch_size=BATCH_SIZE if options.data_dir else SAMPLE_BATCH_SIZE,
+    )
+
+
+def read_mnist(data_dir: Path, download: bool = False) -> tuple[Batch, Batch]:
+    """Return MNIST's published training and test parts as unsigned bytes and labels.
+
+    Raises
+    ------
+    MarketError
+        If the files are missing or broken.
+    """
+    mnist = import_torchvision().datasets.MNIST
+    with reading("MNIST", data_dir, "MNIST", "MNIST/raw"), TemporaryDirectory() as unpacked:
+        root = data_dir if download else _unpacked(data_dir, Path(unpacked))
+        parts = [mnist(str(root), train=train, download=download) for train in (True, False)]
+        for part, count in zip(parts, (60_000, 10_000), strict=True):
+            if part.data.shape != (count, 28, 28) or part.targets.shape != (count,):
+                raise ValueError(f"{count} images of 28 x 28 pixels were expected, not {tuple(part.data.shape)}")
+    train, test = ((part.data, part.targets) for part in parts)
+    return train, test
+
+
+def _unpacked(data_dir: Path, scratch: Path) -> Path:
+    """Return a folder that holds the files unpacked: torchvision unpacks the published .gz only when it downloads.
+
+    The user's folder stays as it is: it may be read-only, and several processes may read it at once.
+    """
+    raw = data_dir / "MNIST" / "raw"
+    packed = sorted(raw.glob("*-ubyte.gz"))
+    if not packed or all(path.with_suffix("").exists() for path in packed):
+        return data_dir
+    target = scratch / "MNIST" / "raw"
+    target.mkdir(parents=True)
+    for path in packed:
+        with gzip.open(path) as source, (target / path.stem).open("wb") as out:
+            shutil.copyfileobj(source, out)
+    return scratch
+
+
+def normalised(data: Batch) -> Batch:
+    """Return (samples, 1, 28, 28) floats with MNIST's mean 0 and deviation 1 from unsigned bytes; and the labels."""
+    images, labels = data
+    return ((images.float() / 255 - MEAN) / DEVIATION).unsqueeze(1), labels

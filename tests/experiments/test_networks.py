@@ -1,0 +1,51 @@
+"""Networks with norm layers, and a vision transformer, trade on Flower's own simulation."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from fl_market.configuration import Configuration
+from fl_market.experiments.engines import ENGINES
+from fl_market.ledger import Ledger
+
+pytestmark = pytest.mark.flower
+
+
+def configured(task, folder, **options):
+    small = {"train_samples": 400, "broker_samples": 200, "num_server_rounds": 2, "first_round": 2}
+    training = {"learning_rate": 0.05, "momentum": 0.9, "prior": "exponential(1000)"}
+    return Configuration(task=task, strategy="market-priced", out_dir=str(folder), **small, **training, **options)
+
+
+@pytest.mark.parametrize(
+    ("task", "options"),
+    [
+        ("mnist-resnet8", {"norm": "batch"}),
+        ("mnist-resnet8", {"norm": "layer"}),
+        ("mnist-resnet8", {"norm": "group"}),
+        ("digits-vit", {}),
+    ],
+)
+def test_it_trades_in_a_real_flower_run(tmp_path, task, options):
+    result = ENGINES["simulation"](configured(task, tmp_path, **options), None)
+    (database,) = Path(tmp_path).glob("*.db")
+    with Ledger.open_existing(f"sqlite:///{database}") as ledger:
+        assert not ledger.verify()
+        assert len(ledger.deals()) == result.deals >= 1
+        assert all(deal.lower_bound > 0 and 0 < deal.alpha <= 1 for deal, _ in ledger.deals())
+
+
+def test_batch_norm_s_statistics_are_the_same_on_both_engines(tmp_path):
+    inline, again = (
+        ENGINES[engine](configured("mnist-resnet8", tmp_path / engine, scarce_share=0.5), None)
+        for engine in ("inline", "simulation")
+    )
+    assert inline.agents == again.agents
+
+
+@pytest.mark.parametrize("arm", ["fedavg", "siloed", "market-fine", "market-unaligned"])
+def test_other_arms_run_with_batch_norm(arm, tmp_path):
+    configuration = configured("mnist-resnet8", tmp_path, fit_steps=2, agents=3)
+    result = ENGINES["inline"](replace(configuration, strategy=arm, train_samples=200, broker_samples=60), None)
+    assert set(result.agents) == {"A", "B", "C"}
