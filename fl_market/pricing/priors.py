@@ -2,15 +2,26 @@ r"""Priors over a buyer's valuation, and the seller's Bayesian-optimal ask (Myer
 
 The ask maximises the expected revenue :math:`(P - c)(1 - F(P))` over the support. Eq. 2 of the paper is its
 first-order condition for c = 0; where the revenue already falls at the lower end of the support, that end (the corner)
-is the maximum, and Eq. 2 has no root.
+is the maximum, and Eq. 2 has no root. A prior is anything that knows its best ``price(cost)``; frozen distributions of
+``scipy.stats`` are accepted as well.
 """
 
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Protocol
+from typing import Any, Protocol
+
+import numpy as np
+from scipy.optimize import brentq, minimize_scalar
+from scipy.special import lambertw
+from scipy.stats import truncnorm
 
 from fl_market.errors import MarketError
+from fl_market.pricing.empirical import Empirical
+
+NO_SALE = math.inf
+"""The ask of a seller for whom no price sells at a profit."""
 
 
 class Prior(Protocol):
@@ -32,7 +43,7 @@ class Uniform:
 
     def price(self, cost: float) -> float:
         """Return ``max(low, (high + cost) / 2)``; infinite where the cost reaches ``high``."""
-        return math.inf if cost >= self.high else max(self.low, (self.high + cost) / 2)
+        return NO_SALE if cost >= self.high else max(self.low, (self.high + cost) / 2)
 
 
 @dataclass(frozen=True)
@@ -49,28 +60,170 @@ class Exponential:
         return cost + 1 / self.rate
 
 
-PRIORS: dict[str, type[Uniform] | type[Exponential]] = {"uniform": Uniform, "exponential": Exponential}
+@dataclass(frozen=True)
+class TruncatedExponential:
+    """An exponential density ``exp(-rate * v)`` cut to [low, high]."""
+
+    rate: float
+    low: float
+    high: float
+
+    def __post_init__(self) -> None:
+        _require(0 < self.rate < math.inf, f"{self} needs a rate above 0")
+        _require(0 <= self.low < self.high < math.inf, f"{self} needs 0 <= low < high")
+
+    def price(self, cost: float) -> float:
+        """Return ``max(low, high - (k + W(exp(-k))) / rate)`` with ``k = rate (high - cost) - 1`` and Lambert's W."""
+        if cost >= self.high:
+            return NO_SALE
+        k = self.rate * (self.high - cost) - 1
+        price = self.high - (k + float(lambertw(math.exp(-k)).real)) / self.rate
+        # for a small rate nearly all digits of k + W cancel; Newton's steps on the first-order condition restore them
+        for _ in range(3):
+            rest = self.rate * (self.high - price)
+            price += (-math.expm1(-rest) / self.rate - (price - cost)) / (1 + math.exp(-rest))
+        return max(self.low, price)
 
 
-def myerson_price(prior: Prior, cost: float = 0.0) -> float:
+@dataclass(frozen=True)
+class Pareto:
+    """Valuations of at least ``scale`` with survival ``(scale / v) ** shape``: a heavy tail."""
+
+    shape: float
+    scale: float
+
+    def __post_init__(self) -> None:
+        _require(0 < self.shape < math.inf and 0 < self.scale < math.inf, f"{self} needs shape and scale above 0")
+
+    def price(self, cost: float) -> float:
+        """Return ``max(scale, shape * cost / (shape - 1))``.
+
+        Raises
+        ------
+        MarketError
+            If the shape is at most 1: then no price is best. For a shape of 1 (and no cost) all earn the same.
+        """
+        if self.shape <= 1:
+            flat = self.shape == 1 and cost == 0
+            reason = f"every price from {self.scale} on earns the same" if flat else "a higher price always earns more"
+            raise MarketError(f"{self} has no best price, because {reason}; accepted is a shape above 1")
+        return max(self.scale, self.shape * cost / (self.shape - 1))
+
+
+@dataclass(frozen=True)
+class TruncatedPareto:
+    """A density ``v ** (-shape - 1)`` cut to [low, high]."""
+
+    shape: float
+    low: float
+    high: float
+
+    def __post_init__(self) -> None:
+        _require(0 < self.shape < math.inf, f"{self} needs a shape above 0")
+        _require(0 < self.low < self.high < math.inf, f"{self} needs 0 < low < high")
+
+    def price(self, cost: float) -> float:
+        """Return without cost ``high (1 - shape) ** (1 / shape)`` or the lower end; else the one root between."""
+        if cost >= self.high:
+            return NO_SALE
+        if cost == 0:
+            return max(self.low, self.high * (1 - self.shape) ** (1 / self.shape)) if self.shape < 1 else self.low
+
+        def slope(price: float) -> float:
+            return float(1 - (price / self.high) ** self.shape - self.shape * (1 - cost / price))
+
+        return max(self.low, _root(slope, cost, self.high))
+
+
+@dataclass(frozen=True)
+class Power:
+    """Valuations up to ``high`` with F(v) = (v / high) ** exponent."""
+
+    exponent: float
+    high: float
+
+    def __post_init__(self) -> None:
+        _require(0 < self.exponent < math.inf and 0 < self.high < math.inf, f"{self} needs exponent and high above 0")
+
+    def price(self, cost: float) -> float:
+        """Return without cost ``high * (exponent + 1) ** (-1 / exponent)``, else the one root above the cost."""
+        if cost >= self.high:
+            return NO_SALE
+        if cost == 0:
+            return self.high * math.exp(-math.log1p(self.exponent) / self.exponent)
+        k, share = self.exponent, cost / self.high
+
+        def slope(part: float) -> float:
+            return float(1 - part**k - k * part**k * (1 - share / part))
+
+        return self.high * _root(slope, share, 1.0)
+
+
+@dataclass(frozen=True)
+class TruncatedNormal:
+    """A normal density cut to [low, high]; ``mean`` and ``std`` are those before the cut."""
+
+    mean: float
+    std: float
+    low: float
+    high: float
+
+    def __post_init__(self) -> None:
+        _require(math.isfinite(self.mean) and 0 < self.std < math.inf, f"{self} needs a finite mean and a std above 0")
+        _require(0 <= self.low < self.high < math.inf, f"{self} needs 0 <= low < high")
+
+    def price(self, cost: float) -> float:
+        """Return the one root of the first-order condition, or the lower end: the density is log-concave."""
+        if cost >= self.high:
+            return NO_SALE
+        bounds = (self.low - self.mean) / self.std, (self.high - self.mean) / self.std
+        distribution = truncnorm(*bounds, loc=self.mean, scale=self.std)
+
+        def slope(price: float) -> float:
+            # of the logarithm of the revenue: survival and density alone underflow in the tails
+            hazard = math.exp(min(700.0, float(distribution.logpdf(price) - distribution.logsf(price))))
+            return 1 - (price - cost) * hazard
+
+        start = max(self.low, cost)
+        if slope(start) <= 0:
+            return start
+        return _root(slope, start, self.high - 1e-12 * (self.high - start))
+
+
+PRIORS: dict[str, Callable[..., Prior]] = {
+    "uniform": Uniform,
+    "exponential": Exponential,
+    "truncated-exponential": TruncatedExponential,
+    "pareto": Pareto,
+    "truncated-pareto": TruncatedPareto,
+    "power": Power,
+    "truncated-normal": TruncatedNormal,
+    "empirical": lambda *values: Empirical(values),
+}
+"""The priors by the names that users write."""
+
+
+def myerson_price(prior: Any, cost: float = 0.0) -> float:
     """Return the ask of a seller whose own cost is ``cost`` and who believes ``prior``.
 
     Parameters
     ----------
     prior
-        Belief about the buyer's valuation.
+        Belief about the buyer's valuation: one of this module's, anything with a ``price(cost)``, or a frozen
+        continuous distribution of ``scipy.stats``.
     cost
         The seller's own cost of the sale, in the same unit, at least 0.
 
     Returns
     -------
     float
-        The price that maximises ``(P - cost) * (1 - F(P))``; ``inf`` where no price sells at a profit.
+        The price that maximises ``(P - cost) * (1 - F(P))``; :data:`NO_SALE`, which is infinite, where no price sells
+        at a profit.
 
     Raises
     ------
     MarketError
-        If the cost is negative or not finite.
+        If the cost is negative or not finite, the prior is none, or no price is best under it.
 
     Examples
     --------
@@ -80,7 +233,48 @@ def myerson_price(prior: Prior, cost: float = 0.0) -> float:
     1.25
     """
     _require(0 <= cost < math.inf, f"a seller's cost must be a finite number of at least 0, not {cost}")
-    return prior.price(cost)
+    if hasattr(prior, "price"):
+        return float(prior.price(cost))
+    if hasattr(prior, "sf") and hasattr(prior, "ppf"):
+        return _numeric_price(prior, cost)
+    raise MarketError(
+        f"{prior!r} is no prior; accepted are {', '.join(PRIORS)} and frozen continuous distributions of scipy.stats"
+    )
+
+
+def _numeric_price(distribution: Any, cost: float) -> float:
+    """Return the best price under a distribution of which only the survival function is known.
+
+    The best of many quantiles, refined between those beside it: revenue may have several peaks.
+
+    Raises
+    ------
+    MarketError
+        If the revenue is still rising in the far tail.
+    """
+    low, high = (float(end) for end in distribution.support())
+    if not math.isfinite(low) or low < 0:
+        raise MarketError(f"a prior of valuations must begin at 0 or above, not at {low}")
+    if cost >= high:
+        return NO_SALE
+    tail = np.concatenate([np.linspace(0, 1, 2001)[1:-1], 1 - np.logspace(-4, -12, 200)])
+    start = max(low, cost)
+    prices = np.unique(np.concatenate([[start], distribution.ppf(tail)]))
+    prices = prices[(prices >= start) & np.isfinite(prices)]
+    # what lies above a high cost has few quantiles: follow the survival function down from there
+    prices = np.unique(np.concatenate([prices, start + np.linspace(0, 1, 2001) * (float(prices[-1]) - start)]))
+    revenue = (prices - cost) * distribution.sf(prices)
+    best = int(revenue.argmax())
+    if best == len(prices) - 1 and math.isinf(high):
+        raise MarketError("this prior has no best price, because a higher price always earns more")
+    below, above = prices[max(0, best - 1)], prices[min(len(prices) - 1, best + 1)]
+    found = minimize_scalar(
+        lambda price: -(price - cost) * float(distribution.sf(price)),
+        bounds=(below, above),
+        method="bounded",
+        options={"xatol": 1e-10 * max(1.0, float(above))},
+    )
+    return float(found.x) if -found.fun > revenue[best] else float(prices[best])
 
 
 def parse_prior(text: str) -> Prior:
@@ -91,14 +285,22 @@ def parse_prior(text: str) -> Prior:
     MarketError
         If the text names no prior, or its numbers do not fit.
     """
-    accepted = ", ".join(f"{name}({', '.join(f.name for f in fields(kind))})" for name, kind in PRIORS.items())
-    found = re.fullmatch(r"\s*(\w+)\s*\(([^()]*)\)\s*", text)
+    accepted = ", ".join(
+        f"{name}({', '.join(f.name for f in fields(kind)) if isinstance(kind, type) else 'value, …'})"
+        for name, kind in PRIORS.items()
+    )
+    found = re.fullmatch(r"\s*([\w-]+)\s*\(([^()]*)\)\s*", text)
     if found is None or found[1].lower() not in PRIORS:
         raise MarketError(f"unknown prior {text!r}; accepted are {accepted}")
     try:
         return PRIORS[found[1].lower()](*(float(number) for number in found[2].split(",")))
     except (TypeError, ValueError):
         raise MarketError(f"the prior {text!r} does not have the right numbers; accepted are {accepted}") from None
+
+
+def _root(slope: Callable[[float], float], low: float, high: float) -> float:
+    """Return where the slope of the revenue, which falls through 0 once, is 0."""
+    return float(brentq(slope, low, high, xtol=1e-14 * max(1.0, high), rtol=1e-14))
 
 
 def _require(condition: bool, message: str) -> None:

@@ -4,8 +4,14 @@ The midpoint of ``nash`` is not truthful (a buyer's best report equals the ask),
 rule is efficient, truthful, individually rational and balanced at once: so the rule is the user's choice.
 """
 
+import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
+
+from fl_market.errors import MarketError
+from fl_market.pricing.money import credits_text, micro_credits
 
 
 @dataclass(frozen=True)
@@ -27,6 +33,51 @@ class PricingRule:
     price: Callable[[int, int], int | None]
 
 
+def split(k: float) -> PricingRule:
+    """Return the rule that gives the seller a share ``k`` of the surplus between ask and bid.
+
+    Parameters
+    ----------
+    k
+        In [0, 1]: 0 is the ask itself, truthful for the buyer; 1 the bid, truthful for the seller; ½ is Nash's.
+
+    Raises
+    ------
+    MarketError
+        If ``k`` is not in [0, 1].
+    """
+    if not 0 <= k <= 1:
+        raise MarketError(f"the seller's share of the surplus must lie in [0, 1], not be {k}")
+    share = Fraction(k)
+
+    def price(bid: int, ask: int) -> int | None:
+        return ask + math.floor(share * (bid - ask)) if bid >= ask else None
+
+    return PricingRule(f"split({k:g})", asks=True, price=price)
+
+
+def posted(amount: int) -> PricingRule:
+    """Return the rule of one price for all: no report moves it, so that honesty is best for buyer and seller.
+
+    Parameters
+    ----------
+    amount
+        Micro-credits, at least 0.
+
+    Raises
+    ------
+    MarketError
+        If the amount is negative.
+    """
+    if amount < 0:
+        raise MarketError(f"a posted price must be at least 0, not {amount}")
+
+    def price(bid: int, ask: int) -> int | None:
+        return amount if bid >= amount >= ask else None
+
+    return PricingRule(f"posted({credits_text(amount)})", asks=True, price=price)
+
+
 def _free(bid: int, ask: int) -> int | None:
     return 0 if bid >= 0 else None
 
@@ -35,9 +86,38 @@ def _nash(bid: int, ask: int) -> int | None:
     return (bid + ask) // 2 if bid >= ask else None
 
 
+def _ask(bid: int, ask: int) -> int | None:
+    return ask if bid >= ask else None
+
+
 free = PricingRule("free", asks=False, price=_free)
 """The collaborative setting (section 6.1): a certified gain is a purchase, and nobody pays."""
 nash = PricingRule("nash", asks=True, price=_nash)
 """The competitive setting (section 6.2): the midpoint, rounded down to whole micro-credits."""
+ask = PricingRule("ask", asks=True, price=_ask)
+"""The seller's Myerson price is a take-it-or-leave-it offer: truthful for the buyer."""
 
-RULES = {rule.name: rule for rule in (free, nash)}
+RULES = {rule.name: rule for rule in (free, nash, ask)}
+"""The rules without a number of their own."""
+
+
+def parse_rule(text: str) -> PricingRule:
+    """Return the rule that a text such as ``"nash"``, ``"split(0.25)"`` or ``"posted(0.5)"`` (in credits) names.
+
+    Raises
+    ------
+    MarketError
+        If the text names no rule, or its number does not fit.
+    """
+    if text in RULES:
+        return RULES[text]
+    found = re.fullmatch(r"\s*(split|posted)\s*\(\s*([-+.\deE]+)\s*\)\s*", text)
+    try:
+        if found is not None:
+            number = float(found[2])
+            return split(number) if found[1] == "split" else posted(micro_credits(number))
+    except ValueError:
+        pass
+    raise MarketError(
+        f"unknown pricing rule {text!r}; accepted are {', '.join(RULES)}, split(share) and posted(credits)"
+    )

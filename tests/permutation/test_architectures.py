@@ -1,13 +1,16 @@
 """Random permutations drawn from the spec leave the outputs of real networks unchanged."""
 
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
 from fl_market.permutation import apply_permutation, derive_spec, invert, match, random_permutation
-from tests.permutation.networks import classifier, own
+from fl_market.tasks.digits_vit import build_vit
+from fl_market.tasks.resnet import ResNet
+from tests.permutation.networks import classifier, own, randomised
 
 # the share of positions on the first two axes of all parameters that may be permuted; it must not shrink unseen
 SHARES = {
@@ -94,6 +97,20 @@ def test_a_planted_permutation_of_heads_is_recovered(seed):
     found = match(spec, model, apply_permutation(spec, planted, noisy), seed=seed)
     expected = invert(spec, planted)
     assert all(np.array_equal(found[name], expected[name]) for name in spec.groups)
+
+
+@pytest.mark.parametrize(
+    ("build", "size", "share"),
+    [
+        (ResNet, (3, 32, 32), 0.99),
+        (partial(ResNet, widen=6, norm="layer"), (3, 32, 32), 0.99),
+        (partial(ResNet, norm="group"), (3, 32, 32), 0.99),
+        (build_vit, (1, 28, 28), 0.97),
+    ],
+)
+def test_the_networks_of_the_tasks(build, size, share, capsys):
+    torch.manual_seed(0)
+    check(randomised(build()), torch.randn(2, *size), share, capsys)
 
 
 def test_units_of_different_groups_of_a_norm_stay_apart():
