@@ -92,6 +92,15 @@ def _parser() -> argparse.ArgumentParser:
     _add_run_options(compare, "inline")
     compare.set_defaults(command=_compare)
 
+    experiment = commands.add_parser("experiment", help="one of the paper's experiments, over many seeds")
+    experiment.add_argument("name", choices=("figure3", "figure4", "figure5", "theorem51"))
+    seeds = ",".join(map(str, range(20)))
+    experiment.add_argument("--seeds", default=seeds, help="comma-separated (default: 0,1,…,19)")
+    experiment.add_argument("--out", metavar="DIR", help="folder for NAME.json and NAME.png; runs/… by default")
+    experiment.add_argument("--overwrite", action="store_true", help="replace an earlier result in --out")
+    experiment.add_argument("--debug", action="store_true", help="show tracebacks")
+    experiment.set_defaults(command=_experiment)
+
     bench = commands.add_parser("bench", help="measure speed: both sides in one run, as a ratio")
     benches = bench.add_subparsers(required=True, metavar="NAME")
     overhead = benches.add_parser("overhead", help="wall time of a market against FedAvg's")
@@ -188,13 +197,9 @@ def _compare(options: argparse.Namespace, name: str = "compare") -> int:
     arms = options.arms.split(",") if options.arms else list(DEFAULT_ARMS)
     try:
         check_arms(arms)
-        seeds = [int(seed) for seed in options.seeds.split(",")] if options.seeds else []
     except MarketError as error:
         raise _BadArgumentsError(str(error)) from error
-    except ValueError:
-        raise _BadArgumentsError(
-            f"--seeds cannot be {options.seeds!r}; accepted are whole numbers with commas between"
-        ) from None
+    seeds = _seeds(options.seeds) if options.seeds else []
     engine = ENGINES[options.engine]
     total = len(arms) * max(1, len(seeds)) * configuration.num_server_rounds
     with show_progress(total, quiet=options.quiet) as observer:
@@ -208,6 +213,26 @@ def _compare(options: argparse.Namespace, name: str = "compare") -> int:
     for file in files:
         print(Path(configuration.out_dir) / file)
     return 0
+
+
+def _experiment(options: argparse.Namespace) -> int:
+    from fl_market.experiments.linear_figures import run_experiment
+
+    seeds = _seeds(options.seeds)
+    out_dir = options.out or _new_folder(options.name)
+    print(run_experiment(options.name, out_dir, seeds, overwrite=options.overwrite))
+    for suffix in ("json", "png"):
+        print(Path(out_dir) / f"{options.name}.{suffix}")
+    return 0
+
+
+def _seeds(text: str) -> list[int]:
+    try:
+        return [int(seed) for seed in text.split(",")]
+    except ValueError:
+        raise _BadArgumentsError(
+            f"--seeds cannot be {text!r}; accepted are whole numbers with commas between"
+        ) from None
 
 
 def _bench_overhead(options: argparse.Namespace) -> int:

@@ -1,6 +1,8 @@
 """Fixtures that several rooms share."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -25,6 +27,17 @@ def real_mnist(tmp_path_factory):
     for path in source.glob("*.gz"):
         (raw / path.name).symlink_to(path)
     return raw.parent.parent
+
+
+@pytest.fixture(scope="session")
+def real_cifar10(tmp_path_factory):
+    """The published CIFAR-10 files, in torchvision's layout."""
+    prepare = SHARED_DATA / "prepare.py"
+    if not prepare.is_file():
+        pytest.skip(f"the published CIFAR-10 files are not at {SHARED_DATA}")
+    folder = tmp_path_factory.mktemp("cifar10")
+    subprocess.run([sys.executable, prepare, "--to", folder, "cifar10"], check=True, capture_output=True)
+    return folder
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from fl_market.errors import MarketError
-from fl_market.experiments.trained_networks import flip_and_roll, initial, mlp, trained
+from fl_market.experiments.trained_networks import flip_and_roll, mlp, trained
 from fl_market.gains import Batch, ModelLoss
 from fl_market.merging import NormStatistics, interpolate
 from fl_market.parameters import StateDict
@@ -31,7 +31,7 @@ from fl_market.permutation import (
     identity_permutation,
     match,
 )
-from fl_market.reports.files import clear_folder, write_json
+from fl_market.reports.files import claim_file, write_json
 from fl_market.reports.table import summary_table
 from fl_market.seeds import numpy_generator
 from fl_market.tasks.cifar10 import read_cifar10
@@ -51,8 +51,8 @@ class Sizes:
         Images, and how often they are seen.
     cifar10, cifar10_epochs
         The same for the two residual networks.
-    widen
-        Width of the wide network.
+    widen, wide_images
+        Width of the wide networks, and the images that they see once.
     test
         Test images.
     repetitions
@@ -65,8 +65,9 @@ class Sizes:
     cifar10: int = 20_000
     cifar10_epochs: int = 10
     widen: int = 6
+    wide_images: int = 640
     test: int = 2_000
-    repetitions: int = 3
+    repetitions: int = 5
 
 
 @dataclass
@@ -122,8 +123,7 @@ def align(data_dir: str, out_dir: str, *, seed: int = 0, overwrite: bool = False
     _rebasin()
     train, test = read_mnist(Path(data_dir))
     mnist, cifar10 = (normalised(train), normalised(test)), read_cifar10(Path(data_dir))
-    folder = Path(out_dir)
-    clear_folder(folder, overwrite)
+    folder = claim_file(Path(out_dir), "align.json", overwrite)
     mlps = _compare_mlps(mnist, sizes, seed)
     nets = [
         trained(
@@ -139,7 +139,7 @@ def align(data_dir: str, out_dir: str, *, seed: int = 0, overwrite: bool = False
     ]
     resnet = _compare_resnets(nets, cifar10, sizes, seed)
     accuracies = _repaired_accuracies(nets, cifar10, sizes, seed)
-    wide = _compare_wide(sizes, seed)
+    wide = _compare_wide(cifar10[0], sizes, seed)
     ratios = {
         "rebasin / match, MLP": mlps.ratio("rebasin"),
         "rebasin / match, ResNet20": resnet.ratio("rebasin"),
@@ -209,10 +209,12 @@ def _compare_pair(
     result.note("rebasin", seconds, barrier(permuted.state_dict()))
 
 
-def _compare_wide(sizes: Sizes, seed: int) -> Comparison:
-    """Compare with plain coordinate descent on two of the paper's wide networks, as they are initialised."""
-    one, other = (initial(partial(ResNet, widen=sizes.widen, norm="layer"), seed, index) for index in range(2))
-    spec = derive_spec(one, torch.zeros(2, 3, 32, 32))
+def _compare_wide(train: Batch, sizes: Sizes, seed: int) -> Comparison:
+    """Compare with plain coordinate descent on two of the paper's wide networks, hardly trained."""
+    build = partial(ResNet, widen=sizes.widen, norm="layer")
+    images = _first(train, sizes.wide_images)
+    one, other = (trained(build, images, 1, seed, index, learning_rate=0.05) for index in range(2))
+    spec = derive_spec(one, train[0][:2])
     result = Comparison()
     for _ in range(sizes.repetitions):
         for side, search in (("match", match), ("plain coordinate descent", plain_coordinate_descent)):

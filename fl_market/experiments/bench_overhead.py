@@ -6,7 +6,7 @@ from statistics import median
 
 from fl_market.configuration import Configuration
 from fl_market.experiments.engines import Engine
-from fl_market.reports.files import clear_folder, write_json
+from fl_market.reports.files import claim_file, write_json
 from fl_market.reports.table import summary_table
 
 REPETITIONS = 3
@@ -23,8 +23,7 @@ def overhead(configuration: Configuration, engine: Engine, *, overwrite: bool = 
     str
         A table of the medians, and their ratio.
     """
-    folder = Path(configuration.out_dir)
-    clear_folder(folder, overwrite)
+    folder = claim_file(Path(configuration.out_dir), "overhead.json", overwrite)
     arms = [replace(configuration, strategy=arm, out_dir="") for arm in ("fedavg", "market")]
     engine(replace(arms[0], num_server_rounds=1), None)
     seconds: dict[str, list[float]] = {arm.strategy: [] for arm in arms}

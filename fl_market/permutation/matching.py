@@ -94,13 +94,15 @@ def match(
         if not isinstance(reference, nn.Module) or not isinstance(other, nn.Module) or batches is None:
             raise MarketError("matching by activations needs two modules and batches of inputs")
         found, observed = match_activations(spec, reference, other, batches)
-        return _descend(weights, left, right, seed, found, set(spec.groups) - observed)[0]
+        return _descend(weights, left, right, seed, found, set(spec.groups) - observed)
     starts: list[Permutation | None] = [start]
     if start is None and _looks_like_a_copy(weights, left, right):
         starts = [alike(spec, left, right)]
     starts += [random_permutation(spec, derive_seed(seed, "restart", index)) for index in range(restarts)]
     results = [_descend(weights, left, right, seed, begin, set(spec.groups)) for begin in starts]
-    return max(results, key=lambda result: result[1])[0]
+    if len(results) == 1:
+        return results[0]
+    return max(results, key=lambda found: _inner_product(weights, left, apply_permutation(weights, found, right)))
 
 
 def match_many(
@@ -192,8 +194,8 @@ def _descend(
     seed: int,
     start: Permutation | None,
     free: set[str],
-) -> tuple[dict[str, NDArray[np.int64]], float]:
-    """Improve a permutation group by group until no free group can be; return it with its objective."""
+) -> dict[str, NDArray[np.int64]]:
+    """Improve a permutation group by group until no free group can be."""
     assignments = {name: _Assignment() for name in free}
     if start is None:
         start = _from_the_input_on(spec, reference, other, assignments)
@@ -213,7 +215,7 @@ def _descend(
                     _record(spec, permutation, name, order)
                     for neighbour in similarities.reorder(name, order) & free:
                         unrest[neighbour] += gain
-    return permutation, _inner_product(spec, reference, similarities.aligned)
+    return permutation
 
 
 def _from_the_input_on(

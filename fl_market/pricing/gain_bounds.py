@@ -45,6 +45,8 @@ def gain_bounds(gain: float, alpha: float, beta: float, kind: str = "sharp") -> 
             f"a gain of {gain} with the weights {alpha} and {beta} has no bounds; accepted are a gain of at least 0 "
             "and weights in [0, 1]"
         )
+    if alpha == 0:
+        return 0.0, math.inf  # the seller's gain says nothing of a model of which it buys nothing
     own = (1 - alpha) * math.sqrt(gain)
     if kind == "paper":
         other = ((1 - alpha) * (1 - beta) + alpha * beta) * math.sqrt(gain)

@@ -62,6 +62,19 @@ def clear_folder(folder: Path, overwrite: bool) -> None:
         path.unlink()
 
 
+def claim_file(folder: Path, name: str, overwrite: bool) -> Path:
+    """Return the folder, made where it is missing, in which a file of this name may be written.
+
+    Raises
+    ------
+    MarketError
+        If it exists and ``overwrite`` is False.
+    """
+    if (prepare_folder(folder) / name).exists() and not overwrite:
+        raise MarketError(f"{folder} already holds {name}; choose another --out, or pass --overwrite")
+    return folder
+
+
 def as_document(configuration: Configuration, arms: Mapping[str, ArmResult]) -> dict[str, Any]:
     """Return the content of ``results.json``."""
     return {

@@ -81,6 +81,12 @@ def test_the_printed_upper_bound_is_infinite_where_its_denominator_is_not_positi
     assert gain_bounds(1.0, 1.0, 0.0)[1] < math.inf
 
 
+@pytest.mark.parametrize("kind", ["paper", "sharp"])
+@pytest.mark.parametrize("beta", [0.0, 0.4, 1.0])
+def test_a_seller_that_would_buy_nothing_learns_nothing(kind, beta):
+    assert gain_bounds(1.0, 0.0, beta, kind) == (0.0, math.inf)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
