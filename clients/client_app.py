@@ -9,14 +9,15 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, 
 from flwr.clientapp import ClientApp
 from torch import nn
 
+from clients.quote_history import learned_prior, remember, resolve
 from clients.training import evaluate, pack, train, unpack
-from clients.valuation import decide, value
+from clients.valuation import decide, value, value_disclosed
 from fl_market.configuration import PRIVATE_OPTIONS, Configuration
 from fl_market.errors import MarketError
 from fl_market.naming import agent_name
 from fl_market.parameters import digest
-from fl_market.pricing import parse_prior
-from fl_market.protocol import Offer, QuoteRequest, from_columns, to_columns
+from fl_market.pricing import parse_prior, parse_rule
+from fl_market.protocol import DisclosedQuote, Offer, QuoteRequest, Receipt, from_columns, to_columns
 from fl_market.seeds import reproducible
 
 app = ClientApp()
@@ -68,10 +69,17 @@ def answer_offers(message: Message, context: Context) -> Message:
 
 @app.query("quote")
 def answer_quotes(message: Message, context: Context) -> Message:
-    """Ask the Myerson price for the agent's own parameters."""
+    """Ask for the agent's own parameters what its prior, or what the broker disclosed, says that they will fetch."""
     options = _options(context)
-    requests = from_columns(QuoteRequest, message.content.config_records["quotes"])
-    asks = value(requests, parse_prior(options.prior), options.cost, options.bid_scale)
+    columns = message.content.config_records["quotes"]
+    if options.disclosure == "sealed":
+        prior = learned_prior(context, parse_rule(options.pricing), options.bid_scale) if options.learn_prior else None
+        requests = from_columns(QuoteRequest, columns)
+        asks = value(requests, prior or parse_prior(options.prior), options.cost, options.bid_scale)
+    else:
+        disclosed = from_columns(DisclosedQuote, columns)
+        asks = value_disclosed(disclosed, options.disclosure, options.cost, options.bid_scale)
+    remember(context, asks)
     return _reply(message, _index(context), {"asks": ConfigRecord(to_columns(asks))})
 
 
@@ -81,6 +89,7 @@ def take_delivery(message: Message, context: Context) -> Message:
     options, index = _options(context), _index(context)
     task = options.load_task()
     _receive(message, context)
+    resolve(context, from_columns(Receipt, message.content.config_records.get("receipts", {})))
     with reproducible(options.seed, "evaluation", index):
         model: nn.Module = task.build_model()
         state = context.state.array_records[MODEL].to_torch_state_dict()

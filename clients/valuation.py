@@ -2,9 +2,12 @@
 
 from collections.abc import Sequence
 
-from fl_market.pricing import Prior, micro_credits, myerson_price
+from fl_market.pricing import CREDIT, Prior, Uniform, exact_gain, gain_bounds, micro_credits, myerson_price
 from fl_market.pricing.money import LIMIT
-from fl_market.protocol import Ask, Bid, Offer, QuoteRequest
+from fl_market.protocol import Ask, Bid, DisclosedQuote, Offer, QuoteRequest
+
+SAME_MINIMUM = 0.02
+"""Weights of the two directions that add up to 1 but for this much point at one minimum."""
 
 
 def decide(offers: Sequence[Offer], bid_scale: float) -> list[Bid]:
@@ -25,6 +28,34 @@ def value(requests: Sequence[QuoteRequest], prior: Prior, cost: float, bid_scale
     no price can serve at a profit is left without an answer.
     """
     price = bid_scale * myerson_price(prior, cost)
-    if price * 1e6 >= LIMIT:
-        return []
-    return [Ask(request.id, micro_credits(price)) for request in requests]
+    return [Ask(request.id, micro_credits(price)) for request in requests if price * CREDIT < LIMIT]
+
+
+def value_disclosed(requests: Sequence[DisclosedQuote], kind: str, cost: float, bid_scale: float) -> list[Ask]:
+    """Return an ask for each request, from what the broker disclosed.
+
+    ``"paper"``: the lower bound of Theorem 4.1 is the virtual valuation (section 6.2.1). ``"sharp"``: the Myerson price
+    where the buyer's gain may lie anywhere between none and its greatest possible value. An error ratio Δ is a gain of
+    1 - 1/Δ. The theorem is about linear models: for networks the ask is an estimate, and where it exceeds the bid there
+    is no deal.
+    """
+    asks = []
+    for request in requests:
+        low, high = gain_bounds(request.gain, request.alpha, request.beta, kind)
+        price = max(cost, _relative(low))
+        if kind == "sharp":
+            most = _relative(_greatest(request, high))
+            price = myerson_price(Uniform(0.0, most), cost) if most > cost else cost
+        asks.append(Ask(request.id, micro_credits(bid_scale * price)))
+    return asks
+
+
+def _greatest(request: DisclosedQuote, high: float) -> float:
+    """Return the greatest error ratio that the buyer can have; the exact one where both weights minimise one loss."""
+    if abs(request.alpha + request.beta - 1) <= SAME_MINIMUM and request.alpha > 0:
+        return min(high, exact_gain(request.gain, request.alpha))
+    return high
+
+
+def _relative(ratio: float) -> float:
+    return 1 - 1 / ratio if ratio > 1 else 0.0

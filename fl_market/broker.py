@@ -63,6 +63,8 @@ class Terms:
         Whether a merged model's activation statistics may be restored, or its BatchNorm statistics recomputed.
     rule
         Pricing rule.
+    disclosure
+        What sellers are told of a buyer, as :data:`fl_market.protocol.DISCLOSURES` says.
     gain, confidence
         Form of the gain-from-trade and level of its lower bound.
     fit_steps, fit_learning_rate
@@ -77,6 +79,7 @@ class Terms:
     layer_budget: float = 1.0
     repaired: bool = True
     rule: PricingRule = free
+    disclosure: str = "sealed"
     gain: str = "relative"
     confidence: float = 0.95
     fit_steps: int = 40

@@ -9,12 +9,14 @@ from fl_market.gains.certificate import GAINS
 from fl_market.merging.layers import ALL, select_layers
 from fl_market.pricing.money import micro_credits
 from fl_market.pricing.priors import parse_prior
+from fl_market.pricing.rules import parse_rule
+from fl_market.protocol import DISCLOSURES
 from fl_market.tasks import TASKS, Task, TaskOptions, load_task
 from fl_market.tasks.resnet import NORMS
 
 PUBLISHED_FIRST_ROUND = 5
 """The paper's agents join the market after five epochs (section 6.1.1); its scripts trade from the fifth on."""
-PRIVATE_OPTIONS = ("bid-scale", "prior", "cost", "data-dir")
+PRIVATE_OPTIONS = ("bid-scale", "prior", "learn-prior", "cost", "data-dir")
 """Options that an agent may set for itself, in its node configuration."""
 
 
@@ -62,8 +64,14 @@ class Configuration:
         Learning rate of the control arm ``fedavg-tuned``, which takes ``fit_steps`` steps on the same data.
     bid_scale
         Credits that a buyer bids for a gain of 1.
+    pricing
+        Pricing rule of ``market-priced``.
+    disclosure
+        What sellers are told of a buyer that wants a quote: ``sealed``, ``paper`` or ``sharp``.
     prior, cost
         A seller's belief about the buyer's gain, and its own cost in the same unit.
+    learn_prior
+        Sellers replace that belief by what their own quotes have taught them, once they have.
     endowment
         Credits that each agent starts with.
     reply_timeout, connect_timeout
@@ -98,7 +106,10 @@ class Configuration:
     fit_learning_rate: float = 0.1
     tuning_learning_rate: float = 0.001
     bid_scale: float = 1.0
+    pricing: str = "nash"
+    disclosure: str = "sealed"
     prior: str = "exponential(10)"
+    learn_prior: bool = False
     cost: float = 0.0
     endowment: float = 100.0
     reply_timeout: float = 600.0
@@ -121,6 +132,10 @@ class Configuration:
         self._require(0 < self.layer_budget <= 1, "layer_budget", "a number in (0, 1]")
         self._require(0 <= self.scarce_share <= 1, "scarce_share", "a number in [0, 1]")
         self._require(0 < self.confidence < 1, "confidence", "a number in (0, 1)")
+        self._require(self.disclosure in DISCLOSURES, "disclosure", f"one of {', '.join(DISCLOSURES)}")
+        if self.disclosure != "sealed" and self.gain != "relative":
+            raise MarketError(f"disclosure {self.disclosure} needs gains that are relative, not {self.gain!r}")
+        parse_rule(self.pricing)
         micro_credits(self.endowment)
         parse_prior(self.prior)
 

@@ -10,6 +10,9 @@ from typing import Any, TypeVar
 
 from fl_market.errors import MarketError
 
+DISCLOSURES = ("sealed", "paper", "sharp")
+"""What sellers are told: with ``sealed`` nothing of the buyer, else what a :class:`DisclosedQuote` holds. From that they take
+the bounds of Theorem 4.1 (``paper``) or the sharp ones."""
 OFFER, QUOTE = "query.offer", "query.quote"
 """Message types of the two exchanges between training and delivery."""
 
@@ -50,10 +53,31 @@ class Bid:
 
 @dataclass(frozen=True)
 class QuoteRequest:
-    """What the broker tells a seller, privately: somebody would buy this. Nothing of the buyer's gain is disclosed."""
+    """What the broker tells a seller, privately: somebody would buy this. The policy ``sealed`` discloses no more."""
 
     id: str
     layers: str
+
+
+@dataclass(frozen=True)
+class DisclosedQuote(QuoteRequest):
+    """A quote request that discloses what Theorem 4.1 bounds the buyer's gain with.
+
+    Attributes
+    ----------
+    id, layers
+        As in a :class:`QuoteRequest`.
+    alpha
+        Weight with which the seller itself would buy from this buyer; 0 where nothing is to be gained.
+    beta
+        Weight with which the buyer buys.
+    gain
+        The seller's own gain from that purchase, as the ratio of the losses before and after.
+    """
+
+    alpha: float
+    beta: float
+    gain: float
 
 
 @dataclass(frozen=True)
@@ -86,7 +110,7 @@ class Receipt:
     price: int
 
 
-Item = TypeVar("Item", Offer, Bid, QuoteRequest, Ask, Receipt)
+Item = TypeVar("Item", Offer, Bid, QuoteRequest, DisclosedQuote, Ask, Receipt)
 
 
 def to_columns(items: Sequence[Item]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from fl_market.configuration import PUBLISHED_FIRST_ROUND, Configuration
 from fl_market.errors import MarketError
 from fl_market.gains import Batch, ModelLoss, split_in_halves
 from fl_market.ledger import Ledger
-from fl_market.pricing import PricingRule, free, micro_credits, nash
+from fl_market.pricing import free, micro_credits, parse_rule
 from fl_market.tasks import Task
 from strategies.baselines import LateFedAvg, RecordedFedAvg, TunedFedAvg
 from strategies.history import History
@@ -58,9 +58,7 @@ class Arm:
         return self.initialisation or ("common" if configuration.common_init else "independent")
 
 
-def _market(
-    aligned: bool = True, granularity: str = "model", rule: PricingRule = free
-) -> Callable[[Setting], Strategy]:
+def _market(aligned: bool = True, granularity: str = "model", priced: bool = False) -> Callable[[Setting], Strategy]:
     def build(setting: Setting) -> Strategy:
         options = setting.configuration
         fit, certify = setting.splits
@@ -70,7 +68,8 @@ def _market(
             layers=options.layers,
             layer_budget=options.layer_budget,
             repaired=options.repair,
-            rule=rule,
+            rule=parse_rule(options.pricing) if priced else free,
+            disclosure=options.disclosure,
             gain=options.gain,
             confidence=options.confidence,
             fit_steps=options.fit_steps,
@@ -143,7 +142,7 @@ ARMS = {
     "market-unaligned": Arm("market, unaligned", _market(aligned=False)),
     "market": Arm("market", _market()),
     "market-fine": Arm("market, α per row", _market(granularity="row")),
-    "market-priced": Arm("market, priced", _market(rule=nash)),
+    "market-priced": Arm("market, priced", _market(priced=True)),
 }
 """The arms by name."""
 

@@ -18,7 +18,19 @@ from fl_market.errors import MarketError
 from fl_market.ledger import Deal
 from fl_market.naming import Pseudonyms
 from fl_market.parameters import StateDict, check_parameters, digest
-from fl_market.protocol import OFFER, QUOTE, Ask, Bid, Item, Offer, QuoteRequest, Receipt, from_columns, to_columns
+from fl_market.protocol import (
+    OFFER,
+    QUOTE,
+    Ask,
+    Bid,
+    DisclosedQuote,
+    Item,
+    Offer,
+    QuoteRequest,
+    Receipt,
+    from_columns,
+    to_columns,
+)
 from strategies.exchange import ask, build_messages, collect, wait_for_nodes, warn
 from strategies.history import History, number_in
 
@@ -162,7 +174,7 @@ class ParameterMarket(Strategy):
         self.history.offers += len(trials)
         offered = [trial for trial in trials if trial.certificate.positive]
         bids = self._collect_bids(server_round, offered)
-        asks = self._collect_asks(server_round, bids, offered) if self.broker.terms.rule.asks else {}
+        asks = self._collect_asks(server_round, bids, trials) if self.broker.terms.rule.asks else {}
         self._deals = self.broker.bargain(server_round, trials, bids, asks)
         for seat in self._present:
             if seat.name in self._deals:
@@ -203,15 +215,21 @@ class ParameterMarket(Strategy):
         return bids
 
     def _collect_asks(
-        self, server_round: int, bids: dict[tuple[str, str], int], offered: list[Trial]
+        self, server_round: int, bids: dict[tuple[str, str], int], trials: list[Trial]
     ) -> dict[tuple[str, str], int]:
         """Send each seller the quote requests for its parameters, privately, and return the asks."""
-        layers = {(trial.buyer, trial.seller): trial.layers for trial in offered}
+        tried = {(trial.buyer, trial.seller): trial for trial in trials}
+        sealed = self.broker.terms.disclosure == "sealed"
         wanted: dict[str, dict[str, str]] = {}
         for buyer, seller in sorted(bids):
             wanted.setdefault(seller, {})[f"{server_round}/{self._pseudonyms.of(buyer)}"] = buyer
-        contents = {
-            seller: [QuoteRequest(key, layers[buyer, seller]) for key, buyer in quotes.items()]
+        contents: dict[str, list[QuoteRequest]] = {
+            seller: [
+                QuoteRequest(key, tried[buyer, seller].layers)
+                if sealed
+                else _disclosed(key, tried[buyer, seller], tried[seller, buyer])
+                for key, buyer in quotes.items()
+            ]
             for seller, quotes in wanted.items()
         }
         asks = {}
@@ -298,6 +316,11 @@ class ParameterMarket(Strategy):
 
     def _who(self, node: int) -> str:
         return f"agent {self._seats[node].name}" if node in self._seats else f"node {node}"
+
+
+def _disclosed(key: str, bought: Trial, own: Trial) -> DisclosedQuote:
+    """Return what the policies ``paper`` and ``sharp`` tell a seller: of the buyer, the purchased weight alone."""
+    return DisclosedQuote(key, bought.layers, own.alpha, bought.alpha, own.certificate.ratio)
 
 
 def _content_for(seat: _Seat | None, server_round: int, config: ConfigRecord) -> RecordDict:

@@ -3,13 +3,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fl_market.errors import MarketError
-from fl_market.protocol import Ask, Bid, Offer, QuoteRequest, Receipt, from_columns, to_columns
+from fl_market.protocol import Ask, Bid, DisclosedQuote, Offer, QuoteRequest, Receipt, from_columns, to_columns
 
 texts, amounts, numbers = st.text(), st.integers(), st.floats(allow_nan=False)
 MESSAGES = {
     Offer: st.builds(Offer, texts, texts, texts, numbers, numbers, numbers),
     Bid: st.builds(Bid, texts, amounts),
     QuoteRequest: st.builds(QuoteRequest, texts, texts),
+    DisclosedQuote: st.builds(DisclosedQuote, texts, texts, numbers, numbers, numbers),
     Ask: st.builds(Ask, texts, amounts),
     Receipt: st.builds(Receipt, texts, texts, texts, amounts),
 }

@@ -44,6 +44,12 @@ class Certificate:
     samples: int
 
     @property
+    def ratio(self) -> float:
+        """The loss before over the loss after, Eq. 3's error ratio for losses: 1 where nothing is gained."""
+        ratio = self.loss_before / max(self.loss_after, np.finfo(float).tiny)
+        return ratio if math.isfinite(ratio) else np.finfo(float).max
+
+    @property
     def positive(self) -> bool:
         """Whether the gain is certified: its lower bound lies above zero."""
         return self.lower_bound > 0

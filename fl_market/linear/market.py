@@ -149,8 +149,7 @@ class LinearMarket:
         before = (own - targets)[half:] ** 2
         after = ((1 - weight) * own + weight * other - targets)[half:] ** 2
         certificate = certify(torch.from_numpy(before), torch.from_numpy(after), confidence=self.confidence)
-        gain = certificate.loss_before / max(certificate.loss_after, np.finfo(float).tiny)
-        return Purchase(weight, gain, certificate.positive)
+        return Purchase(weight, certificate.ratio, certificate.positive)
 
     def _draw(self, seed: int) -> tuple[Array, list[tuple[Array, Array]], tuple[Array, Array], tuple[Array, Array]]:
         """Return the true parameters (dimension, 2), and the data of the agents, of the broker and of the test."""

@@ -26,11 +26,14 @@ class PricingRule:
         Whether the rule needs the seller's ask; without, the quote exchange is skipped and the ask is 0.
     price
         (bid, ask) to the price, or to None where there is no deal; all in micro-credits.
+    reveals
+        (price, ask) to the bid, where the price tells it to the seller; None where it does not.
     """
 
     name: str
     asks: bool
     price: Callable[[int, int], int | None]
+    reveals: Callable[[int, int], int] | None = None
 
 
 def split(k: float) -> PricingRule:
@@ -53,7 +56,10 @@ def split(k: float) -> PricingRule:
     def price(bid: int, ask: int) -> int | None:
         return ask + math.floor(share * (bid - ask)) if bid >= ask else None
 
-    return PricingRule(f"split({k:g})", asks=True, price=price)
+    def reveals(price: int, ask: int) -> int:
+        return ask + round((price - ask) / share)
+
+    return PricingRule(f"split({k:g})", asks=True, price=price, reveals=reveals if share else None)
 
 
 def posted(amount: int) -> PricingRule:
@@ -92,7 +98,7 @@ def _ask(bid: int, ask: int) -> int | None:
 
 free = PricingRule("free", asks=False, price=_free)
 """The collaborative setting (section 6.1): a certified gain is a purchase, and nobody pays."""
-nash = PricingRule("nash", asks=True, price=_nash)
+nash = PricingRule("nash", asks=True, price=_nash, reveals=lambda price, ask: 2 * price - ask)
 """The competitive setting (section 6.2): the midpoint, rounded down to whole micro-credits."""
 ask = PricingRule("ask", asks=True, price=_ask)
 """The seller's Myerson price is a take-it-or-leave-it offer: truthful for the buyer."""

@@ -4,15 +4,17 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from torch import nn
 
 from clients.client_app import app
+from clients.quote_history import learned_prior, remember, resolve
 from clients.training import evaluate, pack, train, unpack
-from clients.valuation import decide, value
+from clients.valuation import decide, value, value_disclosed
 from fl_market.configuration import Configuration
 from fl_market.errors import MarketError
 from fl_market.experiments.inline_grid import InlineGrid
 from fl_market.naming import Pseudonyms, agent_name
 from fl_market.parameters import digest
-from fl_market.pricing import Exponential, Uniform
-from fl_market.protocol import Ask, Bid, Offer, QuoteRequest, from_columns, to_columns
+from fl_market.pricing import Empirical, Exponential, Uniform, exact_gain, gain_bounds, nash, split
+from fl_market.pricing import ask as ask_rule
+from fl_market.protocol import Ask, Bid, DisclosedQuote, Offer, QuoteRequest, Receipt, from_columns, to_columns
 
 
 def offer(name, gain, bound):
@@ -29,6 +31,49 @@ def test_the_ask_is_the_myerson_price():
     assert value(requests, Uniform(0, 1), cost=0.2, bid_scale=2.0) == [Ask("q", 1_200_000), Ask("r", 1_200_000)]
     assert value(requests[:1], Exponential(10), cost=0.0, bid_scale=1.0) == [Ask("q", 100_000)]
     assert value(requests, Uniform(0, 1), cost=1.0, bid_scale=1.0) == [], "no price sells at a profit"
+
+
+def test_the_ask_on_a_disclosed_quote():
+    def asked(kind, cost=0.0, **disclosed):
+        (ask,) = value_disclosed([DisclosedQuote("q", "all", **disclosed)], kind, cost, bid_scale=2.0)
+        return ask.amount
+
+    same = {"alpha": 0.4, "beta": 0.6, "gain": 1.5}
+    gain = 1 - 1 / exact_gain(1.5, 0.4)
+    assert asked("sharp", **same) == pytest.approx(2_000_000 * gain / 2, abs=1), "the Myerson price of U[0, gain]"
+    assert asked("sharp", cost=0.2, **same) == pytest.approx(2_000_000 * (gain + 0.2) / 2, abs=1)
+    assert asked("paper", **same) == 0, "the paper's lower bound lies below no gain at all"
+    assert asked("paper", cost=0.3, **same) == 600_000
+    other = {"alpha": 0.4, "beta": 0.3, "gain": 1.5}
+    high = gain_bounds(1.5, 0.4, 0.3)[1]
+    assert asked("sharp", **other) == pytest.approx(1_000_000 * (1 - 1 / high), abs=1)
+    assert asked("sharp", alpha=0.0, beta=1.0, gain=1.0) == 1_000_000, "nothing is known: U[0, 1]"
+
+
+def quoted(context, rounds, asked, sold):
+    """Quotes of some rounds at one ask, each sold at a price or declined (None)."""
+    for number in rounds:
+        remember(context, [Ask(f"{number}/x", asked)])
+        receipts = [] if sold is None else [Receipt(f"{number}/x", "sold", "x", sold)]
+        resolve(context, receipts)
+
+
+def test_a_seller_learns_from_its_sales_and_from_what_was_declined():
+    context = Node().context
+    quoted(context, range(4), 100_000, 150_000)
+    assert learned_prior(context, nash, 1.0) is None, "too few to trust"
+    quoted(context, range(4, 8), 100_000, 150_000)
+    quoted(context, range(8, 10), 300_000, None)
+    assert learned_prior(context, nash, 1.0) == Empirical([0.2] * 8, declined=[0.3] * 2)
+    assert learned_prior(context, nash, 2.0) == Empirical([0.1] * 8, declined=[0.15] * 2)
+    # the ask as the price tells no more than that the bid was as high
+    assert learned_prior(context, ask_rule, 1.0) == Empirical(accepted=[0.1] * 8, declined=[0.3] * 2)
+
+
+def test_what_a_price_reveals():
+    for rule in (nash, split(0.25), split(1.0)):
+        assert rule.reveals(rule.price(900_000, 100_000), 100_000) == 900_000
+    assert ask_rule.reveals is None
 
 
 def test_training_learns_and_depends_on_its_stream_alone():

@@ -149,6 +149,51 @@ def test_offers_and_quotes_are_private_and_hold_no_more_than_the_protocol():
     assert len(set(records)) == len(records), "no record is shared between nodes"
 
 
+@pytest.mark.parametrize("policy", ["sealed", "paper", "sharp"])
+def test_what_each_seller_is_told_is_the_disclosure_policy(policy):
+    _, grid, ledger = play(disclosure=policy)
+    quotes = [(agent, message.content["quotes"]) for agent, message, _ in grid.seen if "quotes" in message.content]
+    assert quotes
+    for seller, told in quotes:
+        if policy == "sealed":
+            assert set(told) == {"id", "layers"}
+            continue
+        assert set(told) == {"id", "layers", "alpha", "beta", "gain"}
+        buyers_gains = {deal.gain for deal, _ in ledger.deals() if deal.seller == seller}
+        assert not buyers_gains & set(told["gain"]), "the buyer's own gain is never told"
+        assert all(0 <= weight <= 1 for weight in told["alpha"] + told["beta"])
+    if policy != "sealed":
+        by_round = {(deal.round, deal.seller): deal.alpha for deal, _ in ledger.deals()}
+        for agent, message, _ in grid.seen:
+            key = int(message.metadata.group_id), agent
+            if "quotes" in message.content and key in by_round:
+                assert message.content["quotes"]["beta"] == [by_round[key]]
+
+
+def test_sellers_learn_from_their_own_quotes_while_they_trade():
+    options = {"num_server_rounds": 10, "prior": "exponential(100)", "local_epochs": 1}
+    grids = {learns: play(learn_prior=learns, **options)[1] for learns in (False, True)}
+    asks = {
+        learns: [reply.content["asks"]["amount"][0] for *_, reply in grid.seen if reply.content.get("asks")]
+        for learns, grid in grids.items()
+    }
+    assert set(asks[False]) == {10_000}
+    assert asks[True][:8] == [10_000] * 8, "too few quotes to trust"
+    assert len(set(asks[True])) > 2
+
+
+def test_other_pricing_rules_set_other_prices():
+    prices = {}
+    for rule in ("nash", "ask", "split(1)", "posted(0.001)"):
+        _, _, ledger = play(pricing=rule, num_server_rounds=2)
+        prices[rule] = [(deal.bid, deal.ask, deal.price) for deal, _ in ledger.deals()]
+        assert prices[rule]
+    assert all(price == (bid + ask) // 2 for bid, ask, price in prices["nash"])
+    assert all(price == ask for _, ask, price in prices["ask"])
+    assert all(price == bid for bid, _, price in prices["split(1)"])
+    assert all(price == 1000 for *_, price in prices["posted(0.001)"])
+
+
 def test_the_free_market_skips_quotes_and_nobody_pays():
     _, grid, ledger = play(strategy="market")
     assert grid.sent(QUOTE) == []
