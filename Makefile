@@ -26,7 +26,7 @@ $(READY): constraints.txt pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "fl-market needs Python 3.11 or later: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --constraint constraints.txt torch
-	$(VENV)/bin/pip install --quiet --constraint constraints.txt --editable '.[dev,bench]'
+	$(VENV)/bin/pip install --quiet --constraint constraints.txt --editable '.[dev,bench,postgresql]'
 	touch $@
 
 # the same pins, but for Flower and for what it pins itself
@@ -34,7 +34,7 @@ $(FLWR_1_41)/.ready: constraints.txt pyproject.toml
 	$(PYTHON) -m venv $(FLWR_1_41)
 	grep -E '^(torch|torchvision|numpy|scipy|ray|sqlalchemy|hypothesis|pytest)==' constraints.txt > $(FLWR_1_41)/constraints.txt
 	$(FLWR_1_41)/bin/pip install --quiet --constraint $(FLWR_1_41)/constraints.txt torch
-	$(FLWR_1_41)/bin/pip install --quiet --constraint $(FLWR_1_41)/constraints.txt 'flwr[simulation]==1.41.0' --editable '.[dev]'
+	$(FLWR_1_41)/bin/pip install --quiet --constraint $(FLWR_1_41)/constraints.txt 'flwr[simulation]==1.41.0' --editable '.[dev,postgresql]'
 	touch $@
 
 clean:

@@ -118,8 +118,17 @@ def _parser() -> argparse.ArgumentParser:
     align.set_defaults(command=_bench_align)
 
     ledger = commands.add_parser("ledger", help="look into a ledger")
-    ledger.add_argument("action", choices=("show", "verify"))
-    ledger.add_argument("--db", required=True, metavar="URL", help="sqlite:///FILE, or the file itself")
+    ledger.add_argument("action", choices=("show", "verify", "export"))
+    ledger.add_argument(
+        "--db", required=True, metavar="URL", help="sqlite:///FILE or the file itself, or postgresql+psycopg://…"
+    )
+    ledger.add_argument("--account", metavar="NAME", help="show: the statement of one account")
+    ledger.add_argument(
+        "--format",
+        choices=("csv", "json", "beancount"),
+        default="csv",
+        help="export: to standard output (default: csv)",
+    )
     ledger.add_argument("--debug", action="store_true", help=argparse.SUPPRESS)
     ledger.set_defaults(command=_ledger)
     return parser
@@ -259,12 +268,16 @@ def _bench_align(options: argparse.Namespace) -> int:
 
 def _ledger(options: argparse.Namespace) -> int:
     from fl_market.ledger import Ledger
-    from fl_market.reports.ledger import ledger_table
+    from fl_market.reports.export import FORMATS
+    from fl_market.reports.ledger import ledger_table, statement_table
 
     url = options.db if "://" in options.db else f"sqlite:///{options.db}"
     with Ledger.open_existing(url) as ledger:
         if options.action == "show":
-            print(ledger_table(ledger))
+            print(statement_table(ledger, options.account) if options.account else ledger_table(ledger))
+            return 0
+        if options.action == "export":
+            print(FORMATS[options.format](ledger), end="")
             return 0
         problems = ledger.verify()
         for problem in problems:

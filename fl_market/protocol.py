@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 from fl_market.errors import MarketError
 
 DISCLOSURES = ("sealed", "paper", "sharp")
-"""What sellers are told: with ``sealed`` nothing of the buyer, else what a :class:`DisclosedQuote` holds. From that they take
-the bounds of Theorem 4.1 (``paper``) or the sharp ones."""
+"""What sellers are told: with ``sealed``, nothing of the buyer; else what a :class:`DisclosedQuote` holds, from which
+they take the bounds of Theorem 4.1 (``paper``) or the sharp ones."""
 OFFER, QUOTE = "query.offer", "query.quote"
 """Message types of the two exchanges between training and delivery."""
 

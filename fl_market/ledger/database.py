@@ -10,6 +10,9 @@ from sqlalchemy.pool import StaticPool
 from fl_market.errors import MarketError
 from fl_market.ledger.schema import metadata
 
+LOCK = 0x666C6D6B74
+"""Number of the advisory lock that PostgreSQL's transactions take."""
+
 
 def open_database(url: str, *, create: bool = True) -> Engine:
     """Return an engine whose tables exist.
@@ -28,6 +31,8 @@ def open_database(url: str, *, create: bool = True) -> Engine:
         engine = create_engine(address, **options)
         if address.get_backend_name() == "sqlite":
             _make_sqlite_transactional(engine)
+        elif address.get_backend_name() == "postgresql":
+            _make_postgresql_serial(engine)
         if create:
             metadata.create_all(engine)
         elif (in_file and not Path(str(address.database)).is_file()) or not inspect(engine).has_table("entries"):
@@ -55,3 +60,11 @@ def _make_sqlite_transactional(engine: Engine) -> None:
     @event.listens_for(engine, "begin")
     def _begin(connection):  # type: ignore[no-untyped-def]
         connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _make_postgresql_serial(engine: Engine) -> None:
+    """Let one transaction after the other have the ledger: each entry follows the one before it."""
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection):  # type: ignore[no-untyped-def]
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({LOCK})")

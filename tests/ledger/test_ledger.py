@@ -1,4 +1,4 @@
-import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import given, settings
@@ -14,8 +14,8 @@ def deal(identifier="d", buyer="A", seller="B", price=30, bid=40, ask=20):
 
 
 @pytest.fixture
-def ledger():
-    with Ledger.open() as opened:
+def ledger(ledger_url):
+    with Ledger.open(ledger_url) as opened:
         for name in ("A", "B", "C"):
             opened.open_account(name, 100)
         yield opened
@@ -155,8 +155,8 @@ def test_the_database_itself_refuses_a_balance_below_zero(ledger):
         execute(ledger, "UPDATE accounts SET balance = -1 WHERE name = 'A'")
 
 
-def test_what_was_written_is_there_after_reopening(tmp_path):
-    url = f"sqlite:///{tmp_path / 'market.db'}"
+def test_what_was_written_is_there_after_reopening(ledger_url):
+    url = ledger_url
     with Ledger.open(url) as ledger:
         ledger.open_account("A", 5)
     with Ledger.open(url) as ledger:
@@ -164,22 +164,17 @@ def test_what_was_written_is_there_after_reopening(tmp_path):
         assert ledger.verify() == []
 
 
-def test_two_threads_cannot_spend_the_same_money(tmp_path):
-    url = f"sqlite:///{tmp_path / 'market.db'}"
+def test_two_threads_cannot_spend_the_same_money(ledger_url):
+    url = ledger_url
     with Ledger.open(url) as ledger:
         ledger.open_account("A", 100)
         ledger.open_account("B", 0)
         for index in range(8):
             ledger.agree(deal(f"d{index}", price=30))
     ledgers = [Ledger.open(url) for _ in range(4)]
-    threads = [
-        threading.Thread(target=lambda opened=opened: [opened.escrow(f"d{index}") for index in range(8)])
-        for opened in ledgers
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(4) as threads:
+        states = list(threads.map(lambda opened: [opened.escrow(f"d{index}") for index in range(8)], ledgers))
+    assert all(found == states[0] for found in states)
     assert ledgers[0].balance("A") == 10
     assert ledgers[0].balance(ESCROW) == 90
     assert ledgers[0].verify() == []

@@ -1,0 +1,84 @@
+import csv
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fl_market.cli import main
+from fl_market.ledger import Deal, Ledger
+from fl_market.reports.export import as_beancount, as_csv, as_json
+
+
+@pytest.fixture
+def url(tmp_path):
+    """A ledger with a settled, a refunded and an open deal, and agents with awkward names."""
+    address = f"sqlite:///{tmp_path / 'market.db'}"
+    with Ledger.open(address) as ledger:
+        for name in ("A", "B", "ünsere firma", "unsere/firma"):
+            ledger.open_account(name, 1_500_000)
+        for index, (buyer, seller) in enumerate([("A", "B"), ("B", "A"), ("ünsere firma", "unsere/firma")]):
+            ledger.agree(Deal(f'run/{index}/"x"', index + 1, buyer, seller, 900_000, 100_001, 500_001, 0.1, 0.05, 0.5))
+            ledger.escrow(f'run/{index}/"x"')
+            ledger.deliver(f'run/{index}/"x"')
+        ledger.settle('run/0/"x"')
+        ledger.refund('run/1/"x"')
+    return address
+
+
+def test_csv_holds_the_journal(url):
+    with Ledger.open(url) as ledger:
+        rows = list(csv.DictReader(io.StringIO(as_csv(ledger))))
+        assert [int(row["sequence"]) for row in rows] == list(range(1, len(rows) + 1))
+        assert [row["hash"] for row in rows] == [entry.hash for entry in ledger.entries()]
+
+
+def test_json_holds_accounts_deals_and_the_journal(url):
+    with Ledger.open(url) as ledger:
+        document = json.loads(as_json(ledger))
+        assert document["accounts"] == ledger.balances()
+        assert [deal["state"] for deal in document["deals"]] == ["settled", "refunded", "delivered"]
+        assert len(document["entries"]) == len(ledger.entries())
+
+
+def bean_check(text, tmp_path):
+    program = Path(sys.executable).with_name("bean-check")
+    if not program.exists():
+        pytest.skip("bean-check is not installed: it comes with the package beancount")
+    (tmp_path / "market.beancount").write_text(text)
+    return subprocess.run([program, tmp_path / "market.beancount"], capture_output=True, text=True, check=False)
+
+
+def test_beancount_is_accepted_by_bean_check(url, tmp_path):
+    with Ledger.open(url) as ledger:
+        text = as_beancount(ledger)
+    done = bean_check(text, tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    wrong = text.replace("balance Assets:Escrow  0.500001", "balance Assets:Escrow  0.500002")
+    assert wrong != text
+    assert bean_check(wrong, tmp_path).returncode != 0, "the balances are checked"
+
+
+def test_an_empty_ledger_can_be_exported(tmp_path):
+    with Ledger.open() as ledger:
+        assert as_csv(ledger).startswith("sequence")
+        assert json.loads(as_json(ledger))["deals"] == []
+        assert bean_check(as_beancount(ledger), tmp_path).returncode == 0
+
+
+def test_the_command_line_shows_statements_and_exports(url, capsys):
+    assert main(["ledger", "show", "--db", url]) == 0
+    shown = capsys.readouterr().out
+    assert "Prices of settled deals" in shown
+    assert "0.500001" in shown
+    assert main(["ledger", "show", "--db", url, "--account", "A"]) == 0
+    statement = capsys.readouterr().out
+    assert "Statement of A" in statement
+    assert "-0.500001" in statement
+    assert main(["ledger", "show", "--db", url, "--account", "Z"]) == 1
+    assert "no account 'Z'; it has" in capsys.readouterr().err
+    for kind in ("csv", "json", "beancount"):
+        assert main(["ledger", "export", "--db", url, "--format", kind]) == 0
+        assert "escrowed" in capsys.readouterr().out
