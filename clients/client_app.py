@@ -10,7 +10,7 @@ from flwr.clientapp import ClientApp
 from torch import nn
 
 from clients.quote_history import learned_prior, remember, resolve
-from clients.training import evaluate, pack, train, unpack
+from clients.training import class_weights, evaluate, pack, target_accuracy, train, unpack
 from clients.valuation import decide, value, value_disclosed
 from fl_market.configuration import PRIVATE_OPTIONS, Configuration
 from fl_market.errors import MarketError
@@ -56,7 +56,10 @@ def train_model(message: Message, context: Context) -> Message:
     context.state[MODEL] = arrays
     context.state[OPTIMISER] = ConfigRecord({"state": pack(optimiser.state_dict())})
     metrics = MetricRecord({"num-examples": len(task.agents[index][0]), "train-loss": loss})
-    return _reply(message, index, {"arrays": arrays, "metrics": metrics})
+    content: dict[str, ArrayRecord | MetricRecord | ConfigRecord] = {"arrays": arrays, "metrics": metrics}
+    if weights := _class_weights(options, index):
+        content["profile"] = ConfigRecord({"class-weights": weights})
+    return _reply(message, index, content)
 
 
 @app.query("offer")
@@ -95,7 +98,16 @@ def take_delivery(message: Message, context: Context) -> Message:
         state = context.state.array_records[MODEL].to_torch_state_dict()
         model.load_state_dict(state)
         loss, accuracy = evaluate(model, task.criterion, task.test)
-    metrics = MetricRecord({"num-examples": len(task.test[0]), "test-loss": loss, "test-accuracy": accuracy})
+        weights = _class_weights(options, index)
+        on_targets = target_accuracy(model, task.test, weights) if weights else accuracy
+    metrics = MetricRecord(
+        {
+            "num-examples": len(task.test[0]),
+            "test-loss": loss,
+            "test-accuracy": accuracy,
+            "target-accuracy": on_targets,
+        }
+    )
     return _reply(
         message, index, {"metrics": metrics, "acknowledgement": ConfigRecord({"model-digest": digest(state)})}
     )
@@ -124,6 +136,12 @@ def _receive(message: Message, context: Context) -> None:
                 del context.state[OPTIMISER]
     elif expected and (own is None or digest(own.to_torch_state_dict()) != expected):
         raise MarketError("the agent no longer holds the model that the broker has on record")
+
+
+def _class_weights(options: Configuration, index: int) -> list[float]:
+    task = options.load_task()
+    classes = 1 + int(task.test[1].max())
+    return class_weights(options.profile, task.agents[index][1], classes)
 
 
 def _options(context: Context) -> Configuration:

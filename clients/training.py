@@ -1,11 +1,11 @@
 """Local training and evaluation of one model."""
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fl_market.errors import MarketError
 from fl_market.gains import Batch, batch_size_for
@@ -66,6 +66,39 @@ def evaluate(model: nn.Module, criterion: nn.Module, data: Batch) -> tuple[float
         loss += float(criterion(outputs, targets).sum())
         right += int((outputs.argmax(1) == targets).sum())
     return loss / len(data[0]), right / len(data[0])
+
+
+@torch.no_grad()
+def target_accuracy(model: nn.Module, data: Batch, class_weights: Sequence[float]) -> float:
+    """Return the accuracy on a distribution of classes that is the agent's own target."""
+    model.eval()
+    inputs, targets = data
+    weights = torch.tensor(class_weights)[targets]
+    outputs = torch.cat([model(part) for part in torch.split(inputs, batch_size_for(model, inputs))])
+    return float((weights * (outputs.argmax(1) == targets)).sum() / weights.sum())
+
+
+def class_weights(profile: str, targets: Tensor, classes: int) -> list[float]:
+    """Return the target class weights of a profile other than ``common``; none where they are common.
+
+    Parameters
+    ----------
+    profile
+        ``"own"``: the classes as the training data has them. Otherwise numbers of classes, all of one weight.
+    targets
+        Labels of the agent's training data.
+    classes
+        How many there are.
+    """
+    if profile == "common":
+        return []
+    if profile == "own":
+        counts = torch.bincount(targets, minlength=classes)
+        return [float(share) for share in counts / counts.sum()]
+    wanted = {int(number) for number in profile.split(",")}
+    if max(wanted) >= classes:
+        raise MarketError(f"the profile {profile!r} names a class that does not exist; accepted are 0 to {classes - 1}")
+    return [1.0 if label in wanted else 0.0 for label in range(classes)]
 
 
 def pack(state: Mapping[str, Any]) -> bytes:

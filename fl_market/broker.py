@@ -6,14 +6,14 @@ then :meth:`Broker.bargain`, which agrees on deals and puts the payments into es
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import torch
 from torch import Tensor, nn
 
 from fl_market.errors import MarketError
-from fl_market.gains import Batch, Certificate, ModelLoss, certify
+from fl_market.gains import Batch, Certificate, ModelLoss, Purpose, certify, split_in_halves, weighted_purpose
 from fl_market.ledger import Deal, DealState, Ledger
 from fl_market.merging import (
     ALL,
@@ -137,9 +137,9 @@ class Broker:
         self.ledger = ledger if ledger is not None else Ledger.open()
         self.template: StateDict = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
         self.spec: PermutationSpec = derive_spec(model, fit[0][:2])
-        self._loss = ModelLoss(model, criterion)
+        self._common = Purpose(ModelLoss(model, criterion), fit, certify)
+        self._purposes: dict[str, Purpose] = {}
         self._repair = repair_for(model, fit[0]) if self.terms.repaired else None
-        self._fit, self._certify = fit, certify
         self._layers = select_layers(self.template, self.terms.layers)
         self._run, self._seed = run, seed
         self._permutations: dict[tuple[str, str], Permutation] = {}
@@ -147,6 +147,28 @@ class Broker:
     def seat(self, agent: str) -> int:
         """Open an agent's account with its endowment, unless it has one; return its balance in micro-credits."""
         return self.ledger.open_account(agent, self.terms.endowment)
+
+    def register_class_weights(self, agent: str, weights: Sequence[float]) -> None:
+        """Try and certify what this agent buys by its own target class weights.
+
+        Raises
+        ------
+        MarketError
+            If the weights are none.
+        """
+        self._purposes[agent] = weighted_purpose(self._common, weights)
+
+    def register_validation(self, agent: str, data: Batch) -> None:
+        """Try and certify what this agent buys on validation data of its own: half chooses α, half certifies.
+
+        Raises
+        ------
+        MarketError
+            If there are fewer than four samples.
+        """
+        if len(data[0]) < 4:
+            raise MarketError("a buyer's own validation data must have at least four samples")
+        self._purposes[agent] = Purpose(self._common.loss, *split_in_halves(data, self._seed))
 
     def try_before_purchase(self, models: Mapping[str, StateDict]) -> list[Trial]:
         """Try every purchase among the agents, all on their models as they are now.
@@ -163,7 +185,8 @@ class Broker:
         """
         with reproducible(self._seed, "try-before-purchase"):
             agents = sorted(models)
-            own = {agent: self._certified_losses(models[agent]) for agent in agents}
+            purposes = {agent: self._purposes.get(agent, self._common) for agent in agents}
+            own = {agent: _certified_losses(purposes[agent], models[agent]) for agent in agents}
             trials = []
             for first, second in combinations(agents, 2):
                 permutation = self._match(first, second, models)
@@ -172,7 +195,7 @@ class Broker:
                     (second, first, invert(self.spec, permutation)),
                 ):
                     aligned = apply_permutation(self.spec, order, models[seller])
-                    trials.append(self._try(buyer, seller, models[buyer], aligned, own[buyer]))
+                    trials.append(self._try(buyer, seller, models[buyer], aligned, own[buyer], purposes[buyer]))
             return sorted(trials, key=lambda trial: (trial.buyer, trial.seller))
 
     def bargain(
@@ -251,56 +274,60 @@ class Broker:
         self._permutations[first, second] = found
         return found
 
-    def _try(self, buyer: str, seller: str, own: StateDict, aligned: StateDict, own_losses: Tensor) -> Trial:
+    def _try(
+        self, buyer: str, seller: str, own: StateDict, aligned: StateDict, own_losses: Tensor, purpose: Purpose
+    ) -> Trial:
         nothing = Trial(buyer, seller, "", 0.0, self._certificate(own_losses, own_losses), own, own)
-        layers = self._goods(own, aligned)
+        layers = self._goods(own, aligned, purpose)
         if not layers:
             return nothing
         bought = only_layers(own, aligned, layers)
-        merge = self._merging(own, bought)
+        merge = self._merging(own, bought, purpose)
         try:
-            alpha = self._fit_weights(own, bought, merge, self._fit, self.terms.granularity)
+            alpha = self._fit_weights(own, bought, merge, purpose, self.terms.granularity)
         except MarketError:
             # a seller whose parameters are finite but absurd: no merged model has a finite loss, so nothing is for sale
             return nothing
         with torch.no_grad():
             merged = merge(alpha)
-        certificate = self._certificate(own_losses, self._certified_losses(merged))
+        certificate = self._certificate(own_losses, _certified_losses(purpose, merged))
         goods = ALL if len(layers) == len(layers_of(own)) else ",".join(layers)
         return Trial(buyer, seller, goods, mean_alpha(alpha, own, layers), certificate, own, merged)
 
-    def _fit_weights(self, own: StateDict, bought: StateDict, merge: Merge, data: Batch, granularity: str) -> Alpha:
+    def _fit_weights(
+        self, own: StateDict, bought: StateDict, merge: Merge, purpose: Purpose, granularity: str
+    ) -> Alpha:
         return fit_weights(
             own,
             bought,
-            self._loss,
-            data,
+            purpose.loss,
+            purpose.fit,
             granularity,
             merge=merge,
             steps=self.terms.fit_steps,
             learning_rate=self.terms.fit_learning_rate,
         )
 
-    def _goods(self, own: StateDict, aligned: StateDict) -> tuple[str, ...]:
+    def _goods(self, own: StateDict, aligned: StateDict, purpose: Purpose) -> tuple[str, ...]:
         """Return the layers that a purchase comprises: the named ones or, within a budget, the best among these.
 
         A set of layers is judged by the lower bound of its gain on the held-out part of the fit split.
         """
         if self.terms.layer_budget >= 1:
             return self._layers
-        chosen, held_out = hold_out(self._fit)
+        chosen, held_out = hold_out(purpose.fit)
         with torch.no_grad():
-            before = self._loss(own, held_out)
+            before = purpose.loss(own, held_out)
 
         def gain(layers: frozenset[str]) -> float:
             bought = only_layers(own, aligned, tuple(layers))
-            merge = self._merging(own, bought)
+            merge = self._merging(own, bought, purpose)
             try:
-                alpha = self._fit_weights(own, bought, merge, chosen, "model")
+                alpha = self._fit_weights(own, bought, merge, replace(purpose, fit=chosen), "model")
             except MarketError:
                 return -float("inf")
             with torch.no_grad():
-                return self._certificate(before, self._loss(merge(alpha), held_out)).lower_bound
+                return self._certificate(before, purpose.loss(merge(alpha), held_out)).lower_bound
 
         sizes = layer_sizes(own)
         budget = int(self.terms.layer_budget * sum(sizes.values()))
@@ -310,7 +337,7 @@ class Broker:
     def _certificate(self, before: Tensor, after: Tensor) -> Certificate:
         return certify(before, after, confidence=self.terms.confidence, kind=self.terms.gain)
 
-    def _merging(self, own: StateDict, aligned: StateDict) -> Merge:
+    def _merging(self, own: StateDict, aligned: StateDict, purpose: Purpose) -> Merge:
         """Return how these two are merged for a given purchased weight.
 
         A repair keeps a merged network as sure of itself as its two ends are. Where both are wrongly sure (they know
@@ -325,9 +352,10 @@ class Broker:
             return plain
         repaired = self._repair.merging(own, aligned)
         with torch.no_grad():
-            losses = [float(self._loss(merge(0.5), self._fit).mean()) for merge in (plain, repaired)]
+            losses = [float(purpose.loss(merge(0.5), purpose.fit).mean()) for merge in (plain, repaired)]
         return repaired if losses[1] < losses[0] else plain
 
-    def _certified_losses(self, state: StateDict) -> Tensor:
-        with torch.no_grad():
-            return self._loss(state, self._certify)
+
+def _certified_losses(purpose: Purpose, state: StateDict) -> Tensor:
+    with torch.no_grad():
+        return purpose.loss(state, purpose.certify)

@@ -12,11 +12,12 @@ from fl_market.pricing.priors import parse_prior
 from fl_market.pricing.rules import parse_rule
 from fl_market.protocol import DISCLOSURES
 from fl_market.tasks import TASKS, Task, TaskOptions, load_task
+from fl_market.tasks.partition import parse_partition
 from fl_market.tasks.resnet import NORMS
 
 PUBLISHED_FIRST_ROUND = 5
 """The paper's agents join the market after five epochs (section 6.1.1); its scripts trade from the fifth on."""
-PRIVATE_OPTIONS = ("bid-scale", "prior", "learn-prior", "cost", "data-dir")
+PRIVATE_OPTIONS = ("profile", "bid-scale", "prior", "learn-prior", "cost", "data-dir")
 """Options that an agent may set for itself, in its node configuration."""
 
 
@@ -40,9 +41,14 @@ class Configuration:
         Data in torchvision's layout, and whether torchvision may fetch it; empty for the shipped sample.
     out_dir
         Where the results and the ledger are written; empty for nowhere.
+    partition
+        How the training set is shared out: ``halves`` (the paper's), ``dirichlet(β)`` or ``shards(k)``.
     scarce_share, broker_samples, train_samples
         The share that an agent keeps of its scarce classes; the size of the broker's part, 0 for the task's own; how
         much of the rest is used, 0 for all of it.
+    profile
+        What an agent wants to be good at: ``common``, ``own`` (the classes as its training data has them), or the
+        numbers of its target classes with commas between.
     norm, widen
         Norm layers and width of residual networks.
     common_init
@@ -86,11 +92,13 @@ class Configuration:
     data_dir: str = ""
     download: bool = False
     out_dir: str = ""
+    partition: str = "halves"
     scarce_share: float = 0.1
     broker_samples: int = 0
     train_samples: int = 0
     norm: str = "batch"
     widen: int = 1
+    profile: str = "common"
     common_init: bool = False
     first_round: int = 0
     local_epochs: int = 1
@@ -136,6 +144,12 @@ class Configuration:
         if self.disclosure != "sealed" and self.gain != "relative":
             raise MarketError(f"disclosure {self.disclosure} needs gains that are relative, not {self.gain!r}")
         parse_rule(self.pricing)
+        parse_partition(self.partition)
+        self._require(
+            self.profile in ("common", "own") or all(part.strip().isdigit() for part in self.profile.split(",")),
+            "profile",
+            "common, own, or numbers of classes with commas between",
+        )
         micro_credits(self.endowment)
         parse_prior(self.prior)
 
@@ -184,6 +198,7 @@ class Configuration:
                 download=self.download,
                 agents=self.agents,
                 seed=self.seed,
+                partition=self.partition,
                 scarce_share=self.scarce_share,
                 broker_samples=self.broker_samples,
                 train_samples=self.train_samples,

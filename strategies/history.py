@@ -45,7 +45,9 @@ class History:
             accuracy, loss = number_in(content, "test-accuracy"), number_in(content, "test-loss")
             if accuracy is None or loss is None:
                 continue
-            self.results.setdefault(agent, []).append(RoundResult(server_round, accuracy, loss))
+            on_targets = number_in(content, "target-accuracy")
+            result = RoundResult(server_round, accuracy, loss, accuracy if on_targets is None else on_targets)
+            self.results.setdefault(agent, []).append(result)
             accuracies.append(accuracy)
         if self._observer is not None:
             mean = sum(accuracies) / len(accuracies) if accuracies else float("nan")

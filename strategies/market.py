@@ -165,6 +165,8 @@ class ParameterMarket(Strategy):
             self.broker.seat(name)
             known = self._seats[node] = _Seat(name, node, model, sha, sha)
         known.model, known.model_digest, known.agent_digest = model, sha, sha
+        if "profile" in content.config_records:
+            self.broker.register_class_weights(name, _class_weights(content))
         return known
 
     # -- 2. to 5. try before purchase, offers, quotes, bargaining -----------------------------------------------------
@@ -342,6 +344,13 @@ def _parameters(content: RecordDict) -> StateDict:
         return records[0].to_torch_state_dict()
     except Exception as error:  # whatever a broken or hostile sender put in
         raise MarketError(f"its parameters cannot be read: {error}") from error
+
+
+def _class_weights(content: RecordDict) -> list[float]:
+    weights = content.config_records["profile"].get("class-weights")
+    if not isinstance(weights, list) or not all(isinstance(weight, float) for weight in weights):
+        raise MarketError("its profile is no list of class weights")
+    return [float(weight) for weight in weights]
 
 
 def _text(content: RecordDict, record: str, key: str, default: str | None = None) -> str:

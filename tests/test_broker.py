@@ -202,3 +202,27 @@ def test_within_a_budget_the_broker_picks_the_layers(models, share):
 def test_layers_that_the_model_does_not_have_are_refused():
     with pytest.raises(MarketError, match="'9' names no layer"):
         broker(layers="9")
+
+
+def test_a_buyer_with_validation_data_of_its_own_is_judged_by_it(models):
+    """B knows class 2, which A's own data does not hold: nothing to gain there, though the broker's data says so."""
+    made = broker()
+    inputs, targets = blobs(800, 11)
+    known = targets < 2
+    common = by_pair(made.try_before_purchase(models))["A", "B"]
+    made.register_validation("A", (inputs[known], targets[known]))
+    own = by_pair(made.try_before_purchase(models))
+    assert own["A", "B"].certificate.gain < common.certificate.gain
+    assert own["B", "A"].certificate == by_pair(broker().try_before_purchase(models))["B", "A"].certificate
+    with pytest.raises(MarketError, match="at least four samples"):
+        made.register_validation("A", (inputs[:3], targets[:3]))
+
+
+def test_a_buyer_with_target_classes_keeps_its_own_purpose(models):
+    made = broker()
+    made.register_class_weights("A", [1.0, 1.0, 0.0])
+    made.register_class_weights("B", [0.0, 1.0, 1.0])
+    trials = by_pair(made.try_before_purchase(models))
+    assert trials["A", "B"].alpha < 0.5
+    assert trials["A", "B"].alpha + trials["B", "A"].alpha != pytest.approx(1.0, abs=0.01)
+    assert trials["A", "B"].certificate.samples < 600

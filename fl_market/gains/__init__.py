@@ -2,6 +2,19 @@
 
 from fl_market.gains.certificate import GAINS, Certificate, certify
 from fl_market.gains.losses import Batch, Loss, ModelLoss, batch_size_for
+from fl_market.gains.profiles import Purpose, WeightedLoss, weighted_purpose
 from fl_market.gains.splits import split_in_halves
 
-__all__ = ["GAINS", "Batch", "Certificate", "Loss", "ModelLoss", "batch_size_for", "certify", "split_in_halves"]
+__all__ = [
+    "GAINS",
+    "Batch",
+    "Certificate",
+    "Loss",
+    "ModelLoss",
+    "Purpose",
+    "WeightedLoss",
+    "batch_size_for",
+    "certify",
+    "split_in_halves",
+    "weighted_purpose",
+]

@@ -20,11 +20,12 @@ class RoundReport:
 
 @dataclass(frozen=True)
 class RoundResult:
-    """An agent's test metrics after one round."""
+    """An agent's test metrics after one round; the last is the accuracy on its own target distribution of classes."""
 
     round: int
     test_accuracy: float
     test_loss: float
+    target_accuracy: float
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class AgentResult:
         return {
             "test_accuracy": last.test_accuracy if last else None,
             "test_loss": last.test_loss if last else None,
+            "target_accuracy": last.target_accuracy if last else None,
             "paid": self.paid,
             "earned": self.earned,
             "balance": self.balance,

@@ -25,15 +25,28 @@ def start(result: ArmResult) -> str:
     return f"{result.initialisation}{exchanging}"
 
 
+def has_own_targets(result: ArmResult) -> bool:
+    """Return whether some agent has a target distribution of its own."""
+    last = [agent.rounds[-1] for agent in result.agents.values() if agent.rounds]
+    return any(entry.target_accuracy != entry.test_accuracy for entry in last)
+
+
 def _summary(results: list[ArmResult]) -> dict[str, Any]:
-    accuracies = {
-        name: [result.agents[name].rounds[-1].test_accuracy for result in results] for name in results[0].agents
-    }
-    return {
+    summary = {
         "starts": start(results[0]),
-        "agents": {name: _mean_and_spread(values) for name, values in accuracies.items()},
+        "agents": _over_seeds(results, "test_accuracy"),
         "deals": mean(result.deals for result in results),
         "offers": mean(result.offers for result in results),
+    }
+    if any(map(has_own_targets, results)):
+        summary["targets"] = _over_seeds(results, "target_accuracy")
+    return summary
+
+
+def _over_seeds(results: list[ArmResult], metric: str) -> dict[str, dict[str, float]]:
+    return {
+        name: _mean_and_spread([getattr(result.agents[name].rounds[-1], metric) for result in results])
+        for name in results[0].agents
     }
 
 

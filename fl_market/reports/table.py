@@ -8,14 +8,15 @@ from rich.table import Table
 
 from fl_market.pricing.money import credits_text
 from fl_market.reports.results import ArmResult
-from fl_market.reports.summary import start, summarise
+from fl_market.reports.summary import has_own_targets, start, summarise
 
 
 def results_table(arms: Mapping[str, ArmResult]) -> str:
     """Return the arms as text: each agent's test accuracy, and what was traded."""
     agents = sorted({name for result in arms.values() for name in result.agents})
     table = Table("arm", "starts", title="Test accuracy (%) and trade", title_justify="left")
-    for name in agents:
+    own = any(has_own_targets(result) for result in arms.values())
+    for name in agents + [f"{name}, own targets" for name in agents] * own:
         table.add_column(name, justify="right")
     for column in ("deals", "paid (credits)", "earned (credits)", "seconds"):
         table.add_column(column, justify="right")
@@ -26,7 +27,8 @@ def results_table(arms: Mapping[str, ArmResult]) -> str:
             arm,
             start(result),
             *(
-                _percent(result.agents[name].as_json()["test_accuracy"]) if name in result.agents else ""
+                _percent(result.agents[name].as_json()[metric]) if name in result.agents else ""
+                for metric in ("test_accuracy", "target_accuracy")[: 1 + own]
                 for name in agents
             ),
             f"{result.deals} of {result.offers}" if market else "",
@@ -42,11 +44,13 @@ def seeds_table(by_seed: Mapping[int, Mapping[str, ArmResult]]) -> str:
     arms = summarise(by_seed)
     agents = sorted({name for arm in arms.values() for name in arm["agents"]})
     seeds = ", ".join(map(str, by_seed))
+    own = any("targets" in arm for arm in arms.values())
     rows = []
     for arm, summary in arms.items():
-        cells = [f"{100 * cell['mean']:.2f} ± {100 * cell['std']:.2f}" for cell in summary["agents"].values()]
+        found = [*summary["agents"].values(), *(summary["targets"].values() if own else ())]
+        cells = [f"{100 * cell['mean']:.2f} ± {100 * cell['std']:.2f}" for cell in found]
         rows.append((arm, summary["starts"], *cells, f"{summary['deals']:.1f} of {summary['offers']:.1f}"))
-    header = ("arm", "starts", *agents, "deals")
+    header = ("arm", "starts", *agents, *[f"{name}, own targets" for name in agents] * own, "deals")
     return summary_table(f"Test accuracy (%), mean ± standard deviation over the seeds {seeds}", header, rows)
 
 

@@ -1,23 +1,26 @@
 """Share a training set out among the broker and the agents."""
 
+import re
+
+import numpy as np
 import torch
 from torch import Tensor
 
 from fl_market.errors import MarketError
 from fl_market.gains.losses import Batch
-from fl_market.seeds import torch_generator
+from fl_market.seeds import numpy_generator, torch_generator
 from fl_market.tasks.task import TaskOptions
 
 
 def share_out(train: Batch, options: TaskOptions) -> tuple[Batch, ...]:
-    """Return each agent's part of what the broker left of the training set: the paper's imbalance.
+    """Return each agent's part of what the broker left of the training set, as ``options.partition`` says.
 
     Of the whole set or, with ``options.train_samples``, of so many samples of it.
     """
     if options.train_samples:
         train, _ = take_out(train, options.train_samples, options.seed, "training-data")
     inputs, targets = train
-    parts = by_halves_of_classes(targets, options.agents, options.scarce_share, options.seed)
+    parts = _partition(targets, options)
     return tuple((inputs[part], targets[part]) for part in parts)
 
 
@@ -79,3 +82,75 @@ def by_halves_of_classes(targets: Tensor, agents: int, scarce_share: float, seed
             kept.append(members)
         parts.append(torch.sort(torch.cat(kept)).values)
     return parts
+
+
+def by_dirichlet(targets: Tensor, agents: int, concentration: float, seed: int) -> list[Tensor]:
+    """Return each agent's indices: of every class, shares drawn from a Dirichlet distribution (Hsu et al. 2019).
+
+    Draws are repeated until every agent has at least ten samples, or its even share where that is less.
+
+    Raises
+    ------
+    MarketError
+        If the concentration is not above 0, or no draw gives every agent enough.
+    """
+    if not 0 < concentration < float("inf"):
+        raise MarketError(f"the concentration of a Dirichlet partition must be above 0, not {concentration}")
+    generator = numpy_generator(seed, "partition", "dirichlet")
+    least = min(10, len(targets) // agents)
+    for _ in range(1000):
+        parts: list[list[Tensor]] = [[] for _ in range(agents)]
+        for label in torch.unique(targets):
+            members = torch.nonzero(targets == label).flatten()
+            members = members[torch.from_numpy(generator.permutation(len(members)))]
+            ends = (np.cumsum(generator.dirichlet([concentration] * agents)) * len(members)).round().astype(int)
+            for part, chosen in zip(parts, np.split(members.numpy(), ends[:-1]), strict=True):
+                part.append(torch.from_numpy(chosen))
+        indices = [torch.sort(torch.cat(part)).values for part in parts]
+        if min(map(len, indices)) >= least:
+            return indices
+    raise MarketError(f"no Dirichlet({concentration}) partition gives each of {agents} agents {least} samples")
+
+
+def by_shards(targets: Tensor, agents: int, shards: int, seed: int) -> list[Tensor]:
+    """Return each agent's indices: the samples sorted by label are cut, and each agent gets some cuts (McMahan 2017).
+
+    Raises
+    ------
+    MarketError
+        If there are more shards than samples, or fewer than one for each agent.
+    """
+    if not 1 <= shards <= len(targets) // agents:
+        raise MarketError(f"{agents} agents cannot have {shards} shards each of {len(targets)} samples")
+    order = torch.argsort(targets, stable=True)
+    cuts = torch.tensor_split(order, agents * shards)
+    dealt = torch.randperm(agents * shards, generator=torch_generator(seed, "partition", "shards")).tolist()
+    return [torch.sort(torch.cat([cuts[index] for index in dealt[agent::agents]])).values for agent in range(agents)]
+
+
+def parse_partition(text: str) -> tuple[str, float]:
+    """Return the kind of a partition and its number: ``"halves"``, ``"dirichlet(0.1)"`` or ``"shards(2)"``.
+
+    Raises
+    ------
+    MarketError
+        If the text is none of these.
+    """
+    found = re.fullmatch(r"halves|(dirichlet|shards)\(\s*([\d.eE+-]+)\s*\)", text)
+    try:
+        if found is not None:
+            kind, number = (found[1], float(found[2])) if found[1] else ("halves", 0.0)
+            if kind != "shards" or number == int(number):
+                return kind, number
+    except ValueError:
+        pass
+    raise MarketError(f"unknown partition {text!r}; accepted are halves, dirichlet(concentration) and shards(number)")
+
+
+def _partition(targets: Tensor, options: TaskOptions) -> list[Tensor]:
+    kind, number = parse_partition(options.partition)
+    if kind == "dirichlet":
+        return by_dirichlet(targets, options.agents, number, options.seed)
+    if kind == "shards":
+        return by_shards(targets, options.agents, int(number), options.seed)
+    return by_halves_of_classes(targets, options.agents, options.scarce_share, options.seed)

@@ -26,8 +26,10 @@ class TaskOptions:
         Number of agents.
     seed
         Decides the broker's part and each agent's.
+    partition
+        How the training set is shared out: ``halves`` (the paper's), ``dirichlet(β)`` or ``shards(k)``.
     scarce_share
-        Share of the samples that an agent keeps of its scarce classes.
+        Share of the samples that an agent keeps of its scarce classes, with ``halves``.
     broker_samples
         Samples that the broker takes out of the training set; 0 for the task's default.
     train_samples
@@ -42,6 +44,7 @@ class TaskOptions:
     download: bool = False
     agents: int = 2
     seed: int = 0
+    partition: str = "halves"
     scarce_share: float = 0.1
     broker_samples: int = 0
     train_samples: int = 0

@@ -143,7 +143,9 @@ def test_seeds_are_summarised(tmp_path, capsys):
 def test_the_summary_by_hand():
     def arm(accuracy):
         return {
-            "x": ArmResult("x", "common", 1, {"A": AgentResult((RoundResult(1, accuracy, 0.0),))}, deals=2, offers=4)
+            "x": ArmResult(
+                "x", "common", 1, {"A": AgentResult((RoundResult(1, accuracy, 0.0, accuracy),))}, deals=2, offers=4
+            )
         }
 
     assert summarise({0: arm(0.5), 1: arm(0.7), 2: arm(0.9)})["x"] == {

@@ -455,3 +455,32 @@ def test_the_inline_engine_reports_every_round():
     result = run_inline(configured(strategy="market"), reports.append)
     assert [(report.arm, report.round, report.rounds) for report in reports] == [("market", i, 3) for i in (1, 2, 3)]
     assert reports[-1].deals == result.deals == 4
+
+
+THREE = {"agents": 3, "partition": "dirichlet(0.1)", "num_server_rounds": 8, "learning_rate": 0.05}
+
+
+def test_agents_with_targets_of_their_own_keep_them_better_than_under_a_common_model():
+    market, common = (run_inline(configured(strategy=arm, profile="own", **THREE)) for arm in ("market", "fedavg"))
+    for name in "ABC":
+        own, shared = (result.agents[name].rounds[-1].target_accuracy for result in (market, common))
+        assert own > shared, name
+    assert market.deals
+    assert len({result.rounds[-1].test_accuracy for result in market.agents.values()}) == 3, "no collapse"
+
+
+def test_target_classes_can_be_named():
+    result = run_inline(configured(strategy="siloed", profile="7,8", num_server_rounds=1))
+    last = result.agents["A"].rounds[-1]
+    assert last.target_accuracy != last.test_accuracy
+    with pytest.raises(MarketError, match="no agent finished"):
+        run_inline(configured(strategy="market", profile="12", num_server_rounds=1))
+
+
+@pytest.mark.parametrize("weights", [[1.0], [float("nan")] * 10, [0.0] * 10, "all", [1] * 10])
+def test_a_profile_that_is_none_excludes_its_agent_from_the_round(weights):
+    def change(message, reply):
+        return changed(reply, profile=ConfigRecord({"class-weights": weights}))
+
+    _, _, ledger = play(tamper=tamper_with("A", TRAIN, change, market_round=3))
+    assert settled(ledger) == [(2, "A"), (2, "B")]
