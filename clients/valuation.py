@@ -11,14 +11,18 @@ SAME_MINIMUM = 0.02
 
 
 def decide(offers: Sequence[Offer], bid_scale: float) -> list[Bid]:
-    """Return a bid on the offer whose certified gain is surest, or none where there is no offer.
+    """Return a bid on the offer whose certified gain is surest and on each that comes on top of it.
 
-    The bid is the gain-from-trade itself, times the credits that a gain of 1 is worth to this agent.
+    A bid is the gain-from-trade itself, times the credits that a gain of 1 is worth to this agent; there is none where
+    there is no offer.
     """
-    if not offers:
-        return []
-    best = max(offers, key=lambda offer: (offer.lower_bound, offer.gain, offer.id))
-    return [Bid(best.id, max(0, micro_credits(bid_scale * best.gain)))]
+    alone = [offer for offer in offers if not offer.after]
+    best = max(alone, key=lambda offer: (offer.lower_bound, offer.gain, offer.id), default=None)
+    bids = []
+    while best is not None:
+        bids.append(Bid(best.id, max(0, micro_credits(bid_scale * best.gain))))
+        best = next((offer for offer in offers if offer.after == bids[-1].offer), None)
+    return bids
 
 
 def value(requests: Sequence[QuoteRequest], prior: Prior, cost: float, bid_scale: float) -> list[Ask]:

@@ -5,7 +5,7 @@ then :meth:`Broker.bargain`, which agrees on deals and puts the payments into es
 :meth:`Broker.refund` end a deal once the delivery is acknowledged, or is not.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
@@ -30,6 +30,7 @@ from fl_market.merging import (
     repair_for,
     select_layers,
 )
+from fl_market.novelty import novelty
 from fl_market.parameters import StateDict
 from fl_market.permutation import (
     Permutation,
@@ -59,12 +60,17 @@ class Terms:
         What a purchase comprises, as :func:`fl_market.merging.select_layers` reads it.
     layer_budget
         Share of the parameters that a purchase may comprise at most; below 1, the broker picks the best layers.
+    max_purchases
+        How many sellers a buyer may buy from in one round.
     repaired
         Whether a merged model's activation statistics may be restored, or its BatchNorm statistics recomputed.
     rule
         Pricing rule.
     disclosure
         What sellers are told of a buyer, as :data:`fl_market.protocol.DISCLOSURES` says.
+    novelty
+        How far a seller's parameters must be from all that was delivered, as a share of their norm: bought weights
+        cannot be resold as one's own.
     gain, confidence
         Form of the gain-from-trade and level of its lower bound.
     fit_steps, fit_learning_rate
@@ -77,9 +83,11 @@ class Terms:
     granularity: str = "model"
     layers: str = ALL
     layer_budget: float = 1.0
+    max_purchases: int = 1
     repaired: bool = True
     rule: PricingRule = free
     disclosure: str = "sealed"
+    novelty: float = 1e-4
     gain: str = "relative"
     confidence: float = 0.95
     fit_steps: int = 40
@@ -89,7 +97,10 @@ class Terms:
 
 @dataclass(frozen=True)
 class Trial:
-    """One purchase that the broker tried: the buyer's own and the merged model, and what was certified of it."""
+    """One purchase that the broker tried: the model before it and the merged one, and what was certified of it.
+
+    ``after`` names the sellers whose purchases this one comes on top of: its gain is what it adds to them.
+    """
 
     buyer: str
     seller: str
@@ -98,6 +109,7 @@ class Trial:
     certificate: Certificate
     before: StateDict
     merged: StateDict
+    after: tuple[str, ...] = ()
 
 
 class Broker:
@@ -142,6 +154,8 @@ class Broker:
         self._repair = repair_for(model, fit[0]) if self.terms.repaired else None
         self._layers = select_layers(self.template, self.terms.layers)
         self._run, self._seed = run, seed
+        self.resellers: frozenset[str] = frozenset()
+        self._delivered: dict[str, StateDict] = {}
         self._permutations: dict[tuple[str, str], Permutation] = {}
 
     def seat(self, agent: str) -> int:
@@ -170,6 +184,10 @@ class Broker:
             raise MarketError("a buyer's own validation data must have at least four samples")
         self._purposes[agent] = Purpose(self._common.loss, *split_in_halves(data, self._seed))
 
+    def record_delivery(self, buyer: str, merged: StateDict) -> None:
+        """Remember what a buyer acknowledged, until it buys again."""
+        self._delivered[buyer] = merged
+
     def try_before_purchase(self, models: Mapping[str, StateDict]) -> list[Trial]:
         """Try every purchase among the agents, all on their models as they are now.
 
@@ -181,22 +199,33 @@ class Broker:
         Returns
         -------
         list of Trial
-            One for each ordered pair, in the order of names; those without a certified gain are among them.
+            One for each ordered pair, in the order of names, also where no gain is certified or the seller has nothing
+            of its own (``resellers``). With ``max_purchases`` above 1 they are followed by bundles: what a buyer could
+            add to its best purchase, seller by seller, as long as the marginal gain is certified.
         """
         with reproducible(self._seed, "try-before-purchase"):
             agents = sorted(models)
             purposes = {agent: self._purposes.get(agent, self._common) for agent in agents}
+            self.resellers = frozenset(agent for agent in agents if self._resells(models[agent]))
             own = {agent: _certified_losses(purposes[agent], models[agent]) for agent in agents}
             trials = []
+            aligned: dict[tuple[str, str], StateDict] = {}
             for first, second in combinations(agents, 2):
                 permutation = self._match(first, second, models)
                 for buyer, seller, order in (
                     (first, second, permutation),
                     (second, first, invert(self.spec, permutation)),
                 ):
-                    aligned = apply_permutation(self.spec, order, models[seller])
-                    trials.append(self._try(buyer, seller, models[buyer], aligned, own[buyer], purposes[buyer]))
-            return sorted(trials, key=lambda trial: (trial.buyer, trial.seller))
+                    if seller in self.resellers:
+                        trials.append(self._nothing(buyer, seller, models[buyer], own[buyer]))
+                        continue
+                    aligned[buyer, seller] = apply_permutation(self.spec, order, models[seller])
+                    trials.append(
+                        self._try(buyer, seller, models[buyer], aligned[buyer, seller], own[buyer], purposes[buyer])
+                    )
+            trials.sort(key=lambda trial: (trial.buyer, trial.seller))
+            bundles = [self._bundle(buyer, trials, aligned, purposes[buyer]) for buyer in agents]
+            return trials + [trial for bundle in bundles for trial in bundle]
 
     def bargain(
         self,
@@ -204,7 +233,7 @@ class Broker:
         trials: Sequence[Trial],
         bids: Mapping[tuple[str, str], int],
         asks: Mapping[tuple[str, str], int],
-    ) -> dict[str, tuple[Deal, Trial]]:
+    ) -> dict[str, list[tuple[Deal, Trial]]]:
         """Agree on deals where bid ≥ ask, and put each price into escrow.
 
         Parameters
@@ -214,30 +243,56 @@ class Broker:
         trials
             This round's trials.
         bids, asks
-            (buyer, seller) -> micro-credits, for at most one seller a buyer. Where the pricing rule needs asks, a bid
-            without one is no deal.
+            (buyer, seller) -> micro-credits. A buyer bids on one seller, or on the first ones of its bundle.
+            Where the pricing rule needs asks, a bid without one is no deal, and neither are those that come on top.
 
         Returns
         -------
         dict
-            Buyer -> its deal and the merged model to deliver. A purchase that the buyer's balance does not cover is
-            recorded as void and is not among them.
+            Buyer -> its deals, each with its trial; the last one's merged model is to be delivered. A purchase that
+            the buyer's balance does not cover is recorded as void and is not among them.
+
+        Raises
+        ------
+        MarketError
+            If a bid is on no offer, or the bids of a buyer are not on one purchase and what comes on top of it.
         """
-        by_pair = {(trial.buyer, trial.seller): trial for trial in trials}
-        if len({buyer for buyer, _ in bids}) != len(bids):
-            raise MarketError("a buyer can buy from one seller a round")
-        agreed: dict[str, tuple[Deal, Trial]] = {}
-        for pair in sorted(bids):
-            trial = by_pair.get(pair)
-            if trial is None or not trial.certificate.positive:
-                raise MarketError(f"{pair[0]} bids on an offer that does not exist")
-            deal = self._deal(market_round, trial, bids[pair], asks.get(pair))
-            if deal is None:
-                continue
-            self.ledger.agree(deal)
-            if self.ledger.escrow(deal.id) is DealState.ESCROWED:
-                agreed[deal.buyer] = deal, trial
+        agreed: dict[str, list[tuple[Deal, Trial]]] = {}
+        for buyer in sorted({buyer for buyer, _ in bids}):
+            for trial in self._wanted(buyer, trials, {seller for name, seller in bids if name == buyer}):
+                pair = buyer, trial.seller
+                deal = self._deal(market_round, trial, bids[pair], asks.get(pair))
+                if deal is None:
+                    break
+                self.ledger.agree(deal)
+                if self.ledger.escrow(deal.id) is not DealState.ESCROWED:
+                    break
+                agreed.setdefault(buyer, []).append((deal, trial))
         return agreed
+
+    def _wanted(self, buyer: str, trials: Sequence[Trial], sellers: set[str]) -> list[Trial]:
+        """Return the trials that a buyer bids on: the first one, and each that comes on top of those before it."""
+        chosen: list[Trial] = []
+        while len(chosen) < len(sellers):
+            after = tuple(trial.seller for trial in chosen)
+            found = [
+                trial
+                for trial in trials
+                if trial.buyer == buyer
+                and trial.after == after
+                and trial.seller in sellers
+                and trial.certificate.positive
+                # alone, or the beginning of the bundle
+                and (
+                    after
+                    or len(sellers) == 1
+                    or any(other.buyer == buyer and other.after[:1] == (trial.seller,) for other in trials)
+                )
+            ]
+            if len(found) != 1:
+                raise MarketError(f"{buyer} bids on an offer that does not exist")
+            chosen.append(found[0])
+        return chosen
 
     def check_amount(self, amount: int) -> int:
         """Return a bid or an ask in micro-credits, or raise MarketError where it is none that can be paid."""
@@ -264,6 +319,10 @@ class Broker:
             alpha=trial.alpha,
         )
 
+    def _resells(self, model: StateDict) -> bool:
+        """Return whether a model is what was delivered to somebody, in whatever order of the units."""
+        return novelty(self.spec, model, self._delivered.values(), self.terms.novelty) <= self.terms.novelty
+
     def _match(self, first: str, second: str, models: Mapping[str, StateDict]) -> Permutation:
         """Return the permutation of ``second``'s units that fits ``first``; last round's is where the search starts."""
         if not self.terms.aligned:
@@ -274,10 +333,36 @@ class Broker:
         self._permutations[first, second] = found
         return found
 
+    def _bundle(
+        self,
+        buyer: str,
+        trials: Sequence[Trial],
+        aligned: Mapping[tuple[str, str], StateDict],
+        purpose: Purpose,
+    ) -> list[Trial]:
+        """Return what a buyer could add to its best purchase: always the seller whose marginal gain is surest next."""
+        best = _surest(trial for trial in trials if trial.buyer == buyer)
+        bundle: list[Trial] = []
+        while best is not None and len(bundle) + 1 < self.terms.max_purchases:
+            after = (*best.after, best.seller)
+            losses = _certified_losses(purpose, best.merged)
+            candidates = [
+                self._try(buyer, seller, best.merged, state, losses, purpose)
+                for (name, seller), state in aligned.items()
+                if name == buyer and seller not in after
+            ]
+            best = _surest(replace(trial, after=after) for trial in candidates)
+            if best is not None:
+                bundle.append(best)
+        return bundle
+
+    def _nothing(self, buyer: str, seller: str, own: StateDict, own_losses: Tensor) -> Trial:
+        return Trial(buyer, seller, "", 0.0, self._certificate(own_losses, own_losses), own, own)
+
     def _try(
         self, buyer: str, seller: str, own: StateDict, aligned: StateDict, own_losses: Tensor, purpose: Purpose
     ) -> Trial:
-        nothing = Trial(buyer, seller, "", 0.0, self._certificate(own_losses, own_losses), own, own)
+        nothing = self._nothing(buyer, seller, own, own_losses)
         layers = self._goods(own, aligned, purpose)
         if not layers:
             return nothing
@@ -354,6 +439,12 @@ class Broker:
         with torch.no_grad():
             losses = [float(purpose.loss(merge(0.5), purpose.fit).mean()) for merge in (plain, repaired)]
         return repaired if losses[1] < losses[0] else plain
+
+
+def _surest(trials: Iterable[Trial]) -> Trial | None:
+    """Return the trial with the greatest lower bound of its gain, or None where none is certified."""
+    certified = [trial for trial in trials if trial.certificate.positive]
+    return max(certified, key=lambda trial: (trial.certificate.lower_bound, trial.seller), default=None)
 
 
 def _certified_losses(purpose: Purpose, state: StateDict) -> Tensor:

@@ -38,6 +38,8 @@ _HELP = {
     "momentum": "of local training (SGD)",
     "layers": "what a purchase comprises: all, or indices and name patterns of layers with commas between",
     "layer_budget": "share of the parameters that a purchase may comprise; the broker picks the best layers within it",
+    "max_purchases": "how many sellers a buyer may buy from in one round",
+    "novelty": "how far a seller's parameters must be from all that was delivered, as a share of their norm",
     "gain": "gain-from-trade: relative or difference",
     "confidence": "level of the certified gain's lower bound",
     "repair": "restore the merged model's activation statistics",

@@ -60,6 +60,10 @@ class Configuration:
     layers, layer_budget
         What a purchase comprises: ``"all"``, or indices and name patterns of layers; and the share of the parameters
         that it may comprise at most, within which the broker picks the best layers.
+    max_purchases
+        How many sellers a buyer may buy from in one round.
+    novelty
+        How far a seller's parameters must be from all that was delivered, as a share of their norm.
     gain, confidence
         The gain-from-trade's form, and the level of its certificate's lower bound.
     repair
@@ -107,6 +111,8 @@ class Configuration:
     momentum: float = 0.0
     layers: str = "all"
     layer_budget: float = 1.0
+    max_purchases: int = 1
+    novelty: float = 1e-4
     gain: str = "relative"
     confidence: float = 0.95
     repair: bool = True
@@ -127,14 +133,14 @@ class Configuration:
         self._require(self.task in TASKS, "task", f"one of {', '.join(sorted(TASKS))}")
         self._require(self.gain in GAINS, "gain", f"one of {', '.join(GAINS)}")
         self._require(self.norm in NORMS, "norm", f"one of {', '.join(NORMS)}")
-        for name in ("num_server_rounds", "local_epochs", "widen"):
+        for name in ("num_server_rounds", "local_epochs", "widen", "max_purchases"):
             self._require(getattr(self, name) >= 1, name, "a whole number of at least 1")
         self._require(2 <= self.agents <= 1000, "agents", "2 to 1000: a market needs a buyer and a seller")
         for name in ("seed", "broker_samples", "train_samples", "first_round", "batch_size", "fit_steps"):
             self._require(getattr(self, name) >= 0, name, "a whole number of at least 0")
         for name in ("learning_rate", "fit_learning_rate", "tuning_learning_rate", "reply_timeout", "connect_timeout"):
             self._require(0 < getattr(self, name) < float("inf"), name, "a number above 0")
-        for name in ("bid_scale", "cost", "endowment"):
+        for name in ("bid_scale", "cost", "endowment", "novelty"):
             self._require(0 <= getattr(self, name) < float("inf"), name, "a number of at least 0")
         self._require(0 <= self.momentum < 1, "momentum", "a number in [0, 1)")
         self._require(0 < self.layer_budget <= 1, "layer_budget", "a number in (0, 1]")

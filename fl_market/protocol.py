@@ -33,6 +33,8 @@ class Offer:
         Purchased weight.
     gain, lower_bound
         Certified gain-from-trade and its lower confidence bound, above 0.
+    after
+        Id of the offer that this one comes on top of, and must be bid on as well; empty for none.
     """
 
     id: str
@@ -41,6 +43,7 @@ class Offer:
     alpha: float
     gain: float
     lower_bound: float
+    after: str
 
 
 @dataclass(frozen=True)

@@ -92,7 +92,7 @@ class ParameterMarket(Strategy):
         self._grid: Grid | None = None
         self._sent: list[Message] = []
         self._present: list[_Seat] = []
-        self._deals: dict[str, tuple[Deal, Trial]] = {}
+        self._deals: dict[str, list[tuple[Deal, Trial]]] = {}
 
     def summary(self) -> None:
         """Log the strategy's settings."""
@@ -140,7 +140,7 @@ class ParameterMarket(Strategy):
         if not losses:
             return None, None
         return None, MetricRecord(
-            {"train-loss": sum(losses) / len(losses), "agents": len(losses), "deals": len(self._deals)}
+            {"train-loss": sum(losses) / len(losses), "agents": len(losses), "deals": len(self._agreed())}
         )
 
     def _take_in(self, node: int, content: RecordDict) -> _Seat:
@@ -173,45 +173,52 @@ class ParameterMarket(Strategy):
 
     def _trade(self, server_round: int) -> None:
         trials = self.broker.try_before_purchase({seat.name: seat.model for seat in self._present})
-        self.history.offers += len(trials)
+        for name in sorted(self.broker.resellers):
+            warn(server_round, f"agent {name}", "its parameters are what was delivered: it has nothing to sell")
+        self.history.offers += sum(not trial.after for trial in trials)
         offered = [trial for trial in trials if trial.certificate.positive]
         bids = self._collect_bids(server_round, offered)
         asks = self._collect_asks(server_round, bids, trials) if self.broker.terms.rule.asks else {}
         self._deals = self.broker.bargain(server_round, trials, bids, asks)
         for seat in self._present:
             if seat.name in self._deals:
-                seat.keep(self._deals[seat.name][1].merged)
+                seat.keep(self._deals[seat.name][-1][1].merged)
 
     def _collect_bids(self, server_round: int, offered: list[Trial]) -> dict[tuple[str, str], int]:
-        """Send each buyer its offers, privately, and return the bids: at most one a buyer."""
+        """Send each buyer its offers, privately, and return the bids: on one of them, and what comes on top of it."""
         mine: dict[str, dict[str, Trial]] = {}
         for trial in offered:
-            identifier = f"{server_round}/{self._pseudonyms.of(trial.seller)}"
-            mine.setdefault(trial.buyer, {})[identifier] = trial
+            mine.setdefault(trial.buyer, {})[self._offer_id(server_round, (*trial.after, trial.seller))] = trial
         contents = {
             buyer: [
                 Offer(
                     key,
-                    key.partition("/")[2],
+                    self._pseudonyms.of(trial.seller),
                     trial.layers,
                     trial.alpha,
                     trial.certificate.gain,
                     trial.certificate.lower_bound,
+                    self._offer_id(server_round, trial.after) if trial.after else "",
                 )
                 for key, trial in trials.items()
             ]
             for buyer, trials in mine.items()
         }
-        bids = {}
+        bids: dict[tuple[str, str], int] = {}
         for buyer, answer in self._query(server_round, OFFER, "offers", contents).items():
             try:
                 answers = from_columns(Bid, answer.config_records.get("bids", {}))
-                if len(answers) > 1:
-                    raise MarketError(f"it bids on {len(answers)} offers, but may buy one a round")
                 for bid in answers:
                     if bid.offer not in mine[buyer]:
                         raise MarketError(f"it bids on the offer {bid.offer!r}, which is not one of its own")
-                    bids[buyer, mine[buyer][bid.offer].seller] = self.broker.check_amount(bid.amount)
+                    self.broker.check_amount(bid.amount)
+                chosen = [mine[buyer][bid.offer] for bid in answers]
+                if any(
+                    trial.after != tuple(before.seller for before in chosen[:place])
+                    for place, trial in enumerate(chosen)
+                ):
+                    raise MarketError("it bids on more than one offer and what comes on top of it")
+                bids |= {(buyer, trial.seller): bid.amount for trial, bid in zip(chosen, answers, strict=True)}
             except MarketError as error:
                 warn(server_round, f"agent {buyer}", str(error))
         return bids
@@ -220,7 +227,7 @@ class ParameterMarket(Strategy):
         self, server_round: int, bids: dict[tuple[str, str], int], trials: list[Trial]
     ) -> dict[tuple[str, str], int]:
         """Send each seller the quote requests for its parameters, privately, and return the asks."""
-        tried = {(trial.buyer, trial.seller): trial for trial in trials}
+        tried = {(trial.buyer, trial.seller): trial for trial in trials if not trial.after}
         sealed = self.broker.terms.disclosure == "sealed"
         wanted: dict[str, dict[str, str]] = {}
         for buyer, seller in sorted(bids):
@@ -275,7 +282,7 @@ class ParameterMarket(Strategy):
             if seat.name in receipts:
                 content["receipts"] = ConfigRecord(to_columns(receipts[seat.name]))
             contents[seat.node] = content
-        for deal, _ in self._deals.values():
+        for deal, _ in self._agreed():
             self.broker.ledger.deliver(deal.id)
         self._sent = build_messages(contents, MessageType.EVALUATE, server_round)
         return self._sent
@@ -295,18 +302,24 @@ class ParameterMarket(Strategy):
         return MetricRecord({"test-loss": sum(losses) / len(losses), "agents": len(losses)}) if losses else None
 
     def _close(self, server_round: int, seat: _Seat) -> None:
-        deal, trial = self._deals[seat.name]
+        deals = self._deals[seat.name]
         if seat.agent_digest == seat.model_digest:
-            self.broker.ledger.settle(deal.id)
-            self.history.deals += 1
+            for deal, _ in deals:
+                self.broker.ledger.settle(deal.id)
+            self.broker.record_delivery(seat.name, deals[-1][1].merged)
+            self.history.deals += len(deals)
             return
-        self.broker.ledger.refund(deal.id)
-        seat.keep(trial.before)
+        for deal, _ in deals:
+            self.broker.ledger.refund(deal.id)
+        seat.keep(deals[0][1].before)
         warn(server_round, f"agent {seat.name}", "it did not acknowledge its purchase, which is refunded")
+
+    def _agreed(self) -> list[tuple[Deal, Trial]]:
+        return [agreed for deals in self._deals.values() for agreed in deals]
 
     def _receipts(self) -> dict[str, list[Receipt]]:
         receipts: dict[str, list[Receipt]] = {}
-        for deal, _ in self._deals.values():
+        for deal, _ in self._agreed():
             for side, agent, partner in (("bought", deal.buyer, deal.seller), ("sold", deal.seller, deal.buyer)):
                 receipt = Receipt(
                     f"{deal.round}/{self._pseudonyms.of(partner)}", side, self._pseudonyms.of(partner), deal.price
@@ -315,6 +328,9 @@ class ParameterMarket(Strategy):
         return receipts
 
     # -- shared -----------------------------------------------------------------------------------------------------
+
+    def _offer_id(self, server_round: int, sellers: tuple[str, ...]) -> str:
+        return f"{server_round}/{'+'.join(map(self._pseudonyms.of, sellers))}"
 
     def _who(self, node: int) -> str:
         return f"agent {self._seats[node].name}" if node in self._seats else f"node {node}"

@@ -21,11 +21,11 @@ def blobs(count, seed):
     return centres[targets] + torch.randn(count, 6, generator=generator), targets
 
 
-def trained(seed, classes):
+def trained(seed, classes, count=1500):
     torch.manual_seed(seed)
-    model, (inputs, targets) = build(), blobs(1500, seed)
+    model, (inputs, targets) = build(), blobs(count, seed)
     # a few of the other classes remain, as in the published set-up
-    kept = torch.isin(targets, torch.tensor(classes)) | (torch.arange(1500) % 10 == 0)
+    kept = torch.isin(targets, torch.tensor(classes)) | (torch.arange(count) % 10 == 0)
     optimiser = torch.optim.Adam(model.parameters(), lr=0.01)
     for _ in range(40):
         optimiser.zero_grad()
@@ -106,7 +106,7 @@ def test_a_deal_is_agreed_and_escrowed(models):
     trials = made.try_before_purchase(models)
     deals = made.bargain(5, trials, {("A", "B"): 900, ("B", "A"): 500}, {("A", "B"): 101, ("B", "A"): 501})
     assert set(deals) == {"A"}, "B's bid is below A's ask"
-    deal, trial = deals["A"]
+    ((deal, trial),) = deals["A"]
     assert deal.price == 500, "the midpoint, rounded down"
     assert (deal.gain, deal.alpha) == (trial.certificate.gain, trial.alpha)
     assert made.ledger.balance(ESCROW) == 500
@@ -129,8 +129,8 @@ def test_a_bid_without_an_ask_is_no_deal_where_asks_are_needed(models):
 def test_the_free_rule_records_deals_of_price_0(models):
     made = broker()
     deals = made.bargain(5, made.try_before_purchase(models), {("A", "B"): 900}, {})
-    assert deals["A"][0].price == 0
-    assert made.ledger.state(deals["A"][0].id) is DealState.ESCROWED
+    assert deals["A"][0][0].price == 0
+    assert made.ledger.state(deals["A"][0][0].id) is DealState.ESCROWED
 
 
 def test_a_buyer_buys_from_one_seller_a_round(models):
@@ -138,7 +138,7 @@ def test_a_buyer_buys_from_one_seller_a_round(models):
     three = models | {"C": trained(3, [0, 2])}
     trials = made.try_before_purchase(three)
     assert len(trials) == 6
-    with pytest.raises(MarketError, match="one seller"):
+    with pytest.raises(MarketError, match="A bids on an offer that does not exist"):
         made.bargain(1, trials, {("A", "B"): 1, ("A", "C"): 1}, {})
 
 
@@ -226,3 +226,76 @@ def test_a_buyer_with_target_classes_keeps_its_own_purpose(models):
     assert trials["A", "B"].alpha < 0.5
     assert trials["A", "B"].alpha + trials["B", "A"].alpha != pytest.approx(1.0, abs=0.01)
     assert trials["A", "B"].certificate.samples < 600
+
+
+def test_bought_weights_cannot_be_resold_in_whatever_order(models):
+    made = broker()
+    (trial,) = [trial for trial in made.try_before_purchase(models) if trial.buyer == "A"]
+    made.record_delivery("A", trial.merged)
+    weak = {name: 0.1 * tensor for name, tensor in models["B"].items()}
+    copy = apply_permutation(made.spec, random_permutation(made.spec, 3), trial.merged)
+    for resold in (trial.merged, copy):
+        trials = by_pair(made.try_before_purchase({"A": resold, "C": weak}))
+        assert made.resellers == {"A"}
+        assert not trials["C", "A"].certificate.positive
+        assert trials["C", "A"].layers == ""
+    trained_on = {name: tensor + 0.02 * torch.randn_like(tensor) for name, tensor in trial.merged.items()}
+    assert by_pair(made.try_before_purchase({"A": trained_on, "C": weak}))["C", "A"].certificate.positive
+    assert made.resellers == frozenset()
+
+
+def test_two_identical_sellers_earn_no_more_than_one(models):
+    earned = []
+    for sellers in (["B"], ["B", "C"]):
+        made = broker(rule=nash)
+        trials = made.try_before_purchase({"A": models["A"], **dict.fromkeys(sellers, models["B"])})
+        best = max((trial for trial in trials if trial.buyer == "A"), key=lambda trial: trial.certificate.lower_bound)
+        pair = (best.buyer, best.seller)
+        deals = made.bargain(1, trials, {pair: 300_000}, {pair: 100_000})
+        made.ledger.deliver(deals["A"][0][0].id)
+        made.ledger.settle(deals["A"][0][0].id)
+        earned.append(sum(made.ledger.balance(name) - 100_000_000 for name in ("B", "C")))
+    assert earned[0] == earned[1] == 200_000
+
+
+@pytest.fixture(scope="module")
+def beginners():
+    """Each has seen thirty samples only: everybody gains from everybody."""
+    return {name: trained(seed, [0, 1, 2], count=30) for seed, name in enumerate("ABC", start=1)}
+
+
+def test_a_bundle_adds_sellers_by_their_marginal_gain(beginners):
+    made = broker(rule=nash, max_purchases=2)
+    trials = made.try_before_purchase(beginners)
+    (added,) = [trial for trial in trials if trial.buyer == "A" and trial.after]
+    first = by_pair([trial for trial in trials if not trial.after])["A", added.after[0]]
+    assert {added.seller, first.seller} == {"B", "C"}
+    assert added.before is first.merged
+    assert added.certificate.loss_after < first.certificate.loss_after
+    bids = {("A", first.seller): 300_000, ("A", added.seller): 100_000}
+    deals = made.bargain(1, trials, bids, dict.fromkeys(bids, 50_000))["A"]
+    assert [(deal.seller, deal.price) for deal, _ in deals] == [(first.seller, 175_000), (added.seller, 75_000)]
+    assert sum(deal.price for deal, _ in deals) <= sum(bids.values())
+    assert made.ledger.verify() == []
+
+
+def test_where_a_bundle_breaks_what_comes_on_top_is_not_bought(beginners):
+    made = broker(rule=nash, max_purchases=3)
+    trials = made.try_before_purchase(beginners)
+    chain = [trial for trial in trials if trial.buyer == "A" and trial.after]
+    order = (*chain[-1].after, chain[-1].seller)
+    bids = {("A", seller): 100_000 for seller in order}
+    asks = {("A", order[0]): 100_001, ("A", order[1]): 0}
+    assert made.bargain(1, trials, bids, asks) == {}
+    only = made.bargain(2, trials, bids, {("A", order[0]): 0})
+    assert [deal.seller for deal, _ in only["A"]] == [order[0]]
+    with pytest.raises(MarketError, match="does not exist"):
+        made.bargain(3, trials, {("A", order[0]): 1, ("A", "Z"): 1}, {})
+
+
+def test_identical_sellers_make_no_bundle(models):
+    made = broker(max_purchases=3)
+    trials = made.try_before_purchase({"A": models["A"], "B": models["B"], "C": models["B"]})
+    alone = max(trial.certificate.gain for trial in trials if trial.buyer == "A" and not trial.after)
+    added = [trial.certificate.gain for trial in trials if trial.buyer == "A" and trial.after]
+    assert sum(added) < 0.02 * alone

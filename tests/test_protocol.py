@@ -7,7 +7,7 @@ from fl_market.protocol import Ask, Bid, DisclosedQuote, Offer, QuoteRequest, Re
 
 texts, amounts, numbers = st.text(), st.integers(), st.floats(allow_nan=False)
 MESSAGES = {
-    Offer: st.builds(Offer, texts, texts, texts, numbers, numbers, numbers),
+    Offer: st.builds(Offer, texts, texts, texts, numbers, numbers, numbers, texts),
     Bid: st.builds(Bid, texts, amounts),
     QuoteRequest: st.builds(QuoteRequest, texts, texts),
     DisclosedQuote: st.builds(DisclosedQuote, texts, texts, numbers, numbers, numbers),

@@ -17,13 +17,15 @@ from fl_market.pricing import ask as ask_rule
 from fl_market.protocol import Ask, Bid, DisclosedQuote, Offer, QuoteRequest, Receipt, from_columns, to_columns
 
 
-def offer(name, gain, bound):
-    return Offer(name, f"seller-{name}", "all", 0.5, gain, bound)
+def offer(name, gain, bound, after=""):
+    return Offer(name, f"seller-{name}", "all", 0.5, gain, bound, after)
 
 
 def test_the_bid_is_the_gain_on_the_surest_offer():
     assert decide([offer("a", 0.9, 0.1), offer("b", 0.4, 0.3)], bid_scale=2.0) == [Bid("b", 800_000)]
     assert decide([], bid_scale=2.0) == []
+    bundle = [offer("a", 0.9, 0.1), offer("b", 0.4, 0.3), offer("b+c", 0.2, 0.1, "b"), offer("b+c+a", 0.1, 0.05, "b+c")]
+    assert decide(bundle, bid_scale=1.0) == [Bid("b", 400_000), Bid("b+c", 200_000), Bid("b+c+a", 100_000)]
 
 
 def test_the_ask_is_the_myerson_price():

@@ -138,7 +138,7 @@ def test_offers_and_quotes_are_private_and_hold_no_more_than_the_protocol():
     _, grid, _ = play()
     for agent, message, _ in grid.seen:
         if message.metadata.message_type == OFFER:
-            assert set(message.content["offers"]) == {"id", "seller", "layers", "alpha", "gain", "lower_bound"}
+            assert set(message.content["offers"]) == {"id", "seller", "layers", "alpha", "gain", "lower_bound", "after"}
             assert all(name.startswith("agent-") for name in message.content["offers"]["seller"])
         if message.metadata.message_type == QUOTE:
             assert set(message.content["quotes"]) == {"id", "layers"}
@@ -295,7 +295,7 @@ def test_an_agent_that_lost_its_copy_is_sent_the_broker_s_record():
     ("columns", "complaint"),
     [
         ({"offer": ["2/agent-nobody"], "amount": [5]}, "not one of its own"),
-        ({"offer": ["x", "y"], "amount": [5, 5]}, "bids on 2 offers"),
+        ({"offer": ["x", "y"], "amount": [5, 5]}, "not one of its own"),
         ({"offer": ["x"]}, "must have the fields"),
         ({"offer": ["x"], "amount": [float("nan")]}, "cannot be nan"),
     ],
@@ -484,3 +484,51 @@ def test_a_profile_that_is_none_excludes_its_agent_from_the_round(weights):
 
     _, _, ledger = play(tamper=tamper_with("A", TRAIN, change, market_round=3))
     assert settled(ledger) == [(2, "A"), (2, "B")]
+
+
+def test_a_seller_that_returns_what_it_bought_sells_nothing(caplog):
+    """It trains nothing, but sends back the model that was delivered to it."""
+    delivered = {}
+
+    def tamper(name, message, reply):
+        if name == "A" and message.metadata.message_type == EVALUATE and message.content.array_records:
+            delivered.update(next(iter(message.content.array_records.values())).to_torch_state_dict())
+        if name == "A" and message.metadata.message_type == TRAIN and delivered:
+            reply.content["arrays"] = ArrayRecord(dict(delivered))
+        return reply
+
+    with caplog.at_level(logging.WARNING, logger="flwr"):
+        _, _, ledger = play(tamper=tamper, num_server_rounds=4)
+    assert {(deal.round, deal.seller) for deal, _ in ledger.deals()} >= {(2, "A"), (2, "B")}
+    assert not [deal for deal, _ in ledger.deals() if deal.seller == "A" and deal.round > 2]
+    assert "nothing to sell" in caplog.text
+
+
+def test_a_buyer_may_buy_from_several_sellers_in_one_round():
+    options = {"agents": 4, "partition": "shards(2)", "num_server_rounds": 4, "learning_rate": 0.05}
+    _, grid, ledger = play(max_purchases=3, **options)
+    bought = {}
+    for deal, state in ledger.deals():
+        assert state is DealState.SETTLED
+        bought.setdefault((deal.round, deal.buyer), []).append(deal)
+    assert max(map(len, bought.values())) > 1
+    assert all(len({deal.seller for deal in deals}) == len(deals) <= 3 for deals in bought.values())
+    for agent, message, reply in grid.seen:
+        if message.metadata.message_type == OFFER and reply.content["bids"]:
+            deals = bought.get((int(message.metadata.group_id), agent), [])
+            assert sum(deal.price for deal in deals) <= sum(reply.content["bids"]["amount"])
+
+
+def test_a_bid_on_what_comes_on_top_alone_is_refused():
+    def change(message, reply):
+        offers = message.content["offers"]
+        top = [name for name, after in zip(offers["id"], offers["after"], strict=True) if after][:1]
+        return changed(reply, bids=ConfigRecord({"offer": top, "amount": [10_000] * len(top)} if top else {}))
+
+    options = {"agents": 3, "partition": "shards(2)", "num_server_rounds": 3, "learning_rate": 0.05}
+    _, grid, ledger = play(max_purchases=3, tamper=tamper_with("A", OFFER, change), **options)
+    assert any(
+        message.content["offers"]["after"] != [""] * len(message.content["offers"]["after"])
+        for message in grid.sent(OFFER, "A")
+    )
+    assert not [deal for deal, _ in ledger.deals() if deal.buyer == "A"]
