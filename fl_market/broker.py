@@ -219,10 +219,10 @@ class Broker:
                     if seller in self.resellers:
                         trials.append(self._nothing(buyer, seller, models[buyer], own[buyer]))
                         continue
-                    aligned[buyer, seller] = apply_permutation(self.spec, order, models[seller])
-                    trials.append(
-                        self._try(buyer, seller, models[buyer], aligned[buyer, seller], own[buyer], purposes[buyer])
-                    )
+                    state = apply_permutation(self.spec, order, models[seller])
+                    trials.append(self._try(buyer, seller, models[buyer], state, own[buyer], purposes[buyer]))
+                    if self.terms.max_purchases > 1:
+                        aligned[buyer, seller] = state
             trials.sort(key=lambda trial: (trial.buyer, trial.seller))
             bundles = [self._bundle(buyer, trials, aligned, purposes[buyer]) for buyer in agents]
             return trials + [trial for bundle in bundles for trial in bundle]
@@ -243,8 +243,8 @@ class Broker:
         trials
             This round's trials.
         bids, asks
-            (buyer, seller) -> micro-credits. A buyer bids on one seller, or on the first ones of its bundle.
-            Where the pricing rule needs asks, a bid without one is no deal, and neither are those that come on top.
+            (buyer, seller) -> micro-credits. A buyer bids on one seller, or on the first ones of its bundle, in their
+            order. Where the pricing rule needs asks, a bid without one is no deal, and neither are those on top.
 
         Returns
         -------
@@ -257,11 +257,15 @@ class Broker:
         MarketError
             If a bid is on no offer, or the bids of a buyer are not on one purchase and what comes on top of it.
         """
+        offers = {(trial.buyer, *trial.after, trial.seller): trial for trial in trials if trial.certificate.positive}
         agreed: dict[str, list[tuple[Deal, Trial]]] = {}
         for buyer in sorted({buyer for buyer, _ in bids}):
-            for trial in self._wanted(buyer, trials, {seller for name, seller in bids if name == buyer}):
-                pair = buyer, trial.seller
-                deal = self._deal(market_round, trial, bids[pair], asks.get(pair))
+            sellers = [seller for name, seller in bids if name == buyer]
+            wanted = [offers.get((buyer, *sellers[: place + 1])) for place in range(len(sellers))]
+            for seller, trial in zip(sellers, wanted, strict=True):
+                if trial is None or None in wanted:
+                    raise MarketError(f"{buyer} bids on an offer that does not exist")
+                deal = self._deal(market_round, trial, bids[buyer, seller], asks.get((buyer, seller)))
                 if deal is None:
                     break
                 self.ledger.agree(deal)
@@ -269,30 +273,6 @@ class Broker:
                     break
                 agreed.setdefault(buyer, []).append((deal, trial))
         return agreed
-
-    def _wanted(self, buyer: str, trials: Sequence[Trial], sellers: set[str]) -> list[Trial]:
-        """Return the trials that a buyer bids on: the first one, and each that comes on top of those before it."""
-        chosen: list[Trial] = []
-        while len(chosen) < len(sellers):
-            after = tuple(trial.seller for trial in chosen)
-            found = [
-                trial
-                for trial in trials
-                if trial.buyer == buyer
-                and trial.after == after
-                and trial.seller in sellers
-                and trial.certificate.positive
-                # alone, or the beginning of the bundle
-                and (
-                    after
-                    or len(sellers) == 1
-                    or any(other.buyer == buyer and other.after[:1] == (trial.seller,) for other in trials)
-                )
-            ]
-            if len(found) != 1:
-                raise MarketError(f"{buyer} bids on an offer that does not exist")
-            chosen.append(found[0])
-        return chosen
 
     def check_amount(self, amount: int) -> int:
         """Return a bid or an ask in micro-credits, or raise MarketError where it is none that can be paid."""
