@@ -17,7 +17,7 @@ from fl_market.errors import MarketError
 from fl_market.naming import agent_name
 from fl_market.parameters import digest
 from fl_market.pricing import parse_prior, parse_rule
-from fl_market.protocol import DisclosedQuote, Offer, QuoteRequest, Receipt, from_columns, to_columns
+from fl_market.protocol import DisclosedQuote, Offer, PublicPrice, QuoteRequest, Receipt, from_columns, to_columns
 from fl_market.seeds import reproducible
 
 app = ClientApp()
@@ -76,7 +76,10 @@ def answer_quotes(message: Message, context: Context) -> Message:
     options = _options(context)
     columns = message.content.config_records["quotes"]
     if options.disclosure == "sealed":
-        prior = learned_prior(context, parse_rule(options.pricing), options.bid_scale) if options.learn_prior else None
+        prior = None
+        if options.learn_prior:
+            public = from_columns(PublicPrice, message.content.config_records.get("prices", {}))
+            prior = learned_prior(context, parse_rule(options.pricing), options.bid_scale, public)
         requests = from_columns(QuoteRequest, columns)
         asks = value(requests, prior or parse_prior(options.prior), options.cost, options.bid_scale)
     else:

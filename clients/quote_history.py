@@ -10,7 +10,7 @@ from typing import Any
 from flwr.app import ConfigRecord, Context
 
 from fl_market.pricing import CREDIT, Empirical, PricingRule
-from fl_market.protocol import Ask, Receipt
+from fl_market.protocol import Ask, PublicPrice, Receipt
 
 RECORD = "quotes"
 ENOUGH = 5
@@ -40,8 +40,14 @@ def resolve(context: Context, receipts: Sequence[Receipt]) -> None:
     _store(context, columns)
 
 
-def learned_prior(context: Context, rule: PricingRule, bid_scale: float) -> Empirical | None:
-    """Return the prior over gains that the agent's quotes teach, or None while there are too few of them."""
+def learned_prior(
+    context: Context, rule: PricingRule, bid_scale: float, public: Sequence[PublicPrice] = ()
+) -> Empirical | None:
+    """Return the prior over gains that past trades teach, or None while there are too few of them.
+
+    The agent's own quotes tell most; while they are too few, the public prices of past deals help: each was worth
+    its price to somebody.
+    """
     columns = _columns(context)
     values: list[float] = []
     declined: list[float] = []
@@ -54,6 +60,8 @@ def learned_prior(context: Context, rule: PricingRule, bid_scale: float) -> Empi
             values.append(rule.reveals(price, ask) / unit)
         elif price >= 0:
             accepted.append(ask / unit)
+    if len(values) + len(declined) + len(accepted) < ENOUGH and unit > 0:
+        accepted += [price.amount / unit for price in public]
     if unit <= 0 or len(values) + len(declined) + len(accepted) < ENOUGH:
         return None
     return Empirical(values, declined, accepted)

@@ -56,7 +56,10 @@ class Bid:
 
 @dataclass(frozen=True)
 class QuoteRequest:
-    """What the broker tells a seller, privately: somebody would buy this. The policy ``sealed`` discloses no more."""
+    """What the broker tells a seller, privately: somebody would buy this. The policy ``sealed`` discloses no more.
+
+    With the requests go the public prices of past deals, without the names of who dealt.
+    """
 
     id: str
     layers: str
@@ -81,6 +84,13 @@ class DisclosedQuote(QuoteRequest):
     alpha: float
     beta: float
     gain: float
+
+
+@dataclass(frozen=True)
+class PublicPrice:
+    """The price of a past deal, in micro-credits: what everybody may know."""
+
+    amount: int
 
 
 @dataclass(frozen=True)
@@ -113,7 +123,7 @@ class Receipt:
     price: int
 
 
-Item = TypeVar("Item", Offer, Bid, QuoteRequest, DisclosedQuote, Ask, Receipt)
+Item = TypeVar("Item", Offer, Bid, QuoteRequest, DisclosedQuote, PublicPrice, Ask, Receipt)
 
 
 def to_columns(items: Sequence[Item]) -> dict[str, Any]:

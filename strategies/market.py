@@ -4,7 +4,7 @@ One round is four exchanges (paper, section 3.1): training, private offers, priv
 message that delivers what was bought and brings back the acknowledgement on which the escrow is released.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from logging import INFO
 
@@ -15,7 +15,7 @@ from flwr.serverapp.strategy import Strategy
 
 from fl_market.broker import Broker, Trial
 from fl_market.errors import MarketError
-from fl_market.ledger import Deal
+from fl_market.ledger import Deal, DealState
 from fl_market.naming import Pseudonyms
 from fl_market.parameters import StateDict, check_parameters, digest
 from fl_market.protocol import (
@@ -26,6 +26,7 @@ from fl_market.protocol import (
     DisclosedQuote,
     Item,
     Offer,
+    PublicPrice,
     QuoteRequest,
     Receipt,
     from_columns,
@@ -33,6 +34,9 @@ from fl_market.protocol import (
 )
 from strategies.exchange import ask, build_messages, collect, wait_for_nodes, warn
 from strategies.history import History, number_in
+
+PUBLIC_PRICES = 100
+"""Past prices that sellers are told."""
 
 
 @dataclass
@@ -242,7 +246,8 @@ class ParameterMarket(Strategy):
             for seller, quotes in wanted.items()
         }
         asks = {}
-        for seller, answer in self._query(server_round, QUOTE, "quotes", contents).items():
+        public = {"prices": ConfigRecord(to_columns(self._public_prices()))}
+        for seller, answer in self._query(server_round, QUOTE, "quotes", contents, public).items():
             try:
                 for answered in from_columns(Ask, answer.config_records.get("asks", {})):
                     if answered.quote not in wanted[seller]:
@@ -252,15 +257,28 @@ class ParameterMarket(Strategy):
                 warn(server_round, f"agent {seller}", str(error))
         return asks
 
+    def _public_prices(self) -> list[PublicPrice]:
+        settled = [deal for deal, state in self.broker.ledger.deals() if state is DealState.SETTLED]
+        return [PublicPrice(deal.price) for deal in settled[-PUBLIC_PRICES:]]
+
     def _query(
-        self, server_round: int, message_type: str, key: str, items: dict[str, list[Item]]
+        self,
+        server_round: int,
+        message_type: str,
+        key: str,
+        items: dict[str, list[Item]],
+        public: Mapping[str, ConfigRecord] | None = None,
     ) -> dict[str, RecordDict]:
-        """Send items to agents by name, and return the replies by name."""
+        """Send items to agents by name, with what is public, and return the replies by name."""
         assert self._grid is not None
         nodes = {seat.name: seat.node for seat in self._present}
         contents = {
             nodes[name]: RecordDict(
-                {"config": ConfigRecord({"server-round": server_round}), key: ConfigRecord(to_columns(some))}
+                {
+                    "config": ConfigRecord({"server-round": server_round}),
+                    key: ConfigRecord(to_columns(some)),
+                    **{name: ConfigRecord(dict(record)) for name, record in (public or {}).items()},
+                }
             )
             for name, some in sorted(items.items())
         }

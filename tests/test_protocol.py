@@ -3,7 +3,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fl_market.errors import MarketError
-from fl_market.protocol import Ask, Bid, DisclosedQuote, Offer, QuoteRequest, Receipt, from_columns, to_columns
+from fl_market.protocol import (
+    Ask,
+    Bid,
+    DisclosedQuote,
+    Offer,
+    PublicPrice,
+    QuoteRequest,
+    Receipt,
+    from_columns,
+    to_columns,
+)
 
 texts, amounts, numbers = st.text(), st.integers(), st.floats(allow_nan=False)
 MESSAGES = {
@@ -11,6 +21,7 @@ MESSAGES = {
     Bid: st.builds(Bid, texts, amounts),
     QuoteRequest: st.builds(QuoteRequest, texts, texts),
     DisclosedQuote: st.builds(DisclosedQuote, texts, texts, numbers, numbers, numbers),
+    PublicPrice: st.builds(PublicPrice, amounts),
     Ask: st.builds(Ask, texts, amounts),
     Receipt: st.builds(Receipt, texts, texts, texts, amounts),
 }

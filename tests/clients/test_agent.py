@@ -14,7 +14,17 @@ from fl_market.naming import Pseudonyms, agent_name
 from fl_market.parameters import digest
 from fl_market.pricing import Empirical, Exponential, Uniform, exact_gain, gain_bounds, nash, split
 from fl_market.pricing import ask as ask_rule
-from fl_market.protocol import Ask, Bid, DisclosedQuote, Offer, QuoteRequest, Receipt, from_columns, to_columns
+from fl_market.protocol import (
+    Ask,
+    Bid,
+    DisclosedQuote,
+    Offer,
+    PublicPrice,
+    QuoteRequest,
+    Receipt,
+    from_columns,
+    to_columns,
+)
 
 
 def offer(name, gain, bound, after=""):
@@ -64,6 +74,8 @@ def test_a_seller_learns_from_its_sales_and_from_what_was_declined():
     context = Node().context
     quoted(context, range(4), 100_000, 150_000)
     assert learned_prior(context, nash, 1.0) is None, "too few to trust"
+    helped = learned_prior(context, nash, 1.0, [PublicPrice(50_000), PublicPrice(0)])
+    assert helped == Empirical([0.2] * 4, accepted=[0.0, 0.05]), "until they are enough, others' prices help out"
     quoted(context, range(4, 8), 100_000, 150_000)
     quoted(context, range(8, 10), 300_000, None)
     assert learned_prior(context, nash, 1.0) == Empirical([0.2] * 8, declined=[0.3] * 2)
