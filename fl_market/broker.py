@@ -19,6 +19,7 @@ from fl_market.merging import (
     ALL,
     Alpha,
     Merge,
+    Repair,
     best_layers,
     fit_weights,
     hold_out,
@@ -152,6 +153,9 @@ class Broker:
         self._common = Purpose(ModelLoss(model, criterion), fit, certify)
         self._purposes: dict[str, Purpose] = {}
         self._repair = repair_for(model, fit[0]) if self.terms.repaired else None
+        # measured: of the networks that are repaired, perceptrons alone gain from evaluating the grid of α together
+        owners = [module for module in model.modules() if next(module.parameters(recurse=False), None) is not None]
+        self._together = isinstance(self._repair, Repair) and all(isinstance(module, nn.Linear) for module in owners)
         self._layers = select_layers(self.template, self.terms.layers)
         self._run, self._seed = run, seed
         self.resellers: frozenset[str] = frozenset()
@@ -369,6 +373,7 @@ class Broker:
             purpose.fit,
             granularity,
             merge=merge,
+            together=self._together,
             steps=self.terms.fit_steps,
             learning_rate=self.terms.fit_learning_rate,
         )

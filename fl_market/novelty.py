@@ -4,7 +4,7 @@ The broker knows what it delivered. A seller whose parameters are those of a del
 nothing of its own to sell.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
@@ -25,8 +25,8 @@ def novelty(spec: PermutationSpec, model: StateDict, delivered: Iterable[StateDi
     delivered
         What the broker delivered.
     threshold
-        Where it is certain that a delivery is farther than this, no alignment is tried, and the result is the distance
-        between the sorted values: no order of the units can be nearer.
+        Where it is certain that a delivery is farther than this, no alignment is tried, and the result is a lower bound
+        of the distance: that of the norms or of the sorted values, which no order of the units can undercut.
 
     Returns
     -------
@@ -35,24 +35,25 @@ def novelty(spec: PermutationSpec, model: StateDict, delivered: Iterable[StateDi
     """
     nearest = float("inf")
     for state in delivered:
-        distance = _distance(state, model, in_any_order=True)
+        distance = _distance(state, model, torch.linalg.vector_norm)
         if distance <= threshold:
-            distance = _distance(state, apply_permutation(spec, match(spec, state, model), model))
+            distance = _distance(state, model, _sorted)
+        if distance <= threshold:
+            distance = _distance(state, apply_permutation(spec, match(spec, state, model), model), torch.flatten)
         nearest = min(nearest, distance)
     return nearest
 
 
-def _distance(delivered: StateDict, model: StateDict, *, in_any_order: bool = False) -> float:
-    """Return the relative distance of all floating-point parameters, or the least that any order of values can have."""
+def _distance(delivered: StateDict, model: StateDict, view: Callable[[Tensor], Tensor]) -> float:
+    """Return the distance of all floating-point parameters as a view shows them, relative to the delivery's norm."""
     apart = norm = 0.0
     for name, tensor in delivered.items():
         if tensor.is_floating_point():
-            own, other = (_values(state[name], in_any_order) for state in (delivered, model))
-            apart += float((own - other).square().sum())
+            own, other = (state[name].detach().double() for state in (delivered, model))
+            apart += float((view(own) - view(other)).square().sum())
             norm += float(own.square().sum())
     return (apart / norm) ** 0.5 if norm else float(apart > 0)
 
 
-def _values(tensor: Tensor, in_any_order: bool) -> Tensor:
-    values = tensor.detach().to(torch.float64).flatten()
-    return values.sort().values if in_any_order else values
+def _sorted(tensor: Tensor) -> Tensor:
+    return tensor.flatten().sort().values

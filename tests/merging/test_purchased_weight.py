@@ -2,9 +2,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
 from fl_market.errors import MarketError
-from fl_market.merging import fit_weights, interpolate, mean_alpha
+from fl_market.gains import ModelLoss
+from fl_market.merging import Repair, fit_weights, interpolate, mean_alpha
 from fl_market.merging.fine_tuning import fine_tune
 from fl_market.merging.purchased_weight import GRID, minimise_scalar
 
@@ -41,7 +43,7 @@ def test_the_search_is_no_worse_than_the_grid_in_at_most_twelve_evaluations(heig
         calls.append(alpha)
         return losses.get(alpha, elsewhere)
 
-    found = minimise_scalar(value)
+    found = minimise_scalar(lambda alphas: [value(alpha) for alpha in alphas])
     assert len(calls) <= 12
     assert losses.get(found, elsewhere) <= min(heights)
     assert 0 < found <= 1
@@ -103,3 +105,17 @@ def test_an_unknown_granularity_is_refused():
 def test_losses_that_are_not_finite_are_refused():
     with pytest.raises(MarketError, match="finite"):
         fit_weights(BUYER, SELLER, lambda state, data: torch.full((3,), float("nan")), DATA)
+
+
+def test_the_grid_of_alpha_evaluated_together_is_the_same(mlp):
+    """Also through the repair, which is where the broker does it."""
+    torch.manual_seed(1)
+    inputs, targets = torch.randn(200, 12), torch.randint(0, 3, (200,))
+    loss = ModelLoss(mlp, nn.CrossEntropyLoss(reduction="none"))
+    other = {name: tensor + 0.3 * torch.randn_like(tensor) for name, tensor in mlp.state_dict().items()}
+    for merge in (None, Repair(mlp, inputs).merging(mlp.state_dict(), other)):
+        one, all_at_once = (
+            fit_weights(mlp, other, loss, (inputs, targets), merge=merge, together=together)
+            for together in (False, True)
+        )
+        assert one == pytest.approx(all_at_once, abs=1e-3)
