@@ -4,18 +4,17 @@ What the agent must remember (its model and its optimiser) is in Flower's ``Cont
 node.
 """
 
-import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
-from torch import nn
 
+from clients.agent_data import AgentData, load_agent_data
 from clients.quote_history import learned_prior, remember, resolve
-from clients.training import class_weights, evaluate, pack, target_accuracy, train, unpack
+from clients.training import evaluate, make_optimiser, pack, train, unpack
 from clients.valuation import decide, value, value_disclosed
 from fl_market.configuration import PRIVATE_OPTIONS, Configuration
 from fl_market.errors import MarketError
 from fl_market.naming import agent_name
-from fl_market.parameters import digest
+from fl_market.parameters import StateDict, digest
 from fl_market.pricing import parse_prior, parse_rule
 from fl_market.protocol import DisclosedQuote, Offer, PublicPrice, QuoteRequest, Receipt, from_columns, to_columns
 from fl_market.seeds import reproducible
@@ -23,42 +22,47 @@ from fl_market.seeds import reproducible
 app = ClientApp()
 
 MODEL, OPTIMISER = "model", "optimiser"
+Record = ArrayRecord | MetricRecord | ConfigRecord
 
 
 @app.train()
 def train_model(message: Message, context: Context) -> Message:
     """Train the agent's own model, or the one that the message carries, and reply with it."""
     options, index = _options(context), _index(context)
-    task = options.load_task()
-    server_round = int(str(message.content.config_records["config"]["server-round"]))
+    data, hardware = load_agent_data(options, index), options.hardware
+    task = data.task
+    config = message.content.config_records["config"]
     _receive(message, context)
     with reproducible(options.seed, "local-training", index):
-        model = task.build_model()
-        if MODEL not in context.state:
-            own = message.content.config_records["config"].get("initialisation") != "common"
-            model = task.initial_model(options.seed, agent_name(index) if own else None)
-        else:
+        if MODEL in context.state:
+            model = task.build_model()
             model.load_state_dict(context.state.array_records[MODEL].to_torch_state_dict())
-        optimiser = torch.optim.SGD(model.parameters(), lr=options.learning_rate, momentum=options.momentum)
+        else:
+            own = config.get("initialisation") != "common"
+            model = task.initial_model(options.seed, agent_name(index) if own else None)
+        model.to(hardware.device)
+        optimiser = make_optimiser(model, options.optimiser, options.learning_rate, options.momentum)
         if OPTIMISER in context.state:
             optimiser.load_state_dict(unpack(bytes(context.state.config_records[OPTIMISER]["state"])))  # type: ignore[arg-type]
         loss = train(
             model,
             optimiser,
             task.criterion,
-            task.agents[index],
+            data.training,
             epochs=options.local_epochs,
             batch_size=options.batch_size or task.batch_size,
             seed=options.seed,
-            purpose=("batches", index, server_round),
+            purpose=("batches", index, int(str(config["server-round"]))),
+            augment=task.augment,
+            hardware=hardware,
         )
-    arrays = ArrayRecord(model.state_dict())
+    arrays = ArrayRecord({name: tensor.cpu() for name, tensor in model.state_dict().items()})
     context.state[MODEL] = arrays
     context.state[OPTIMISER] = ConfigRecord({"state": pack(optimiser.state_dict())})
-    metrics = MetricRecord({"num-examples": len(task.agents[index][0]), "train-loss": loss})
-    content: dict[str, ArrayRecord | MetricRecord | ConfigRecord] = {"arrays": arrays, "metrics": metrics}
-    if weights := _class_weights(options, index):
-        content["profile"] = ConfigRecord({"class-weights": weights})
+    metrics = MetricRecord({"num-examples": len(data.training[0]), "train-loss": loss})
+    content: dict[str, Record] = {"arrays": arrays, "metrics": metrics}
+    if config.get("register"):
+        content |= _profile(options, data)
     return _reply(message, index, content)
 
 
@@ -93,17 +97,24 @@ def answer_quotes(message: Message, context: Context) -> Message:
 def take_delivery(message: Message, context: Context) -> Message:
     """Take delivery of what was bought, acknowledge it, and test the agent's current model."""
     options, index = _options(context), _index(context)
-    task = options.load_task()
     _receive(message, context)
     resolve(context, from_columns(Receipt, message.content.config_records.get("receipts", {})))
+    state = context.state.array_records[MODEL].to_torch_state_dict()
+    content: dict[str, Record] = {"acknowledgement": ConfigRecord({"model-digest": digest(state)})}
+    if options.tests_in(int(str(message.content.config_records["config"]["server-round"]))):
+        content["metrics"] = _tested(options, index, state)
+    return _reply(message, index, content)
+
+
+def _tested(options: Configuration, index: int, state: StateDict) -> MetricRecord:
+    data, hardware = load_agent_data(options, index), options.hardware
+    task = data.task
     with reproducible(options.seed, "evaluation", index):
-        model: nn.Module = task.build_model()
-        state = context.state.array_records[MODEL].to_torch_state_dict()
+        model = task.build_model()
         model.load_state_dict(state)
-        loss, accuracy = evaluate(model, task.criterion, task.test)
-        weights = _class_weights(options, index)
-        on_targets = target_accuracy(model, task.test, weights) if weights else accuracy
-    metrics = MetricRecord(
+        model.to(hardware.device)
+        loss, accuracy, on_targets = evaluate(model, task.criterion, task.test, data.class_weights, hardware)
+    return MetricRecord(
         {
             "num-examples": len(task.test[0]),
             "test-loss": loss,
@@ -111,9 +122,17 @@ def take_delivery(message: Message, context: Context) -> Message:
             "target-accuracy": on_targets,
         }
     )
-    return _reply(
-        message, index, {"metrics": metrics, "acknowledgement": ConfigRecord({"model-digest": digest(state)})}
-    )
+
+
+def _profile(options: Configuration, data: AgentData) -> dict[str, Record]:
+    """Return what the agent tells the broker of its purpose."""
+    content: dict[str, Record] = {
+        "profile": ConfigRecord({"labels": list(options.label_set), "class-weights": list(data.class_weights)})
+    }
+    if data.validation is not None:
+        inputs, targets = data.validation
+        content["validation"] = ArrayRecord({"inputs": inputs, "targets": targets})
+    return content
 
 
 def _receive(message: Message, context: Context) -> None:
@@ -141,15 +160,9 @@ def _receive(message: Message, context: Context) -> None:
         raise MarketError("the agent no longer holds the model that the broker has on record")
 
 
-def _class_weights(options: Configuration, index: int) -> list[float]:
-    task = options.load_task()
-    classes = 1 + int(task.test[1].max())
-    return class_weights(options.profile, task.agents[index][1], classes)
-
-
 def _options(context: Context) -> Configuration:
     private = {name: value for name, value in context.node_config.items() if name in PRIVATE_OPTIONS}
-    return Configuration.from_mapping({**context.run_config, **private})
+    return Configuration.from_mapping({**context.run_config, **private}).of_agent(_index(context))
 
 
 def _index(context: Context) -> int:
@@ -159,6 +172,6 @@ def _index(context: Context) -> int:
     return index
 
 
-def _reply(message: Message, index: int, records: dict[str, ArrayRecord | MetricRecord | ConfigRecord]) -> Message:
+def _reply(message: Message, index: int, records: dict[str, Record]) -> Message:
     records["agent"] = ConfigRecord({"name": agent_name(index)})
     return Message(RecordDict(records), reply_to=message)

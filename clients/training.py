@@ -1,7 +1,8 @@
 """Local training and evaluation of one model."""
 
 import io
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -9,7 +10,15 @@ from torch import Tensor, nn
 
 from fl_market.errors import MarketError
 from fl_market.gains import Batch, batch_size_for
+from fl_market.hardware import CPU, Hardware, channels_last
 from fl_market.seeds import torch_generator
+
+
+def make_optimiser(model: nn.Module, name: str, learning_rate: float, momentum: float) -> torch.optim.Optimizer:
+    """Return an optimiser of a model's parameters: ``"sgd"``, or ``"adam"``, which has no use for the momentum."""
+    if name == "adam":
+        return torch.optim.Adam(model.parameters(), lr=learning_rate)
+    return torch.optim.SGD(model.parameters(), lr=learning_rate, momentum=momentum)
 
 
 def train(
@@ -22,13 +31,15 @@ def train(
     batch_size: int,
     seed: int,
     purpose: tuple[str | int, ...],
+    augment: Callable[[Tensor], Tensor] | None = None,
+    hardware: Hardware = CPU,
 ) -> float:
     """Train in place (the paper's local update) and return the mean loss of the last epoch.
 
     Parameters
     ----------
     model, optimiser
-        Both are changed.
+        Both are changed; they lie on the device already.
     criterion
         Losses of (outputs, targets), one for each sample.
     data
@@ -37,8 +48,17 @@ def train(
         How long and in which portions.
     seed, purpose
         Name the random stream that shuffles the data.
+    augment
+        Random change of a batch of inputs.
+    hardware
+        Where to train, and how precisely.
+
+    Raises
+    ------
+    MarketError
+        If there is no data.
     """
-    inputs, targets = data
+    inputs, targets = hardware.place(*data)
     if not len(inputs):
         raise MarketError("the agent has no training data; a larger scarce-share or fewer agents would give it some")
     generator = torch_generator(seed, *purpose)
@@ -48,7 +68,8 @@ def train(
         total = 0.0
         for batch in torch.split(torch.randperm(len(inputs), generator=generator), batch_size):
             optimiser.zero_grad()
-            losses = criterion(model(inputs[batch]), targets[batch])
+            images = inputs[batch] if augment is None else augment(inputs[batch])
+            losses = criterion(_outputs(model, images, hardware), targets[batch])
             losses.mean().backward()
             optimiser.step()
             total += float(losses.detach().sum())
@@ -56,49 +77,46 @@ def train(
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, criterion: nn.Module, data: Batch) -> tuple[float, float]:
-    """Return mean loss and accuracy."""
-    model.eval()
-    batch_size = batch_size_for(model, data[0])
-    loss, right = 0.0, 0
-    for inputs, targets in zip(*(torch.split(part, batch_size) for part in data), strict=True):
-        outputs = model(inputs)
-        loss += float(criterion(outputs, targets).sum())
-        right += int((outputs.argmax(1) == targets).sum())
-    return loss / len(data[0]), right / len(data[0])
-
-
-@torch.no_grad()
-def target_accuracy(model: nn.Module, data: Batch, class_weights: Sequence[float]) -> float:
-    """Return the accuracy on a distribution of classes that is the agent's own target."""
-    model.eval()
-    inputs, targets = data
-    weights = torch.tensor(class_weights)[targets]
-    outputs = torch.cat([model(part) for part in torch.split(inputs, batch_size_for(model, inputs))])
-    return float((weights * (outputs.argmax(1) == targets)).sum() / weights.sum())
-
-
-def class_weights(profile: str, targets: Tensor, classes: int) -> list[float]:
-    """Return the target class weights of a profile other than ``common``; none where they are common.
+def evaluate(
+    model: nn.Module,
+    criterion: nn.Module,
+    data: Batch,
+    class_weights: Sequence[float] = (),
+    hardware: Hardware = CPU,
+) -> tuple[float, float, float]:
+    """Return mean loss, accuracy, and accuracy on a distribution of classes that is the agent's own target.
 
     Parameters
     ----------
-    profile
-        ``"own"``: the classes as the training data has them. Otherwise numbers of classes, all of one weight.
-    targets
-        Labels of the agent's training data.
-    classes
-        How many there are.
+    model
+        On the device already.
+    criterion
+        Losses of (outputs, targets), one for each sample.
+    data
+        Inputs and targets.
+    class_weights
+        The target distribution; by default that of the data.
+    hardware
+        Where to evaluate, and how precisely.
     """
-    if profile == "common":
-        return []
-    if profile == "own":
-        counts = torch.bincount(targets, minlength=classes)
-        return [float(share) for share in counts / counts.sum()]
-    wanted = {int(number) for number in profile.split(",")}
-    if max(wanted) >= classes:
-        raise MarketError(f"the profile {profile!r} names a class that does not exist; accepted are 0 to {classes - 1}")
-    return [1.0 if label in wanted else 0.0 for label in range(classes)]
+    model.eval()
+    inputs, targets = hardware.place(*data)
+    batch_size = batch_size_for(model, inputs)
+    parts = [_outputs(model, part, hardware) for part in torch.split(inputs, batch_size)]
+    labels = torch.split(targets, batch_size)
+    loss = math.fsum(float(criterion(*part).sum()) for part in zip(parts, labels, strict=True))
+    right = torch.cat(parts).argmax(1) == targets
+    accuracy = int(right.sum()) / len(targets)
+    if not class_weights:
+        return loss / len(targets), accuracy, accuracy
+    weights = torch.tensor(class_weights, device=targets.device)[targets]
+    return loss / len(targets), accuracy, float((weights * right).sum() / weights.sum())
+
+
+def _outputs(model: nn.Module, inputs: Tensor, hardware: Hardware) -> Tensor:
+    with hardware.autocast():
+        outputs: Tensor = model(channels_last(inputs))
+    return outputs.float()
 
 
 def pack(state: Mapping[str, Any]) -> bytes:
@@ -110,4 +128,4 @@ def pack(state: Mapping[str, Any]) -> bytes:
 
 def unpack(data: bytes) -> dict[str, Any]:
     """Return the optimiser's state that :func:`pack` was given."""
-    return dict(torch.load(io.BytesIO(data), weights_only=True))
+    return dict(torch.load(io.BytesIO(data), map_location="cpu", weights_only=True))

@@ -1,23 +1,36 @@
 """The options of a run: one frozen dataclass, the same for the command line and for Flower's run configuration."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
 from fl_market.errors import MarketError
 from fl_market.gains.certificate import GAINS
+from fl_market.hardware import DEVICES, PRECISIONS, Hardware, find_hardware
 from fl_market.merging.layers import ALL, select_layers
 from fl_market.pricing.money import micro_credits
 from fl_market.pricing.priors import parse_prior
 from fl_market.pricing.rules import parse_rule
 from fl_market.protocol import DISCLOSURES
-from fl_market.tasks import TASKS, Task, TaskOptions, load_task
+from fl_market.tasks import Task, TaskOptions, find_task, load_task
 from fl_market.tasks.partition import parse_partition
 from fl_market.tasks.resnet import NORMS
 
 PUBLISHED_FIRST_ROUND = 5
 """The paper's agents join the market after five epochs (section 6.1.1); its scripts trade from the fifth on."""
-PRIVATE_OPTIONS = ("profile", "bid-scale", "prior", "learn-prior", "cost", "data-dir")
+OPTIMISERS = ("sgd", "adam")
+PRIVATE_OPTIONS = (
+    "profile",
+    "labels",
+    "validation-samples",
+    "bid-scale",
+    "prior",
+    "learn-prior",
+    "cost",
+    "data-dir",
+    "device",
+    "precision",
+)
 """Options that an agent may set for itself, in its node configuration."""
 
 
@@ -28,7 +41,7 @@ class Configuration:
     Attributes
     ----------
     task
-        What is trained.
+        What is trained: a shipped task, or one's own as ``FILE.py:FUNCTION``.
     strategy
         Arm: ``market``, ``market-priced``, ``fedavg``, ``siloed``, …
     agents
@@ -48,15 +61,27 @@ class Configuration:
         much of the rest is used, 0 for all of it.
     profile
         What an agent wants to be good at: ``common``, ``own`` (the classes as its training data has them), or the
-        numbers of its target classes with commas between.
+        numbers of its target classes with commas between. Here and in ``labels``, a semicolon separates the agents'.
+    labels
+        Classes that an agent distinguishes at all, with commas between; empty for all. Agents whose labels differ trade
+        the layers that they share, and keep their heads.
+    validation_samples
+        How many of its training samples an agent holds out for the broker to judge its purchases by; 0 for none.
     norm, widen
         Norm layers and width of residual networks.
+    augment, image_size
+        Random crops and flips of training images; the size that photographs are resized to, 0 for the published one.
     common_init
         All market agents start from one initialisation and trade from round 1.
     first_round
         First round of trading; 0 for the published 5, or 1 with ``common_init``.
-    local_epochs, batch_size, learning_rate, momentum
-        Local training; a batch size of 0 is the task's own.
+    local_epochs, batch_size, optimiser, learning_rate, momentum
+        Local training; a batch size of 0 is the task's own, and the momentum is that of SGD.
+    device, precision
+        Where models are computed (``auto``, ``cpu``, ``cuda``), and how precisely (``auto``, ``float32``, or
+        ``bfloat16`` for mixed precision).
+    test_every
+        Agents test their models every so many rounds, and after the last one.
     layers, layer_budget
         What a purchase comprises: ``"all"``, or indices and name patterns of layers; and the share of the parameters
         that it may comprise at most, within which the broker picks the best layers.
@@ -103,12 +128,20 @@ class Configuration:
     norm: str = "batch"
     widen: int = 1
     profile: str = "common"
+    labels: str = ""
+    validation_samples: int = 0
+    augment: bool = False
+    image_size: int = 0
     common_init: bool = False
     first_round: int = 0
     local_epochs: int = 1
     batch_size: int = 0
+    optimiser: str = "sgd"
     learning_rate: float = 0.01
     momentum: float = 0.0
+    device: str = "auto"
+    precision: str = "auto"
+    test_every: int = 1
     layers: str = "all"
     layer_budget: float = 1.0
     max_purchases: int = 1
@@ -130,13 +163,24 @@ class Configuration:
     connect_timeout: float = 120.0
 
     def __post_init__(self) -> None:
-        self._require(self.task in TASKS, "task", f"one of {', '.join(sorted(TASKS))}")
+        find_task(self.task)
+        for name, accepted in (("optimiser", OPTIMISERS), ("device", DEVICES), ("precision", PRECISIONS)):
+            self._require(getattr(self, name) in accepted, name, f"one of {', '.join(accepted)}")
         self._require(self.gain in GAINS, "gain", f"one of {', '.join(GAINS)}")
         self._require(self.norm in NORMS, "norm", f"one of {', '.join(NORMS)}")
-        for name in ("num_server_rounds", "local_epochs", "widen", "max_purchases"):
+        for name in ("num_server_rounds", "local_epochs", "widen", "max_purchases", "test_every"):
             self._require(getattr(self, name) >= 1, name, "a whole number of at least 1")
         self._require(2 <= self.agents <= 1000, "agents", "2 to 1000: a market needs a buyer and a seller")
-        for name in ("seed", "broker_samples", "train_samples", "first_round", "batch_size", "fit_steps"):
+        for name in (
+            "seed",
+            "broker_samples",
+            "train_samples",
+            "validation_samples",
+            "image_size",
+            "first_round",
+            "batch_size",
+            "fit_steps",
+        ):
             self._require(getattr(self, name) >= 0, name, "a whole number of at least 0")
         for name in ("learning_rate", "fit_learning_rate", "tuning_learning_rate", "reply_timeout", "connect_timeout"):
             self._require(0 < getattr(self, name) < float("inf"), name, "a number above 0")
@@ -152,10 +196,17 @@ class Configuration:
         parse_rule(self.pricing)
         parse_partition(self.partition)
         self._require(
-            self.profile in ("common", "own") or all(part.strip().isdigit() for part in self.profile.split(",")),
+            all(part in ("common", "own") or _classes_in(part) for part in _of_agents(self.profile)),
             "profile",
-            "common, own, or numbers of classes with commas between",
+            "common, own, or numbers of classes with commas between; a semicolon separates the agents'",
         )
+        self._require(
+            all(not part or len(_classes_in(part)) > 1 for part in _of_agents(self.labels)),
+            "labels",
+            "two or more numbers of classes with commas between; a semicolon separates the agents'",
+        )
+        if self.labels and self.common_init:
+            raise MarketError("agents with labels of their own have no common initialisation: drop common-init")
         micro_credits(self.endowment)
         parse_prior(self.prior)
 
@@ -184,6 +235,31 @@ class Configuration:
         """Return the options as Flower's run configuration takes them."""
         return {_kebab(field.name): getattr(self, field.name) for field in fields(self)}
 
+    def of_agent(self, index: int) -> Self:
+        """Return the options of one agent: of profiles and labels, which may differ among agents, its own."""
+        profiles, labels = _of_agents(self.profile), _of_agents(self.labels)
+        return replace(self, profile=profiles[index % len(profiles)], labels=labels[index % len(labels)])
+
+    @property
+    def label_set(self) -> tuple[int, ...]:
+        """The classes that an agent distinguishes, in ascending order; empty for all."""
+        return _classes_in(self.labels)
+
+    @property
+    def hardware(self) -> Hardware:
+        """Where models are computed on this machine.
+
+        Raises
+        ------
+        MarketError
+            If it has no such device.
+        """
+        return find_hardware(self.device, self.precision)
+
+    def tests_in(self, market_round: int) -> bool:
+        """Return whether agents test their models in a round."""
+        return market_round % self.test_every == 0 or market_round == self.num_server_rounds
+
     @property
     def trading_starts(self) -> int:
         """First round in which the market trades."""
@@ -210,11 +286,24 @@ class Configuration:
                 train_samples=self.train_samples,
                 norm=self.norm,
                 widen=self.widen,
+                augment=self.augment,
+                image_size=self.image_size,
             ),
         )
         if self.layers != ALL:
             select_layers(task.template, self.layers)
         return task
+
+
+def _of_agents(text: str) -> list[str]:
+    """Return what a text says of each agent; where it says it of fewer, they take turns."""
+    return [part.strip() for part in text.split(";")]
+
+
+def _classes_in(text: str) -> tuple[int, ...]:
+    """Return the numbers of classes in a text, in ascending order; none where it holds anything else."""
+    parts = [part.strip() for part in text.split(",")]
+    return tuple(sorted({int(part) for part in parts})) if all(part.isdecimal() for part in parts) else ()
 
 
 def _kebab(name: str) -> str:

@@ -87,6 +87,8 @@ def _market(aligned: bool = True, granularity: str = "model", priced: bool = Fal
             terms=terms,
             run=options.strategy,
             seed=options.seed,
+            build=setting.task.build,
+            hardware=options.hardware,
         )
         return ParameterMarket(
             broker,
@@ -102,8 +104,7 @@ def _market(aligned: bool = True, granularity: str = "model", priced: bool = Fal
 
 
 def _fedavg(setting: Setting) -> Strategy:
-    options = setting.configuration
-    return RecordedFedAvg(options.agents, options.connect_timeout, setting.history)
+    return RecordedFedAvg(_one_architecture(setting), setting.history)
 
 
 def _published_first_round(options: Configuration) -> int:
@@ -111,29 +112,30 @@ def _published_first_round(options: Configuration) -> int:
 
 
 def _late_fedavg(setting: Setting) -> Strategy:
-    options = setting.configuration
-    return LateFedAvg(options.agents, options.connect_timeout, setting.history, _published_first_round(options))
+    options = _one_architecture(setting)
+    return LateFedAvg(options, setting.history, _published_first_round(options))
 
 
 def _siloed(setting: Setting) -> Strategy:
-    options = setting.configuration
-    return LateFedAvg(options.agents, options.connect_timeout, setting.history, None)
+    return LateFedAvg(setting.configuration, setting.history, None)
 
 
 def _tuned(setting: Setting) -> Strategy:
-    options = setting.configuration
+    options = _one_architecture(setting)
+    loss = ModelLoss(setting.task.build_model(), setting.task.criterion, hardware=options.hardware)
     fit, certify = setting.splits
-    return TunedFedAvg(
-        options.agents,
-        options.connect_timeout,
-        setting.history,
-        loss=ModelLoss(setting.task.build_model(), setting.task.criterion),
-        fit=fit,
-        certify=certify,
-        steps=options.fit_steps,
-        learning_rate=options.tuning_learning_rate,
-        confidence=options.confidence,
-    )
+    return TunedFedAvg(options, setting.history, loss=loss, fit=fit, certify=certify)
+
+
+def _one_architecture(setting: Setting) -> Configuration:
+    """Return the options of a run whose agents all have the same model, as averaging needs."""
+    options = setting.configuration
+    if options.labels:
+        raise MarketError(
+            f"{options.strategy} averages whole models, and those of agents with labels of their own differ; accepted "
+            "are siloed and the markets"
+        )
+    return options
 
 
 ARMS = {

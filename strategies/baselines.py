@@ -5,12 +5,14 @@ The averaging is ``flwr.serverapp.strategy.FedAvg`` itself. What is added: repli
 """
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
+from fl_market.configuration import Configuration
 from fl_market.gains import Batch, ModelLoss, certify
 from fl_market.merging.fine_tuning import fine_tune
 from fl_market.seeds import reproducible
@@ -23,24 +25,24 @@ class RecordedFedAvg(FedAvg):
 
     Parameters
     ----------
-    agents
-        Number of agents that take part in every round.
-    connect_timeout
-        Seconds to wait for them to connect.
+    options
+        Of the run: how many agents take part, how long to wait for them, and in which rounds they test their models.
     history
         Where the agents' test metrics go.
+    **flower
+        What Flower's strategy takes besides.
     """
 
-    def __init__(self, agents: int, connect_timeout: float, history: History) -> None:
-        super().__init__(min_train_nodes=agents, min_evaluate_nodes=agents, min_available_nodes=agents)
-        self.history = history
-        self._connect_timeout = connect_timeout
+    def __init__(self, options: Configuration, history: History, **flower: Any) -> None:
+        agents = options.agents
+        super().__init__(min_train_nodes=agents, min_evaluate_nodes=agents, min_available_nodes=agents, **flower)
+        self.history, self.options = history, options
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Wait for the agents, but not for ever as Flower does, then configure as FedAvg does."""
-        wait_for_nodes(grid, self.min_available_nodes, self._connect_timeout)
+        wait_for_nodes(grid, self.min_available_nodes, self.options.connect_timeout)
         return super().configure_train(server_round, arrays, config, grid)
 
     def aggregate_train(
@@ -48,6 +50,14 @@ class RecordedFedAvg(FedAvg):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Aggregate as FedAvg does, in the order of the agents."""
         return super().aggregate_train(server_round, in_agent_order(replies))
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Configure as FedAvg does, in the rounds after which models are tested."""
+        if not self.options.tests_in(server_round):
+            return []
+        return super().configure_evaluate(server_round, arrays, config, grid)
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Keep each agent's metrics, and aggregate as FedAvg does."""
@@ -65,8 +75,8 @@ class LateFedAvg(RecordedFedAvg):
         First round whose models are averaged; None for never, which is siloed training.
     """
 
-    def __init__(self, agents: int, connect_timeout: float, history: History, first_round: int | None) -> None:
-        super().__init__(agents, connect_timeout, history)
+    def __init__(self, options: Configuration, history: History, first_round: int | None) -> None:
+        super().__init__(options, history)
         self._first_round = first_round
 
     def _averages(self, server_round: int) -> bool:
@@ -83,8 +93,10 @@ class LateFedAvg(RecordedFedAvg):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Return the average from the first round of averaging on, nothing before."""
-        arrays, metrics = super().aggregate_train(server_round, replies)
-        return (arrays if self._averages(server_round) else None), metrics
+        if not self._averages(server_round):
+            self._check_and_log_replies(replies, is_train=True, validate=False)
+            return None, None
+        return super().aggregate_train(server_round, replies)
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -102,32 +114,20 @@ class TunedFedAvg(RecordedFedAvg):
 
     Parameters
     ----------
+    options, history
+        As for FedAvg.
     loss
         The broker's loss.
     fit, certify
         The broker's splits.
-    steps, learning_rate
-        Adam's steps on all parameters, and their learning rate.
-    confidence
-        Level of the certificate.
     """
 
     def __init__(
-        self,
-        agents: int,
-        connect_timeout: float,
-        history: History,
-        *,
-        loss: ModelLoss,
-        fit: Batch,
-        certify: Batch,
-        steps: int,
-        learning_rate: float,
-        confidence: float,
+        self, options: Configuration, history: History, *, loss: ModelLoss, fit: Batch, certify: Batch
     ) -> None:
-        super().__init__(agents, connect_timeout, history)
-        self._loss, self._fit, self._certify = loss, fit, certify
-        self._steps, self._learning_rate, self._confidence = steps, learning_rate, confidence
+        super().__init__(options, history)
+        self._loss = loss
+        self._fit, self._certify = (loss.hardware.place(*split) for split in (fit, certify))
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -136,13 +136,18 @@ class TunedFedAvg(RecordedFedAvg):
         arrays, metrics = super().aggregate_train(server_round, replies)
         if arrays is None:
             return None, metrics
-        average = arrays.to_torch_state_dict()
+        options = self.options
+        received = arrays.to_torch_state_dict()
+        average = dict(zip(received, self._loss.hardware.place(*received.values()), strict=True))
         with reproducible(0, "fedavg-tuned"):
-            tuned = fine_tune(average, self._loss, self._fit, steps=self._steps, learning_rate=self._learning_rate)
+            tuned = fine_tune(
+                average, self._loss, self._fit, steps=options.fit_steps, learning_rate=options.tuning_learning_rate
+            )
             with torch.no_grad():
                 before, after = (self._loss(state, self._certify) for state in (average, tuned))
-        certificate = certify(before, after, confidence=self._confidence)
-        return ArrayRecord(tuned if certificate.positive else average), metrics
+        if not certify(before, after, confidence=options.confidence).positive:
+            return arrays, metrics
+        return ArrayRecord({name: tensor.cpu() for name, tensor in tuned.items()}), metrics
 
 
 def without_arrays(messages: Iterable[Message]) -> Sequence[Message]:

@@ -37,6 +37,7 @@ class History:
         self.offers = 0
         self.deals = 0
         self._arm, self._rounds, self._observer = arm, rounds, observer
+        self._accuracy = float("nan")
 
     def record(self, server_round: int, contents: Mapping[str, RecordDict]) -> None:
         """Keep the metrics of the agents' replies to an evaluation, by name, and report progress."""
@@ -50,8 +51,9 @@ class History:
             self.results.setdefault(agent, []).append(result)
             accuracies.append(accuracy)
         if self._observer is not None:
-            mean = sum(accuracies) / len(accuracies) if accuracies else float("nan")
-            self._observer(RoundReport(self._arm, server_round, self._rounds, self.deals, mean))
+            if accuracies:
+                self._accuracy = sum(accuracies) / len(accuracies)
+            self._observer(RoundReport(self._arm, server_round, self._rounds, self.deals, self._accuracy))
 
 
 def number_in(content: RecordDict, key: str) -> float | None:

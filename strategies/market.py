@@ -15,6 +15,7 @@ from flwr.serverapp.strategy import Strategy
 
 from fl_market.broker import Broker, Trial
 from fl_market.errors import MarketError
+from fl_market.gains import Profile
 from fl_market.ledger import Deal, DealState
 from fl_market.naming import Pseudonyms
 from fl_market.parameters import StateDict, check_parameters, digest
@@ -44,7 +45,8 @@ class _Seat:
     """What the broker holds of one agent.
 
     ``model`` is the broker's record, ``model_digest`` its SHA-256, and ``agent_digest`` that of the copy which the
-    agent is known to hold: parameters travel only where the two differ.
+    agent is known to hold: parameters travel only where the two differ. The broker asks for the profile of an agent
+    that has no seat yet.
     """
 
     name: str
@@ -162,15 +164,15 @@ class ParameterMarket(Strategy):
         known = self._seats.get(node)
         if known is not None and known.name != name:
             raise MarketError(f"agent {known.name} now claims to be agent {name}")
+        if known is None and (profile := _profile(content)) is not None:
+            self.broker.register(name, profile)
         model = _parameters(content)
-        check_parameters(model, self.broker.template)
+        check_parameters(model, self.broker.template(name))
         sha = digest(model)
         if known is None:
             self.broker.seat(name)
             known = self._seats[node] = _Seat(name, node, model, sha, sha)
         known.model, known.model_digest, known.agent_digest = model, sha, sha
-        if "profile" in content.config_records:
-            self.broker.register_class_weights(name, _class_weights(content))
         return known
 
     # -- 2. to 5. try before purchase, offers, quotes, bargaining -----------------------------------------------------
@@ -363,6 +365,7 @@ def _content_for(seat: _Seat | None, server_round: int, config: ConfigRecord) ->
     """Return a message's content for one agent, with its model where its own copy is not known to be the same."""
     own_config = ConfigRecord({**config, "server-round": server_round})
     if seat is None:
+        own_config["register"] = True
         return RecordDict({"config": own_config})
     own_config["model-digest"] = seat.model_digest
     if seat.agent_digest == seat.model_digest:
@@ -371,20 +374,36 @@ def _content_for(seat: _Seat | None, server_round: int, config: ConfigRecord) ->
 
 
 def _parameters(content: RecordDict) -> StateDict:
-    records = list(content.array_records.values())
+    records = [record for name, record in content.array_records.items() if name != "validation"]
     if len(records) != 1:
         raise MarketError(f"its reply has {len(records)} sets of parameters; exactly one is accepted")
+    return _tensors(records[0])
+
+
+def _tensors(record: ArrayRecord) -> StateDict:
     try:
-        return records[0].to_torch_state_dict()
+        return record.to_torch_state_dict()
     except Exception as error:  # whatever a broken or hostile sender put in
         raise MarketError(f"its parameters cannot be read: {error}") from error
 
 
-def _class_weights(content: RecordDict) -> list[float]:
-    weights = content.config_records["profile"].get("class-weights")
+def _profile(content: RecordDict) -> Profile | None:
+    """Return what an agent tells of its purpose, or None where it tells nothing."""
+    if "profile" not in content.config_records:
+        return None
+    record = content.config_records["profile"]
+    labels, weights = record.get("labels", []), record.get("class-weights", [])
     if not isinstance(weights, list) or not all(isinstance(weight, float) for weight in weights):
-        raise MarketError("its profile is no list of class weights")
-    return [float(weight) for weight in weights]
+        raise MarketError("its profile's class weights are no list of numbers")
+    if not isinstance(labels, list) or not all(type(label) is int for label in labels):
+        raise MarketError("its profile's labels are no list of whole numbers")
+    validation = None
+    if "validation" in content.array_records:
+        tensors = _tensors(content.array_records["validation"])
+        if set(tensors) != {"inputs", "targets"}:
+            raise MarketError("its validation data must be inputs and targets")
+        validation = tensors["inputs"], tensors["targets"]
+    return Profile(tuple(int(str(label)) for label in labels), tuple(float(str(w)) for w in weights), validation)
 
 
 def _text(content: RecordDict, record: str, key: str, default: str | None = None) -> str:

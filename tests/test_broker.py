@@ -4,6 +4,7 @@ from torch import nn
 
 from fl_market.broker import Broker, Terms
 from fl_market.errors import MarketError
+from fl_market.gains import Profile
 from fl_market.ledger import ESCROW, DealState
 from fl_market.permutation import apply_permutation, random_permutation
 from fl_market.pricing import nash
@@ -210,18 +211,18 @@ def test_a_buyer_with_validation_data_of_its_own_is_judged_by_it(models):
     inputs, targets = blobs(800, 11)
     known = targets < 2
     common = by_pair(made.try_before_purchase(models))["A", "B"]
-    made.register_validation("A", (inputs[known], targets[known]))
+    made.register("A", Profile(validation=(inputs[known], targets[known])))
     own = by_pair(made.try_before_purchase(models))
     assert own["A", "B"].certificate.gain < common.certificate.gain
     assert own["B", "A"].certificate == by_pair(broker().try_before_purchase(models))["B", "A"].certificate
     with pytest.raises(MarketError, match="at least four samples"):
-        made.register_validation("A", (inputs[:3], targets[:3]))
+        made.register("A", Profile(validation=(inputs[:3], targets[:3])))
 
 
 def test_a_buyer_with_target_classes_keeps_its_own_purpose(models):
     made = broker()
-    made.register_class_weights("A", [1.0, 1.0, 0.0])
-    made.register_class_weights("B", [0.0, 1.0, 1.0])
+    made.register("A", Profile(class_weights=(1.0, 1.0, 0.0)))
+    made.register("B", Profile(class_weights=(0.0, 1.0, 1.0)))
     trials = by_pair(made.try_before_purchase(models))
     assert trials["A", "B"].alpha < 0.5
     assert trials["A", "B"].alpha + trials["B", "A"].alpha != pytest.approx(1.0, abs=0.01)

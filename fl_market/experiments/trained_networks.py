@@ -1,7 +1,6 @@
 """Networks that a benchmark trains for itself."""
 
 from collections.abc import Callable
-from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -9,17 +8,15 @@ from torch.nn import functional as F  # noqa: N812  (as PyTorch itself names it)
 
 from fl_market.gains import Batch
 from fl_market.seeds import derive_seed, reproducible
+from fl_market.tasks.mnist_mlp import build_mlp
 
-WIDTHS = (784, 512, 512, 512, 512, 10)
+WIDTHS = (784, 512, 512, 512, 512)
 BATCH_SIZE = 128
 
 
 def mlp() -> nn.Module:
     """Return an untrained perceptron, 784-512-512-512-512-10."""
-    layers: list[nn.Module] = [nn.Flatten()]
-    for fan_in, fan_out in pairwise(WIDTHS):
-        layers += [nn.Linear(fan_in, fan_out), nn.ReLU()]
-    return nn.Sequential(*layers[:-1])
+    return build_mlp(widths=WIDTHS)
 
 
 def initial(build: Callable[[], nn.Module], seed: int, index: int) -> nn.Module:

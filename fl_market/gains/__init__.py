@@ -2,7 +2,7 @@
 
 from fl_market.gains.certificate import GAINS, Certificate, certify
 from fl_market.gains.losses import Batch, Loss, ModelLoss, batch_size_for
-from fl_market.gains.profiles import Purpose, WeightedLoss, weighted_purpose
+from fl_market.gains.profiles import Profile, Purpose, WeightedLoss, check_validation, weighted_purpose, with_labels
 from fl_market.gains.splits import split_in_halves
 
 __all__ = [
@@ -11,10 +11,13 @@ __all__ = [
     "Certificate",
     "Loss",
     "ModelLoss",
+    "Profile",
     "Purpose",
     "WeightedLoss",
     "batch_size_for",
     "certify",
+    "check_validation",
     "split_in_halves",
     "weighted_purpose",
+    "with_labels",
 ]

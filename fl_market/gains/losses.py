@@ -6,13 +6,16 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from fl_market.hardware import CPU, Hardware, channels_last
 from fl_market.parameters import StateDict
 
 Batch = tuple[Tensor, ...]
 """Inputs and targets, sample by sample along axis 0."""
 
 ACTIVATIONS = 2**21
-"""Numbers that one layer may put out at a time: 8 MiB in single precision."""
+"""Numbers that one layer may put out at a time: 8 MiB in single precision, a processor's cache."""
+ACTIVATIONS_ON_DEVICE = 2**29
+"""The same on an accelerator, which wants large batches."""
 
 
 class Loss(Protocol):
@@ -29,6 +32,7 @@ def batch_size_for(model: nn.Module, inputs: Tensor) -> int:
     Evaluation on larger batches is slower, up to three times: memory is fetched from the system for every layer.
     """
     largest = 1
+    limit = ACTIVATIONS if inputs.device.type == "cpu" else ACTIVATIONS_ON_DEVICE
 
     def note(module: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
         nonlocal largest
@@ -41,7 +45,7 @@ def batch_size_for(model: nn.Module, inputs: Tensor) -> int:
     finally:
         for handle in handles:
             handle.remove()
-    return max(1, ACTIVATIONS * len(inputs[:2]) // largest)
+    return max(1, limit * len(inputs[:2]) // largest)
 
 
 class ModelLoss:
@@ -55,12 +59,17 @@ class ModelLoss:
         As ``torch.nn.CrossEntropyLoss(reduction="none")``: (outputs, targets) to losses, one for each sample.
     batch_size
         Samples evaluated at a time; by default :func:`batch_size_for` decides.
+    hardware
+        Where state dicts and batches lie, and how precisely they are computed with.
     """
 
-    def __init__(self, model: nn.Module, criterion: nn.Module, batch_size: int | None = None) -> None:
-        self.model = model.eval()
+    def __init__(
+        self, model: nn.Module, criterion: nn.Module, batch_size: int | None = None, hardware: Hardware = CPU
+    ) -> None:
+        self.model = model.to(hardware.device).eval()
         self.criterion = criterion
         self.batch_size = batch_size
+        self.hardware = hardware
         self._buffers = {name for name, _ in model.named_buffers()}
 
     def __call__(self, state: StateDict, data: Batch) -> Tensor:
@@ -70,6 +79,9 @@ class ModelLoss:
         # running statistics are no parameters: PyTorch's BatchNorm cannot be differentiated in them
         values = {name: tensor.detach() if name in self._buffers else tensor for name, tensor in state.items()}
         parts = zip(*(torch.split(part, self.batch_size) for part in data), strict=True)
-        return torch.cat(
-            [self.criterion(functional_call(self.model, values, (x,), tie_weights=False), y) for x, y in parts]
-        )  # fmt: skip
+        return torch.cat([self.criterion(self._outputs(values, inputs), targets) for inputs, targets in parts])
+
+    def _outputs(self, values: StateDict, inputs: Tensor) -> Tensor:
+        with self.hardware.autocast():
+            outputs: Tensor = functional_call(self.model, dict(values), (channels_last(inputs),), tie_weights=False)
+        return outputs.float() if outputs.dtype is torch.bfloat16 else outputs

@@ -2,7 +2,7 @@
 
 The broker tries and certifies each purchase on the buyer's own target distribution. With one loss common to all, two
 agents that buy from each other end with one model, up to a permutation. A buyer that registers target class weights,
-or validation data of its own, keeps its own purpose.
+labels or validation data of its own keeps its own purpose.
 """
 
 from collections.abc import Sequence
@@ -14,6 +14,25 @@ from torch import Tensor
 from fl_market.errors import MarketError
 from fl_market.gains.losses import Batch, Loss
 from fl_market.parameters import StateDict
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What an agent tells the broker of its purpose; all of it is optional.
+
+    Attributes
+    ----------
+    labels
+        The classes that it distinguishes, in ascending order; the outputs of its model are these. Empty for all.
+    class_weights
+        How much each of its classes counts. Empty for as much as the data has of it.
+    validation
+        Data of its own in place of the broker's; its targets number the agent's own outputs.
+    """
+
+    labels: tuple[int, ...] = ()
+    class_weights: tuple[float, ...] = ()
+    validation: Batch | None = None
 
 
 @dataclass(frozen=True)
@@ -53,7 +72,51 @@ class WeightedLoss:
         return self._loss(state, data) * (weights / weights.mean())
 
 
-def weighted_purpose(common: Purpose, class_weights: Sequence[float]) -> Purpose:
+def with_labels(data: Batch, labels: Sequence[int]) -> Batch:
+    """Return the samples of some classes, their targets numbered as the labels are.
+
+    Parameters
+    ----------
+    data
+        Samples whose second part are the classes.
+    labels
+        Classes, in ascending order.
+    """
+    wanted = torch.tensor(labels, device=data[1].device)
+    kept = torch.isin(data[1], wanted)
+    return tuple(torch.searchsorted(wanted, part[kept]) if part is data[1] else part[kept] for part in data)
+
+
+def check_validation(data: Batch, like: Batch, classes: int) -> None:
+    """Raise MarketError unless data can take the place of the broker's own; whoever sent it may be broken or hostile.
+
+    Parameters
+    ----------
+    data
+        Inputs and targets.
+    like
+        The broker's own.
+    classes
+        Outputs of the agent's model.
+    """
+    inputs, targets = data
+    if len(inputs) < 4 or len(inputs) != len(targets):
+        raise MarketError("a buyer's own validation data must be at least four samples, each with its target")
+    if inputs.shape[1:] != like[0].shape[1:] or inputs.dtype != like[0].dtype:
+        raise MarketError(
+            f"a buyer's own validation inputs must be {like[0].dtype} of shape {tuple(like[0].shape[1:])}"
+        )
+    if inputs.is_floating_point() and not bool(torch.isfinite(inputs).all()):
+        raise MarketError("a buyer's own validation inputs contain NaN or infinite values")
+    if (
+        targets.dtype != like[1].dtype
+        or targets.dim() != 1
+        or not 0 <= int(targets.min()) <= int(targets.max()) < classes
+    ):
+        raise MarketError(f"a buyer's own validation targets must be whole numbers from 0 to {classes - 1}")
+
+
+def weighted_purpose(common: Purpose, class_weights: Sequence[float], classes: int | None = None) -> Purpose:
     """Return the purpose of a buyer that values classes differently.
 
     Classes that it does not value at all are left out of the data, so that they do not blur the certificate.
@@ -64,14 +127,17 @@ def weighted_purpose(common: Purpose, class_weights: Sequence[float]) -> Purpose
         The broker's own loss and data.
     class_weights
         One weight of at least 0 for each class.
+    classes
+        How many there are; by default, one more than the greatest target.
 
     Raises
     ------
     MarketError
         If the weights are none, are not as many as there are classes, or value no class of the data.
     """
-    weights = torch.tensor(class_weights, dtype=torch.float32)
-    classes = 1 + int(max(common.fit[1].max(), common.certify[1].max()))
+    weights = torch.tensor(class_weights, dtype=torch.float32, device=common.fit[1].device)
+    if classes is None:
+        classes = 1 + int(max(common.fit[1].max(), common.certify[1].max()))
     if weights.shape != (classes,) or not bool(torch.isfinite(weights).all()) or bool((weights < 0).any()):
         raise MarketError(f"a buyer's profile must be {classes} class weights of at least 0, one for each class")
     parts = [tuple(part[weights[data[1]] > 0] for part in data) for data in (common.fit, common.certify)]

@@ -1,7 +1,7 @@
 """Using purchased parameters (paper, sections 3.2 and 3.3): interpolation, and how much of a seller to buy."""
 
 from fl_market.merging.interpolation import Alpha, Merge, interpolate
-from fl_market.merging.layers import ALL, best_layers, layer_sizes, layers_of, only_layers, select_layers
+from fl_market.merging.layers import ALL, best_layers, layer_of, layer_sizes, layers_of, only_layers, select_layers
 from fl_market.merging.norm_statistics import NormStatistics
 from fl_market.merging.purchased_weight import GRANULARITIES, fit_weights, hold_out, mean_alpha
 from fl_market.merging.repair import Repair, repair_for
@@ -19,6 +19,7 @@ __all__ = [
     "fit_weights",
     "hold_out",
     "interpolate",
+    "layer_of",
     "layer_sizes",
     "layers_of",
     "mean_alpha",

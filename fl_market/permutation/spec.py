@@ -5,7 +5,7 @@ unit owns some positions on axes of some tensors (the row of one weight, the col
 bias or of a norm's running mean); whoever permutes the units must permute all of those positions alike.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -124,11 +124,20 @@ class PermutationSpec:
 
     def of_parameters(self) -> "PermutationSpec":
         """Return the same groups as far as they live on parameters."""
-        groups = {
-            name: replace(group, uses=tuple(use for use in group.uses if use.tensor not in self.buffers))
+        return PermutationSpec(self._used_on(lambda tensor: tensor not in self.buffers), self.frozen)
+
+    def restricted_to(self, tensors: Collection[str]) -> "PermutationSpec":
+        """Return the same groups as far as they live on some tensors: those that two models have in common.
+
+        The function of a model is unchanged by such a permutation only together with the tensors that are left out.
+        """
+        return PermutationSpec(self._used_on(set(tensors).__contains__), self.frozen, self.buffers)
+
+    def _used_on(self, wanted: Callable[[str], bool]) -> dict[str, Group]:
+        return {
+            name: replace(group, uses=tuple(use for use in group.uses if wanted(use.tensor)))
             for name, group in self.groups.items()
         }
-        return PermutationSpec(groups, self.frozen)
 
     def twin(self, name: str, head: int) -> str:
         """Return the group that holds in another head what the named group holds in its own."""

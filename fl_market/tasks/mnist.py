@@ -9,42 +9,30 @@ from tempfile import TemporaryDirectory
 from torch import nn
 
 from fl_market.gains.losses import Batch
-from fl_market.tasks.partition import share_out, take_out
+from fl_market.tasks.partition import shared_task
 from fl_market.tasks.reading import reading
 from fl_market.tasks.sample import load_sample
 from fl_market.tasks.task import Task, TaskOptions
 from fl_market.tasks.torchvision_import import import_torchvision
 
-BROKER_SAMPLES = 5000
 BATCH_SIZE = 512
 SAMPLE_BATCH_SIZE = 32
 """The sample is a tenth of the full set: smaller batches make up for fewer of them."""
 MEAN, DEVIATION = 0.1307, 0.3081
 
 
-def mnist_task(name: str, build_model: Callable[[], nn.Module], options: TaskOptions) -> Task:
-    """Return the task of one model on MNIST, with the paper's imbalance by halves of the classes.
+def mnist_task(name: str, build: Callable[[int], nn.Module], options: TaskOptions) -> Task:
+    """Return the task of one model on MNIST.
 
     The broker's data comes out of the training set: 5 000 samples of the full set; the shipped sample has a part of its
     own for the broker.
     """
     if options.data_dir:
-        train, test = read_mnist(Path(options.data_dir), options.download)
-        broker, train = take_out(train, options.broker_samples or BROKER_SAMPLES, options.seed, "broker-data")
-    else:
-        sample = load_sample()
-        train, broker, test = sample["train"], sample["broker"], sample["test"]
-        if options.broker_samples:
-            broker, _ = take_out(broker, options.broker_samples, options.seed, "broker-data")
-    inputs, targets = normalised(train)
-    return Task(
-        name=name,
-        build_model=build_model,
-        criterion=nn.CrossEntropyLoss(reduction="none"),
-        agents=share_out((inputs, targets), options),
-        broker=normalised(broker),
-        test=normalised(test),
-        batch_size=BATCH_SIZE if options.data_dir else SAMPLE_BATCH_SIZE,
+        train, test = (normalised(part) for part in read_mnist(Path(options.data_dir), options.download))
+        return shared_task(name, build, train, test, options, batch_size=BATCH_SIZE)
+    sample = {part: normalised(data) for part, data in load_sample().items()}
+    return shared_task(
+        name, build, sample["train"], sample["test"], options, batch_size=SAMPLE_BATCH_SIZE, broker=sample["broker"]
     )
 
 

@@ -1,5 +1,6 @@
 """The five-layer MLP of the published experiments on MNIST (784-32-32-32-16-10)."""
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 from torch import nn
@@ -7,7 +8,7 @@ from torch import nn
 from fl_market.tasks.mnist import mnist_task
 from fl_market.tasks.task import Task, TaskOptions
 
-WIDTHS = (784, 32, 32, 32, 16, 10)
+WIDTHS = (784, 32, 32, 32, 16)
 
 
 def mnist_mlp(options: TaskOptions) -> Task:
@@ -15,9 +16,9 @@ def mnist_mlp(options: TaskOptions) -> Task:
     return mnist_task("mnist-mlp", build_mlp, options)
 
 
-def build_mlp() -> nn.Module:
+def build_mlp(classes: int = 10, widths: Sequence[int] = WIDTHS) -> nn.Module:
     """Return the untrained network: ReLU between the layers, none behind the last."""
     layers: list[nn.Module] = [nn.Flatten()]
-    for fan_in, fan_out in pairwise(WIDTHS):
+    for fan_in, fan_out in pairwise((*widths, classes)):
         layers += [nn.Linear(fan_in, fan_out), nn.ReLU()]
     return nn.Sequential(*layers[:-1])

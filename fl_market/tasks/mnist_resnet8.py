@@ -1,7 +1,5 @@
 """MNIST with a small residual network: for trying out norm layers without a download."""
 
-from functools import partial
-
 from fl_market.tasks.mnist import mnist_task
 from fl_market.tasks.resnet import ResNet
 from fl_market.tasks.task import Task, TaskOptions
@@ -9,5 +7,8 @@ from fl_market.tasks.task import Task, TaskOptions
 
 def mnist_resnet8(options: TaskOptions) -> Task:
     """Return the task ``mnist-resnet8``; ``options.norm`` picks the norm layers, ``options.widen`` the width."""
-    build = partial(ResNet, blocks=1, widen=options.widen, norm=options.norm, channels=1)
+
+    def build(classes: int) -> ResNet:
+        return ResNet(blocks=1, widen=options.widen, norm=options.norm, channels=1, classes=classes)
+
     return mnist_task("mnist-resnet8", build, options)

@@ -1,15 +1,66 @@
 """Share a training set out among the broker and the agents."""
 
 import re
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fl_market.errors import MarketError
 from fl_market.gains.losses import Batch
 from fl_market.seeds import numpy_generator, torch_generator
-from fl_market.tasks.task import TaskOptions
+from fl_market.tasks.task import Task, TaskOptions
+
+BROKER_SAMPLES = 5000
+
+
+def shared_task(
+    name: str,
+    build: Callable[[int], nn.Module],
+    train: Batch,
+    test: Batch,
+    options: TaskOptions,
+    *,
+    batch_size: int,
+    broker: Batch | None = None,
+    augment: Callable[[Tensor], Tensor] | None = None,
+) -> Task:
+    """Return the task of classifying what one training set shows, shared out among broker and agents.
+
+    Parameters
+    ----------
+    name
+        As users write it.
+    build
+        Makes an untrained model for a number of classes.
+    train, test
+        Inputs, shape (samples, …), and labels 0, 1, …, shape (samples,).
+    options
+        Say how the training set is shared out.
+    batch_size
+        Of local training, by default.
+    broker
+        The broker's data; by default it is taken out of the training set: ``options.broker_samples``, or 5 000.
+    augment
+        Random change of a batch of training inputs.
+    """
+    if broker is None:
+        broker, train = take_out(train, options.broker_samples or BROKER_SAMPLES, options.seed, "broker-data")
+    elif options.broker_samples:
+        broker, _ = take_out(broker, options.broker_samples, options.seed, "broker-data")
+    return Task(
+        name=name,
+        build=build,
+        classes=1 + int(test[1].max()),
+        criterion=nn.CrossEntropyLoss(reduction="none"),
+        agents=share_out(train, options),
+        broker=broker,
+        test=test,
+        batch_size=batch_size,
+        augment=augment,
+    )
 
 
 def share_out(train: Batch, options: TaskOptions) -> tuple[Batch, ...]:
@@ -126,6 +177,46 @@ def by_shards(targets: Tensor, agents: int, shards: int, seed: int) -> list[Tens
     cuts = torch.tensor_split(order, agents * shards)
     dealt = torch.randperm(agents * shards, generator=torch_generator(seed, "partition", "shards")).tolist()
     return [torch.sort(torch.cat([cuts[index] for index in dealt[agent::agents]])).values for agent in range(agents)]
+
+
+class Partitioner(Protocol):
+    """What is used of ``flwr_datasets.partitioner.Partitioner``."""
+
+    dataset: Any
+
+    def load_partition(self, partition_id: int) -> Any:
+        """Return the rows of one agent."""
+
+
+def by_partitioner(targets: Tensor, agents: int, partitioner: Partitioner) -> list[Tensor]:
+    """Return each agent's indices, as a partitioner of ``flwr-datasets`` shares the samples out.
+
+    Parameters
+    ----------
+    targets
+        Labels, shape (samples,); the partitioner sees them in a column ``label``.
+    agents
+        Number of agents.
+    partitioner
+        A partitioner without a data set; it is given one.
+
+    Raises
+    ------
+    MarketError
+        If ``flwr-datasets`` is not installed, or the partitioner makes fewer parts than there are agents.
+    """
+    try:
+        from datasets import Dataset
+    except ImportError as error:
+        raise MarketError(
+            "partitioners of flwr-datasets need the package: pip install 'fl-market[datasets]'"
+        ) from error
+    partitioner.dataset = Dataset.from_dict({"label": targets.tolist(), "index": list(range(len(targets)))})
+    try:
+        parts = [partitioner.load_partition(agent)["index"] for agent in range(agents)]
+    except (IndexError, ValueError, KeyError) as error:
+        raise MarketError(f"the partitioner has no part for each of {agents} agents: {error}") from error
+    return [torch.sort(torch.tensor(list(part))).values for part in parts]
 
 
 def parse_partition(text: str) -> tuple[str, float]:

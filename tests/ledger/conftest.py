@@ -45,17 +45,29 @@ def postgres():
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def ledger_url(request, tmp_path):
-    """URL of an empty ledger, on each back end."""
+def new_ledger(request, tmp_path):
+    """A function that returns the URL of another empty ledger, on each back end."""
     if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path / 'market.db'}"
+        yield lambda: f"sqlite:///{tmp_path / uuid.uuid4().hex}.db"
         return
     server = request.getfixturevalue("postgres")
-    name = f"market_{uuid.uuid4().hex}"
     administration = create_engine(f"{server}/postgres", isolation_level="AUTOCOMMIT")
+    names = []
+
+    def create():
+        names.append(f"market_{uuid.uuid4().hex}")
+        with administration.connect() as connection:
+            connection.execute(text(f"CREATE DATABASE {names[-1]}"))
+        return f"{server}/{names[-1]}"
+
+    yield create
     with administration.connect() as connection:
-        connection.execute(text(f"CREATE DATABASE {name}"))
-    yield f"{server}/{name}"
-    with administration.connect() as connection:
-        connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+        for name in names:
+            connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
     administration.dispose()
+
+
+@pytest.fixture
+def ledger_url(new_ledger):
+    """URL of an empty ledger, on each back end."""
+    return new_ledger()

@@ -7,9 +7,10 @@ import time
 
 import pytest
 
-from fl_market.ledger import ESCROW, Deal, DealState, Ledger
+from fl_market.ledger import ENDOWMENT, ESCROW, Deal, DealState, Ledger
 
 KILLS = 200
+KILLS_OF_ONE_LEDGER = 10
 DEALS = 40
 
 
@@ -27,29 +28,18 @@ def play(url):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="a process is killed in the middle of its work by fork and SIGKILL")
-def test_200_kills_at_random_moments_lose_nothing(tmp_path):
+def test_200_kills_at_random_moments_lose_nothing(new_ledger):
     dice = random.Random(0)
     interrupted = 0
-    for attempt in range(KILLS):
-        url = f"sqlite:///{tmp_path / f'market-{attempt // 10}.db'}"
-        child = os.fork()
-        if child == 0:
-            try:
-                play(url)
-            finally:
-                os._exit(0)
-        time.sleep(dice.uniform(0.001, 0.03))
-        os.kill(child, signal.SIGKILL)
-        _, status = os.waitpid(child, 0)
-        interrupted += os.WIFSIGNALED(status)
-        with Ledger.open(url) as ledger:
-            assert ledger.verify() == []
-            balances = ledger.balances()
-            assert sum(balances.values()) == 0
-            assert min(balances[name] for name in balances if name != "market/endowment") >= 0
-    assert interrupted > KILLS / 4, "too few were killed while they worked"
-    for number in range(KILLS // 10):
-        url = f"sqlite:///{tmp_path / f'market-{number}.db'}"
+    for _ in range(KILLS // KILLS_OF_ONE_LEDGER):
+        url = new_ledger()
+        for _ in range(KILLS_OF_ONE_LEDGER):
+            interrupted += killed_while_playing(url, dice.uniform(0.001, 0.05))
+            with Ledger.open(url) as ledger:
+                assert ledger.verify() == []
+                balances = ledger.balances()
+                assert sum(balances.values()) == 0
+                assert min(balances[name] for name in balances if name != ENDOWMENT) >= 0
         play(url)
         with Ledger.open(url) as ledger:
             states = [state for _, state in ledger.deals()]
@@ -57,6 +47,27 @@ def test_200_kills_at_random_moments_lose_nothing(tmp_path):
             assert states.count(DealState.SETTLED) == DEALS - DEALS // 5
             assert ledger.balance(ESCROW) == 0
             assert ledger.verify() == []
+    assert interrupted > KILLS / 4, "too few were killed while they worked"
+
+
+def killed_while_playing(url, seconds):
+    """Kill a process that plays after so many seconds of it; return whether it had not finished by then."""
+    ready, started = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            Ledger.open(url).close()
+            os.write(started, b"!")
+            play(url)
+        finally:
+            os._exit(0)
+    os.read(ready, 1)
+    os.close(ready)
+    os.close(started)
+    time.sleep(seconds)
+    os.kill(child, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    return os.WIFSIGNALED(status)
 
 
 def test_replaying_any_prefix_twice_changes_nothing(ledger_url):

@@ -1,7 +1,7 @@
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import text
 
@@ -95,11 +95,11 @@ STEPS = st.lists(
 PAIRS = [("A", "B"), ("B", "A"), ("A", "C"), ("C", "B"), ("B", "C")]
 
 
-@settings(max_examples=60, deadline=None)
-@given(STEPS)
-def test_any_interleaving_keeps_the_sum_and_no_balance_below_zero(steps):
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=STEPS)
+def test_any_interleaving_keeps_the_sum_and_no_balance_below_zero(new_ledger, steps):
     prices = {}
-    with Ledger.open() as ledger:
+    with Ledger.open(new_ledger()) as ledger:
         for name in ("A", "B", "C"):
             ledger.open_account(name, 100)
         for step, index, price in steps:

@@ -485,13 +485,85 @@ def test_target_classes_can_be_named():
         run_inline(configured(strategy="market", profile="12", num_server_rounds=1))
 
 
-@pytest.mark.parametrize("weights", [[1.0], [float("nan")] * 10, [0.0] * 10, "all", [1] * 10])
-def test_a_profile_that_is_none_excludes_its_agent_from_the_round(weights):
-    def change(message, reply):
-        return changed(reply, profile=ConfigRecord({"class-weights": weights}))
+INPUTS, TARGETS = torch.zeros(9, 1, 28, 28), torch.arange(9)
 
-    _, _, ledger = play(tamper=tamper_with("A", TRAIN, change, market_round=3))
-    assert settled(ledger) == [(2, "A"), (2, "B")]
+
+@pytest.mark.parametrize(
+    ("profile", "validation"),
+    [
+        ({"class-weights": [1.0]}, None),
+        ({"class-weights": [float("nan")] * 10}, None),
+        ({"class-weights": [0.0] * 10}, None),
+        ({"class-weights": "all"}, None),
+        ({"class-weights": [1] * 10}, None),
+        ({"labels": [1, 0]}, None),
+        ({"labels": [3, 3]}, None),
+        ({"labels": [9, 10]}, None),
+        ({"labels": [-1, 2]}, None),
+        ({"labels": "all"}, None),
+        ({"labels": [0.0, 1.0]}, None),
+        ({}, {"inputs": INPUTS}),
+        ({}, {"inputs": INPUTS[:3], "targets": TARGETS[:3]}),
+        ({}, {"inputs": INPUTS, "targets": TARGETS[:3]}),
+        ({}, {"inputs": INPUTS[:, :, 1:], "targets": TARGETS}),
+        ({}, {"inputs": INPUTS / 0, "targets": TARGETS}),
+        ({}, {"inputs": INPUTS, "targets": TARGETS + 2}),
+        ({}, {"inputs": INPUTS, "targets": TARGETS - 1}),
+        ({}, {"inputs": INPUTS, "targets": TARGETS.float()}),
+    ],
+)
+def test_an_agent_with_a_profile_that_is_none_gets_no_seat_until_it_has_one(profile, validation, caplog):
+    def tamper(name, message, reply):
+        if name == "A" and message.metadata.message_type == TRAIN and message.metadata.group_id in "12":
+            assert message.content["config"]["register"]
+            reply.content["profile"] = ConfigRecord(profile)
+            if validation is not None:
+                reply.content["validation"] = ArrayRecord(dict(validation))
+        return reply
+
+    with caplog.at_level(logging.WARNING, logger="flwr"):
+        _, _, ledger = play(tamper=tamper)
+    assert settled(ledger) == [(3, "A"), (3, "B")]
+    assert caplog.text.count("the round goes on without it") == 2
+
+
+LABELS = {"labels": "0,1,2,3,4,5,6;3,4,5,6,7,8,9", "num_server_rounds": 6, "learning_rate": 0.05, "first_round": 2}
+
+
+def test_agents_that_distinguish_other_classes_trade_what_they_share_and_keep_their_heads():
+    heads = {}
+
+    def tamper(name, message, reply):
+        if message.metadata.message_type == TRAIN:
+            heads[name] = reply.content["arrays"]["9.weight"].numpy()
+        if message.metadata.message_type == EVALUATE and message.content.array_records:
+            delivered = next(iter(message.content.array_records.values()))
+            assert delivered["9.weight"].numpy().shape == (7, 16)
+            np.testing.assert_array_equal(delivered["9.weight"].numpy(), heads[name])
+            changed_layers.add(name)
+        return reply
+
+    changed_layers = set()
+    _, grid, ledger = play(tamper=tamper, **LABELS)
+    assert {deal.buyer for deal, _ in ledger.deals()} == changed_layers != set()
+    offered = {layers for message in grid.sent(OFFER) for layers in message.content["offers"]["layers"]}
+    assert offered == {"1,3,5,7"}
+
+
+def test_agents_with_labels_of_their_own_gain_from_the_market_and_cannot_be_averaged():
+    alone, market = (run_inline(configured(strategy=arm, **LABELS)) for arm in ("siloed", "market-fine"))
+    losses = [[agent.rounds[-1].test_loss for agent in result.agents.values()] for result in (alone, market)]
+    assert sum(losses[1]) < sum(losses[0])
+    with pytest.raises(MarketError, match="averages whole models"):
+        run_inline(configured(strategy="fedavg", **LABELS))
+
+
+def test_a_buyer_may_register_validation_data_of_its_own():
+    strategy, grid, _ = play(validation_samples=60, strategy="market", num_server_rounds=2)
+    sent = [reply.content["validation"] for _, message, reply in grid.seen if "validation" in reply.content]
+    assert [record["inputs"].shape for record in sent] == [(60, 1, 28, 28)] * 2, "once from each agent"
+    trials = strategy.broker.try_before_purchase({seat.name: seat.model for seat in strategy._seats.values()})
+    assert {trial.certificate.samples for trial in trials} == {30}
 
 
 def test_a_seller_that_returns_what_it_bought_sells_nothing(caplog):

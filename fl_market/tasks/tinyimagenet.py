@@ -1,0 +1,100 @@
+"""TinyImageNet: 200 classes of small photographs, and the residual network of the published experiments."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fl_market.errors import MarketError
+from fl_market.gains.losses import Batch
+from fl_market.tasks.images import crop_and_flip, normalised
+from fl_market.tasks.partition import shared_task
+from fl_market.tasks.resnet import ResNet
+from fl_market.tasks.task import Task, TaskOptions
+from fl_market.tasks.torchvision_import import import_torchvision
+
+FOLDER = "tiny-imagenet-200"
+BATCH_SIZE = 256
+CLASSES = 200
+MEAN, DEVIATION = (0.4802, 0.4481, 0.3975), (0.2770, 0.2691, 0.2821)
+
+
+def tinyimagenet_resnet20(options: TaskOptions) -> Task:
+    """Return the task ``tinyimagenet-resnet20``; ``options.image_size`` is 32 as published, or 64 as the images are.
+
+    The labelled validation images are the test set: those of the published test set have no labels.
+
+    Raises
+    ------
+    MarketError
+        If no data folder is named, or the data in it cannot be read.
+    """
+    if not options.data_dir:
+        raise MarketError(f"tinyimagenet-resnet20 needs --data-dir, a folder that holds {FOLDER} as it is published")
+    size = options.image_size or 32
+    train, test = read_tinyimagenet(Path(options.data_dir), size)
+
+    def build(classes: int) -> ResNet:
+        return ResNet(widen=options.widen, norm=options.norm, classes=classes)
+
+    return shared_task(
+        "tinyimagenet-resnet20",
+        build,
+        train,
+        test,
+        options,
+        batch_size=BATCH_SIZE,
+        augment=crop_and_flip(size) if options.augment else None,
+    )
+
+
+def read_tinyimagenet(data_dir: Path, size: int = 32) -> tuple[Batch, Batch]:
+    """Return training and validation images: (samples, 3, size, size) floats, mean 0 and deviation 1; and labels.
+
+    Parameters
+    ----------
+    data_dir
+        Folder that holds ``tiny-imagenet-200``.
+    size
+        Height and width that the images are resized to.
+
+    Raises
+    ------
+    MarketError
+        If the files are missing or broken.
+    """
+    root = data_dir / FOLDER
+    try:
+        names = (root / "wnids.txt").read_text(encoding="utf-8").split()
+        labels = {name: label for label, name in enumerate(sorted(names))}
+        train = [
+            (path, labels[name]) for name in labels for path in sorted((root / "train" / name / "images").iterdir())
+        ]
+        annotations = (root / "val" / "val_annotations.txt").read_text(encoding="utf-8").splitlines()
+        rows = [line.split("\t") for line in annotations]
+        test = [(root / "val" / "images" / row[0], labels[row[1]]) for row in rows]
+        return _read_images(train, size), _read_images(test, size)
+    except (OSError, KeyError, IndexError, ValueError) as error:
+        raise MarketError(
+            f"TinyImageNet cannot be read from {data_dir}: {error}; accepted is the published layout ({root}/train, "
+            f"{root}/val with val_annotations.txt, {root}/wnids.txt)"
+        ) from error
+
+
+def _read_images(files: Sequence[tuple[Path, int]], size: int) -> Batch:
+    from PIL import Image
+
+    vision = import_torchvision()
+    resize = vision.transforms.Resize(size)
+
+    def read(path: Path) -> Tensor:
+        with Image.open(path) as image:
+            pixels = np.asarray(resize(image.convert("RGB")))
+        return torch.from_numpy(pixels.copy()).permute(2, 0, 1)
+
+    with ThreadPoolExecutor() as threads:  # Pillow releases Python's lock while it decodes
+        images = torch.stack(list(threads.map(read, [path for path, _ in files])))
+    return normalised(images, MEAN, DEVIATION), torch.tensor([label for _, label in files])

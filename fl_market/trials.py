@@ -1,0 +1,223 @@
+"""Try before purchase (paper, section 3.1): one possible purchase, merged and certified before anybody pays."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from fl_market.buyers import Buyer
+from fl_market.errors import MarketError
+from fl_market.gains import Certificate, Purpose, certify
+from fl_market.merging import (
+    ALL,
+    Alpha,
+    Merge,
+    best_layers,
+    fit_weights,
+    hold_out,
+    interpolate,
+    layer_sizes,
+    layers_of,
+    mean_alpha,
+    only_layers,
+)
+from fl_market.parameters import StateDict
+from fl_market.pricing import PricingRule, free
+
+
+@dataclass(frozen=True)
+class Terms:
+    """How the broker merges, certifies and prices.
+
+    Attributes
+    ----------
+    aligned
+        Whether a seller's units are matched to the buyer's before the merge.
+    granularity
+        One purchased weight for the ``"model"``, each ``"layer"`` or each ``"row"``.
+    layers
+        What a purchase comprises, as :func:`fl_market.merging.select_layers` reads it.
+    layer_budget
+        Share of the parameters that a purchase may comprise at most; below 1, the broker picks the best layers.
+    max_purchases
+        How many sellers a buyer may buy from in one round.
+    repaired
+        Whether a merged model's activation statistics may be restored, or its BatchNorm statistics recomputed.
+    rule
+        Pricing rule.
+    disclosure
+        What sellers are told of a buyer, as :data:`fl_market.protocol.DISCLOSURES` says.
+    novelty
+        How far a seller's parameters must be from all that was delivered, as a share of their norm: bought weights
+        cannot be resold as one's own.
+    gain, confidence
+        Form of the gain-from-trade and level of its lower bound.
+    fit_steps, fit_learning_rate
+        Gradient steps on the weights of layers or rows.
+    endowment
+        Micro-credits that each agent's account opens with.
+    """
+
+    aligned: bool = True
+    granularity: str = "model"
+    layers: str = ALL
+    layer_budget: float = 1.0
+    max_purchases: int = 1
+    repaired: bool = True
+    rule: PricingRule = free
+    disclosure: str = "sealed"
+    novelty: float = 1e-4
+    gain: str = "relative"
+    confidence: float = 0.95
+    fit_steps: int = 40
+    fit_learning_rate: float = 0.1
+    endowment: int = 100_000_000
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One purchase that the broker tried: the model before it and the merged one, and what was certified of it.
+
+    ``after`` names the sellers whose purchases this one comes on top of: its gain is what it adds to them.
+    """
+
+    buyer: str
+    seller: str
+    layers: str
+    alpha: float
+    certificate: Certificate
+    before: StateDict
+    merged: StateDict
+    after: tuple[str, ...] = ()
+
+
+class Showroom:
+    """Where purchases are tried.
+
+    Parameters
+    ----------
+    terms
+        How to merge and certify.
+    """
+
+    def __init__(self, terms: Terms) -> None:
+        self.terms = terms
+
+    def nothing(self, names: tuple[str, str], own: StateDict, own_losses: Tensor) -> Trial:
+        """Return the trial of a purchase in which there is nothing to gain."""
+        return Trial(*names, "", 0.0, self._certificate(own_losses, own_losses), own, own)
+
+    def try_out(
+        self,
+        names: tuple[str, str],
+        buyer: Buyer,
+        own: StateDict,
+        aligned: StateDict,
+        own_losses: Tensor,
+        for_sale: Sequence[str],
+    ) -> Trial:
+        """Return the trial of one purchase.
+
+        Parameters
+        ----------
+        names
+            Of the buyer and of the seller.
+        buyer
+            The buyer's purpose.
+        own, aligned
+            The buyer's parameters, and the seller's in the order of the buyer's units.
+        own_losses
+            The buyer's losses on its certify split.
+        for_sale
+            Layers that the purchase may comprise.
+        """
+        nothing = self.nothing(names, own, own_losses)
+        layers = self._goods(own, aligned, buyer, for_sale)
+        if not layers:
+            return nothing
+        bought = only_layers(own, aligned, layers)
+        merge = self._merging(own, bought, buyer)
+        try:
+            alpha = self._fit_weights(own, bought, merge, buyer, self.terms.granularity)
+        except MarketError:
+            # a seller whose parameters are finite but absurd: no merged model has a finite loss, so nothing is for sale
+            return nothing
+        with torch.no_grad():
+            merged = merge(alpha)
+        certificate = self._certificate(own_losses, certified_losses(buyer.purpose, merged))
+        goods = ALL if len(layers) == len(layers_of(own)) else ",".join(layers)
+        return Trial(*names, goods, mean_alpha(alpha, own, layers), certificate, own, merged)
+
+    def _fit_weights(self, own: StateDict, bought: StateDict, merge: Merge, buyer: Buyer, granularity: str) -> Alpha:
+        return fit_weights(
+            own,
+            bought,
+            buyer.purpose.loss,
+            buyer.purpose.fit,
+            granularity,
+            merge=merge,
+            together=buyer.together,
+            steps=self.terms.fit_steps,
+            learning_rate=self.terms.fit_learning_rate,
+        )
+
+    def _goods(self, own: StateDict, aligned: StateDict, buyer: Buyer, for_sale: Sequence[str]) -> tuple[str, ...]:
+        """Return the layers that a purchase comprises: those for sale or, within a budget, the best among these.
+
+        A set of layers is judged by the lower bound of its gain on the held-out part of the fit split.
+        """
+        if self.terms.layer_budget >= 1 or not for_sale:
+            return tuple(for_sale)
+        chosen, held_out = hold_out(buyer.purpose.fit)
+        chooser = replace(buyer, purpose=replace(buyer.purpose, fit=chosen))
+        with torch.no_grad():
+            before = buyer.purpose.loss(own, held_out)
+
+        def gain(layers: frozenset[str]) -> float:
+            bought = only_layers(own, aligned, tuple(layers))
+            merge = self._merging(own, bought, buyer)
+            try:
+                alpha = self._fit_weights(own, bought, merge, chooser, "model")
+            except MarketError:
+                return -float("inf")
+            with torch.no_grad():
+                return self._certificate(before, buyer.purpose.loss(merge(alpha), held_out)).lower_bound
+
+        sizes = layer_sizes(own)
+        budget = int(self.terms.layer_budget * sum(sizes.values()))
+        best, _ = best_layers(budget, {layer: sizes[layer] for layer in for_sale}, gain)
+        return tuple(layer for layer in for_sale if layer in best)
+
+    def _certificate(self, before: Tensor, after: Tensor) -> Certificate:
+        return certify(before, after, confidence=self.terms.confidence, kind=self.terms.gain)
+
+    def _merging(self, own: StateDict, aligned: StateDict, buyer: Buyer) -> Merge:
+        """Return how these two are merged for a given purchased weight.
+
+        A repair keeps a merged network as sure of itself as its two ends are. Where both are wrongly sure (they know
+        different classes), the plain interpolation is better: the fit split decides, at the midpoint, where the two
+        differ most.
+        """
+
+        def plain(alpha: Alpha) -> StateDict:
+            return interpolate(own, aligned, alpha)
+
+        if buyer.repair is None:
+            return plain
+        repaired = buyer.repair.merging(own, aligned)
+        with torch.no_grad():
+            losses = [float(buyer.purpose.loss(merge(0.5), buyer.purpose.fit).mean()) for merge in (plain, repaired)]
+        return repaired if losses[1] < losses[0] else plain
+
+
+def surest(trials: Iterable[Trial]) -> Trial | None:
+    """Return the trial with the greatest lower bound of its gain, or None where none is certified."""
+    certified = [trial for trial in trials if trial.certificate.positive]
+    return max(certified, key=lambda trial: (trial.certificate.lower_bound, trial.seller), default=None)
+
+
+def certified_losses(purpose: Purpose, state: StateDict) -> Tensor:
+    """Return the losses of a model on the certify split."""
+    with torch.no_grad():
+        return purpose.loss(state, purpose.certify)
