@@ -53,6 +53,11 @@ def load_agent_data(options: Configuration, index: int) -> AgentData:
     return AgentData(task, training, validation, class_weights(options.profile, training[1], labels))
 
 
+def pooled(task: Task) -> Batch:
+    """Return the training data of all agents: what nobody has, for a ceiling."""
+    return tuple(torch.cat(parts) for parts in zip(*task.agents, strict=True))
+
+
 def class_weights(profile: str, targets: Tensor, labels: Sequence[int]) -> tuple[float, ...]:
     """Return the target class weights of a profile other than ``common``; none where they are common.
 

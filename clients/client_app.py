@@ -4,10 +4,13 @@ What the agent must remember (its model and its optimiser) is in Flower's ``Cont
 node.
 """
 
+from collections.abc import Sequence
+
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from clients.agent_data import AgentData, load_agent_data
+from clients.adaptive_aggregation import adapt
+from clients.agent_data import AgentData, load_agent_data, pooled
 from clients.quote_history import learned_prior, remember, resolve
 from clients.training import evaluate, make_optimiser, pack, train, unpack
 from clients.valuation import decide, value, value_disclosed
@@ -21,7 +24,7 @@ from fl_market.seeds import reproducible
 
 app = ClientApp()
 
-MODEL, OPTIMISER = "model", "optimiser"
+MODEL, OPTIMISER, SHARES = "model", "optimiser", "adaptive-shares"
 Record = ArrayRecord | MetricRecord | ConfigRecord
 
 
@@ -32,6 +35,7 @@ def train_model(message: Message, context: Context) -> Message:
     data, hardware = load_agent_data(options, index), options.hardware
     task = data.task
     config = message.content.config_records["config"]
+    training = pooled(task) if config.get("data") == "pooled" else data.training
     _receive(message, context)
     with reproducible(options.seed, "local-training", index):
         if MODEL in context.state:
@@ -48,18 +52,19 @@ def train_model(message: Message, context: Context) -> Message:
             model,
             optimiser,
             task.criterion,
-            data.training,
+            training,
             epochs=options.local_epochs,
             batch_size=options.batch_size or task.batch_size,
             seed=options.seed,
             purpose=("batches", index, int(str(config["server-round"]))),
             augment=task.augment,
+            proximal_mu=float(str(config.get("proximal-mu", 0.0))),
             hardware=hardware,
         )
     arrays = ArrayRecord({name: tensor.cpu() for name, tensor in model.state_dict().items()})
     context.state[MODEL] = arrays
     context.state[OPTIMISER] = ConfigRecord({"state": pack(optimiser.state_dict())})
-    metrics = MetricRecord({"num-examples": len(data.training[0]), "train-loss": loss})
+    metrics = MetricRecord({"num-examples": len(training[0]), "train-loss": loss})
     content: dict[str, Record] = {"arrays": arrays, "metrics": metrics}
     if config.get("register"):
         content |= _profile(options, data)
@@ -97,23 +102,28 @@ def answer_quotes(message: Message, context: Context) -> Message:
 def take_delivery(message: Message, context: Context) -> Message:
     """Take delivery of what was bought, acknowledge it, and test the agent's current model."""
     options, index = _options(context), _index(context)
-    _receive(message, context)
+    if message.content.config_records["config"].get("aggregation") == "adaptive":
+        _adapt(message, context)
+    else:
+        _receive(message, context)
     resolve(context, from_columns(Receipt, message.content.config_records.get("receipts", {})))
     state = context.state.array_records[MODEL].to_torch_state_dict()
     content: dict[str, Record] = {"acknowledgement": ConfigRecord({"model-digest": digest(state)})}
     if options.tests_in(int(str(message.content.config_records["config"]["server-round"]))):
-        content["metrics"] = _tested(options, index, state)
+        states = [record.to_torch_state_dict() for record in _records(message, "ensemble")]
+        content["metrics"] = _tested(options, index, states or [state])
     return _reply(message, index, content)
 
 
-def _tested(options: Configuration, index: int, state: StateDict) -> MetricRecord:
+def _tested(options: Configuration, index: int, states: Sequence[StateDict]) -> MetricRecord:
     data, hardware = load_agent_data(options, index), options.hardware
     task = data.task
     with reproducible(options.seed, "evaluation", index):
-        model = task.build_model()
-        model.load_state_dict(state)
-        model.to(hardware.device)
-        loss, accuracy, on_targets = evaluate(model, task.criterion, task.test, data.class_weights, hardware)
+        models = []
+        for state in states:
+            models.append(task.build_model().to(hardware.device))
+            models[-1].load_state_dict(state)
+        loss, accuracy, on_targets = evaluate(models, task.criterion, task.test, data.class_weights, hardware)
     return MetricRecord(
         {
             "num-examples": len(task.test[0]),
@@ -146,7 +156,7 @@ def _receive(message: Message, context: Context) -> None:
         If the parameters are not those that the message announces.
     """
     expected = message.content.config_records["config"].get("model-digest", "")
-    carried = next(iter(message.content.array_records.values()), None)
+    carried = next(iter(_records(message, "arrays")), None)
     own = context.state.array_records.get(MODEL)
     if carried is not None:
         sha = digest(carried.to_torch_state_dict())
@@ -158,6 +168,35 @@ def _receive(message: Message, context: Context) -> None:
                 del context.state[OPTIMISER]
     elif expected and (own is None or digest(own.to_torch_state_dict()) != expected):
         raise MarketError("the agent no longer holds the model that the broker has on record")
+
+
+def _adapt(message: Message, context: Context) -> None:
+    """Take over of the global parameters what FedALA's weights say, and keep the weights."""
+    options, index = _options(context), _index(context)
+    data, hardware = load_agent_data(options, index), options.hardware
+    config = message.content.config_records["config"]
+    with reproducible(options.seed, "adaptive-aggregation", index):
+        known = context.state.array_records.get(SHARES)
+        adapted, shares = adapt(
+            data.task.build_model().to(hardware.device),
+            data.task.criterion,
+            context.state.array_records[MODEL].to_torch_state_dict(),
+            message.content.array_records["arrays"].to_torch_state_dict(),
+            None if known is None else list(known.to_torch_state_dict().values()),
+            data.training,
+            batch_size=options.batch_size or data.task.batch_size,
+            seed=options.seed,
+            purpose=("adaptive-data", index, int(str(config["server-round"]))),
+            hardware=hardware,
+        )
+    context.state[MODEL] = ArrayRecord(adapted)
+    context.state[SHARES] = ArrayRecord({str(place): share for place, share in enumerate(shares)})
+    if OPTIMISER in context.state:
+        del context.state[OPTIMISER]
+
+
+def _records(message: Message, prefix: str) -> list[ArrayRecord]:
+    return [record for name, record in message.content.array_records.items() if name.startswith(prefix)]
 
 
 def _options(context: Context) -> Configuration:

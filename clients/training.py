@@ -32,6 +32,7 @@ def train(
     seed: int,
     purpose: tuple[str | int, ...],
     augment: Callable[[Tensor], Tensor] | None = None,
+    proximal_mu: float = 0.0,
     hardware: Hardware = CPU,
 ) -> float:
     """Train in place (the paper's local update) and return the mean loss of the last epoch.
@@ -50,6 +51,8 @@ def train(
         Name the random stream that shuffles the data.
     augment
         Random change of a batch of inputs.
+    proximal_mu
+        Weight of FedProx' term, which holds the parameters near those that training starts from (Li et al. 2020).
     hardware
         Where to train, and how precisely.
 
@@ -63,6 +66,7 @@ def train(
         raise MarketError("the agent has no training data; a larger scarce-share or fewer agents would give it some")
     generator = torch_generator(seed, *purpose)
     model.train()
+    start = [parameter.detach().clone() for parameter in model.parameters()] if proximal_mu else []
     total = 0.0
     for _ in range(epochs):
         total = 0.0
@@ -70,7 +74,10 @@ def train(
             optimiser.zero_grad()
             images = inputs[batch] if augment is None else augment(inputs[batch])
             losses = criterion(_outputs(model, images, hardware), targets[batch])
-            losses.mean().backward()
+            loss = losses.mean()
+            for parameter, origin in zip(model.parameters() if start else (), start, strict=True):
+                loss = loss + proximal_mu / 2 * (parameter - origin).square().sum()
+            loss.backward()
             optimiser.step()
             total += float(losses.detach().sum())
     return total / len(inputs)
@@ -78,7 +85,7 @@ def train(
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module,
+    models: Sequence[nn.Module],
     criterion: nn.Module,
     data: Batch,
     class_weights: Sequence[float] = (),
@@ -88,8 +95,8 @@ def evaluate(
 
     Parameters
     ----------
-    model
-        On the device already.
+    models
+        On the device already; several are an ensemble, of which the mean of the probabilities counts.
     criterion
         Losses of (outputs, targets), one for each sample.
     data
@@ -99,10 +106,9 @@ def evaluate(
     hardware
         Where to evaluate, and how precisely.
     """
-    model.eval()
     inputs, targets = hardware.place(*data)
-    batch_size = batch_size_for(model, inputs)
-    parts = [_outputs(model, part, hardware) for part in torch.split(inputs, batch_size)]
+    batch_size = batch_size_for(models[0].eval(), inputs)
+    parts = [_ensemble_outputs(models, part, hardware) for part in torch.split(inputs, batch_size)]
     labels = torch.split(targets, batch_size)
     loss = math.fsum(float(criterion(*part).sum()) for part in zip(parts, labels, strict=True))
     right = torch.cat(parts).argmax(1) == targets
@@ -111,6 +117,13 @@ def evaluate(
         return loss / len(targets), accuracy, accuracy
     weights = torch.tensor(class_weights, device=targets.device)[targets]
     return loss / len(targets), accuracy, float((weights * right).sum() / weights.sum())
+
+
+def _ensemble_outputs(models: Sequence[nn.Module], inputs: Tensor, hardware: Hardware) -> Tensor:
+    outputs = [_outputs(model.eval(), inputs, hardware) for model in models]
+    if len(outputs) == 1:
+        return outputs[0]
+    return torch.stack([part.softmax(1) for part in outputs]).mean(0).log()
 
 
 def _outputs(model: nn.Module, inputs: Tensor, hardware: Hardware) -> Tensor:

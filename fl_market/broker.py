@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
 
+import torch
 from torch import Tensor, nn
 
 from fl_market.buyers import Buyers
@@ -107,6 +108,17 @@ class Broker:
             If the profile does not fit the broker's data or the agent's model.
         """
         self._buyers.register(agent, profile)
+
+    def loss_of(self, agent: str) -> Callable[[StateDict], float]:
+        """Return the mean loss of a model by an agent's purpose, on all of the broker's data for it."""
+        purpose = self._buyers.of(agent).purpose
+        data = tuple(torch.cat(parts) for parts in zip(purpose.fit, purpose.certify, strict=True))
+
+        def mean_loss(state: StateDict) -> float:
+            with reproducible(self._seed, "loss"), torch.no_grad():
+                return float(purpose.loss(self._placed(state), data).mean())
+
+        return mean_loss
 
     def template(self, agent: str) -> StateDict:
         """Return a state dict of the names, shapes and dtypes that the agent's model must have."""

@@ -54,6 +54,8 @@ _HELP = {
     "fit_steps": "gradient steps on the purchased weights of layers or rows",
     "fit_learning_rate": "of those steps",
     "tuning_learning_rate": "of fedavg-tuned's steps",
+    "proximal_mu": "weight of fedprox' proximal term",
+    "server_learning_rate": "of fedadam",
     "bid_scale": "credits that a buyer bids for a gain of 1",
     "pricing": "rule of market-priced: nash, ask, free, split(share) or posted(credits)",
     "disclosure": "what sellers are told of a buyer: sealed (nothing), paper, or sharp (the same, better used)",

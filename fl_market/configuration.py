@@ -95,6 +95,8 @@ class Configuration:
         Restore the activation statistics of merged networks, or recompute those of BatchNorm.
     fit_steps, fit_learning_rate
         Gradient steps on the purchased weights of layers or rows.
+    proximal_mu, server_learning_rate
+        Of the arms ``fedprox`` (weight of the proximal term) and ``fedadam`` (the server's step).
     tuning_learning_rate
         Learning rate of the control arm ``fedavg-tuned``, which takes ``fit_steps`` steps on the same data.
     bid_scale
@@ -152,6 +154,8 @@ class Configuration:
     fit_steps: int = 40
     fit_learning_rate: float = 0.1
     tuning_learning_rate: float = 0.001
+    proximal_mu: float = 0.01
+    server_learning_rate: float = 0.01
     bid_scale: float = 1.0
     pricing: str = "nash"
     disclosure: str = "sealed"
@@ -182,7 +186,15 @@ class Configuration:
             "fit_steps",
         ):
             self._require(getattr(self, name) >= 0, name, "a whole number of at least 0")
-        for name in ("learning_rate", "fit_learning_rate", "tuning_learning_rate", "reply_timeout", "connect_timeout"):
+        for name in (
+            "learning_rate",
+            "fit_learning_rate",
+            "tuning_learning_rate",
+            "proximal_mu",
+            "server_learning_rate",
+            "reply_timeout",
+            "connect_timeout",
+        ):
             self._require(0 < getattr(self, name) < float("inf"), name, "a number above 0")
         for name in ("bid_scale", "cost", "endowment", "novelty"):
             self._require(0 <= getattr(self, name) < float("inf"), name, "a number of at least 0")

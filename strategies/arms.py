@@ -12,7 +12,17 @@ from fl_market.gains import Batch, ModelLoss, split_in_halves
 from fl_market.ledger import Ledger
 from fl_market.pricing import free, micro_credits, parse_rule
 from fl_market.tasks import Task
-from strategies.baselines import LateFedAvg, RecordedFedAvg, TunedFedAvg
+from strategies.baselines import (
+    Ensemble,
+    FedALA,
+    LateFedAvg,
+    Pooled,
+    RecordedFedAdam,
+    RecordedFedAvg,
+    RecordedFedProx,
+    TunedFedAvg,
+)
+from strategies.fedfomo import FedFomo
 from strategies.history import History
 from strategies.market import ParameterMarket
 
@@ -61,7 +71,6 @@ class Arm:
 def _market(aligned: bool = True, granularity: str = "model", priced: bool = False) -> Callable[[Setting], Strategy]:
     def build(setting: Setting) -> Strategy:
         options = setting.configuration
-        fit, certify = setting.splits
         terms = Terms(
             aligned=aligned,
             granularity=granularity,
@@ -78,33 +87,49 @@ def _market(aligned: bool = True, granularity: str = "model", priced: bool = Fal
             fit_learning_rate=options.fit_learning_rate,
             endowment=micro_credits(options.endowment),
         )
-        broker = Broker(
-            setting.task.build_model(),
-            setting.task.criterion,
-            fit,
-            certify,
-            ledger=setting.ledger,
-            terms=terms,
-            run=options.strategy,
-            seed=options.seed,
-            build=setting.task.build,
-            hardware=options.hardware,
-        )
-        return ParameterMarket(
-            broker,
-            agents=options.agents,
-            first_round=options.trading_starts,
-            common_init=options.common_init,
-            reply_timeout=options.reply_timeout,
-            connect_timeout=options.connect_timeout,
-            history=setting.history,
+        return _among_nodes(
+            ParameterMarket, setting, terms, common_init=options.common_init, first=options.trading_starts
         )
 
     return build
 
 
-def _fedavg(setting: Setting) -> Strategy:
-    return RecordedFedAvg(_one_architecture(setting), setting.history)
+def _among_nodes(
+    kind: type[ParameterMarket], setting: Setting, terms: Terms, *, common_init: bool, first: int
+) -> Strategy:
+    options, task = setting.configuration, setting.task
+    fit, certify = setting.splits
+    broker = Broker(
+        task.build_model(),
+        task.criterion,
+        fit,
+        certify,
+        ledger=setting.ledger,
+        terms=terms,
+        run=options.strategy,
+        seed=options.seed,
+        build=task.build,
+        hardware=options.hardware,
+    )
+    return kind(
+        broker,
+        agents=options.agents,
+        first_round=first,
+        common_init=common_init,
+        reply_timeout=options.reply_timeout,
+        connect_timeout=options.connect_timeout,
+        history=setting.history,
+    )
+
+
+def _fedfomo(setting: Setting) -> Strategy:
+    _one_architecture(setting)
+    return _among_nodes(FedFomo, setting, Terms(endowment=0), common_init=True, first=1)
+
+
+def _averaging(kind: Callable[[Configuration, History], Strategy]) -> Callable[[Setting], Strategy]:
+    """Return what builds a strategy that averages the models of all agents."""
+    return lambda setting: kind(_one_architecture(setting), setting.history)
 
 
 def _published_first_round(options: Configuration) -> int:
@@ -140,13 +165,19 @@ def _one_architecture(setting: Setting) -> Configuration:
 
 ARMS = {
     "siloed": Arm("siloed", _siloed, "independent", lambda _: None),
-    "fedavg": Arm("FedAvg", _fedavg, "common", lambda _: 1),
+    "fedavg": Arm("FedAvg", _averaging(RecordedFedAvg), "common", lambda _: 1),
     "fedavg-late": Arm("FedAvg, late", _late_fedavg, "independent", _published_first_round),
     "fedavg-tuned": Arm("FedAvg, tuned by the broker", _tuned, "common", lambda _: 1),
+    "fedprox": Arm("FedProx", _averaging(RecordedFedProx), "common", lambda _: 1),
+    "fedadam": Arm("FedAdam", _averaging(RecordedFedAdam), "common", lambda _: 1),
+    "fedala": Arm("FedALA", _averaging(FedALA), "common", lambda _: 1),
+    "fedfomo": Arm("FedFomo", _fedfomo, "common", lambda _: 1),
     "market-unaligned": Arm("market, unaligned", _market(aligned=False)),
     "market": Arm("market", _market()),
     "market-fine": Arm("market, α per row", _market(granularity="row")),
     "market-priced": Arm("market, priced", _market(priced=True)),
+    "ensemble": Arm("ensemble of the siloed models", _averaging(Ensemble), "independent", lambda _: None),
+    "pooled": Arm("one model on all data", _averaging(Pooled), "independent", lambda _: None),
 }
 """The arms by name."""
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
-from flwr.serverapp.strategy import FedAvg
+from flwr.serverapp.strategy import FedAdam, FedAvg, FedProx
 
 from fl_market.configuration import Configuration
 from fl_market.gains import Batch, ModelLoss, certify
@@ -63,7 +63,7 @@ class RecordedFedAvg(FedAvg):
         """Keep each agent's metrics, and aggregate as FedAvg does."""
         ordered = in_agent_order(replies)
         self.history.record(server_round, {agent_of(reply): reply.content for reply in ordered if reply.has_content()})
-        return super().aggregate_evaluate(server_round, ordered)
+        return super().aggregate_evaluate(server_round, ordered) if self.options.tests_in(server_round) else None
 
 
 class LateFedAvg(RecordedFedAvg):
@@ -148,6 +148,80 @@ class TunedFedAvg(RecordedFedAvg):
         if not certify(before, after, confidence=options.confidence).positive:
             return arrays, metrics
         return ArrayRecord({name: tensor.cpu() for name, tensor in tuned.items()}), metrics
+
+
+class RecordedFedProx(RecordedFedAvg, FedProx):
+    """Flower's FedProx: FedAvg whose agents stay near the global model (Li et al. 2020)."""
+
+    def __init__(self, options: Configuration, history: History) -> None:
+        super().__init__(options, history, proximal_mu=options.proximal_mu)
+
+
+class RecordedFedAdam(RecordedFedAvg, FedAdam):
+    """Flower's FedAdam: the server takes Adam's steps towards the average (Reddi et al. 2021)."""
+
+    def __init__(self, options: Configuration, history: History) -> None:
+        super().__init__(options, history, eta=options.server_learning_rate)
+
+
+class FedALA(RecordedFedAvg):
+    """FedALA (Zhang et al. 2023): FedAvg of which each agent takes as much as it learns to."""
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Send the common initialisation in the first round; later every agent goes on with its own model."""
+        messages = super().configure_train(server_round, arrays, config, grid)
+        return messages if server_round == 1 else without_arrays(messages)
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Send the average after every round: what the agents make of it is what they go on with."""
+        config["aggregation"] = "adaptive"
+        return FedAvg.configure_evaluate(self, server_round, arrays, config, grid)
+
+
+class Pooled(LateFedAvg):
+    """A ceiling: each agent trains alone, but on the data of all."""
+
+    def __init__(self, options: Configuration, history: History) -> None:
+        super().__init__(options, history, None)
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Tell the agents to train on everybody's data."""
+        config["data"] = "pooled"
+        return super().configure_train(server_round, arrays, config, grid)
+
+
+class Ensemble(LateFedAvg):
+    """A ceiling: agents train alone, and are tested together, by the mean of their probabilities."""
+
+    def __init__(self, options: Configuration, history: History) -> None:
+        super().__init__(options, history, None)
+        self._models: dict[str, ArrayRecord] = {}
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Keep every agent's model."""
+        ordered = in_agent_order(replies)
+        for reply in ordered:
+            if reply.has_content():
+                self._models[f"ensemble-{agent_of(reply)}"] = reply.content.array_records["arrays"]
+        return super().aggregate_train(server_round, ordered)
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Send all models to every agent, for the test alone."""
+        messages = list(super().configure_evaluate(server_round, arrays, config, grid))
+        for message in messages:
+            for name, model in self._models.items():
+                message.content[name] = ArrayRecord(model.to_torch_state_dict())
+        return messages
 
 
 def without_arrays(messages: Iterable[Message]) -> Sequence[Message]:

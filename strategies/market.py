@@ -183,15 +183,20 @@ class ParameterMarket(Strategy):
             warn(server_round, f"agent {name}", "its parameters are what was delivered: it has nothing to sell")
         self.history.offers += sum(not trial.after for trial in trials)
         offered = [trial for trial in trials if trial.certificate.positive]
-        bids = self._collect_bids(server_round, offered)
-        asks = self._collect_asks(server_round, bids, trials) if self.broker.terms.rule.asks else {}
+        wanted = self._collect_bids(server_round, offered)
+        bids = {pair: amount for pair, (_, amount) in wanted.items()}
+        bought = {pair: trial for pair, (trial, _) in wanted.items()}
+        asks = self._collect_asks(server_round, bought, trials) if self.broker.terms.rule.asks else {}
         self._deals = self.broker.bargain(server_round, trials, bids, asks)
         for seat in self._present:
             if seat.name in self._deals:
                 seat.keep(self._deals[seat.name][-1][1].merged)
 
-    def _collect_bids(self, server_round: int, offered: list[Trial]) -> dict[tuple[str, str], int]:
-        """Send each buyer its offers, privately, and return the bids: on one of them, and what comes on top of it."""
+    def _collect_bids(self, server_round: int, offered: list[Trial]) -> dict[tuple[str, str], tuple[Trial, int]]:
+        """Send each buyer its offers, privately, and return the bids: on one of them, and what comes on top of it.
+
+        (buyer, seller) -> what the buyer bids on, and how much in micro-credits.
+        """
         mine: dict[str, dict[str, Trial]] = {}
         for trial in offered:
             mine.setdefault(trial.buyer, {})[self._offer_id(server_round, (*trial.after, trial.seller))] = trial
@@ -210,7 +215,7 @@ class ParameterMarket(Strategy):
             ]
             for buyer, trials in mine.items()
         }
-        bids: dict[tuple[str, str], int] = {}
+        bids: dict[tuple[str, str], tuple[Trial, int]] = {}
         for buyer, answer in self._query(server_round, OFFER, "offers", contents).items():
             try:
                 answers = from_columns(Bid, answer.config_records.get("bids", {}))
@@ -224,25 +229,28 @@ class ParameterMarket(Strategy):
                     for place, trial in enumerate(chosen)
                 ):
                     raise MarketError("it bids on more than one offer and what comes on top of it")
-                bids |= {(buyer, trial.seller): bid.amount for trial, bid in zip(chosen, answers, strict=True)}
+                bids |= {(buyer, trial.seller): (trial, bid.amount) for trial, bid in zip(chosen, answers, strict=True)}
             except MarketError as error:
                 warn(server_round, f"agent {buyer}", str(error))
         return bids
 
     def _collect_asks(
-        self, server_round: int, bids: dict[tuple[str, str], int], trials: list[Trial]
+        self, server_round: int, bought: dict[tuple[str, str], Trial], trials: list[Trial]
     ) -> dict[tuple[str, str], int]:
-        """Send each seller the quote requests for its parameters, privately, and return the asks."""
-        tried = {(trial.buyer, trial.seller): trial for trial in trials if not trial.after}
+        """Send each seller the quote requests for its parameters, privately, and return the asks.
+
+        ``bought`` holds what is bid on; what a seller itself would gain is that of its own single purchase.
+        """
+        single = {(trial.buyer, trial.seller): trial for trial in trials if not trial.after}
         sealed = self.broker.terms.disclosure == "sealed"
         wanted: dict[str, dict[str, str]] = {}
-        for buyer, seller in sorted(bids):
+        for buyer, seller in sorted(bought):
             wanted.setdefault(seller, {})[f"{server_round}/{self._pseudonyms.of(buyer)}"] = buyer
         contents: dict[str, list[QuoteRequest]] = {
             seller: [
-                QuoteRequest(key, tried[buyer, seller].layers)
+                QuoteRequest(key, bought[buyer, seller].layers)
                 if sealed
-                else _disclosed(key, tried[buyer, seller], tried[seller, buyer])
+                else _disclosed(key, bought[buyer, seller], single[seller, buyer])
                 for key, buyer in quotes.items()
             ]
             for seller, quotes in wanted.items()

@@ -102,9 +102,9 @@ def test_training_learns_and_depends_on_its_stream_alone():
         optimiser = torch.optim.SGD(model.parameters(), lr=0.5)
         train(model, optimiser, criterion, data, epochs=3, batch_size=32, seed=0, purpose=(purpose,))
         states.append(digest(model.state_dict()))
-        loss, accuracy, on_targets = evaluate(model, criterion, data)
+        loss, accuracy, on_targets = evaluate([model], criterion, data)
         assert accuracy > 0.95
-        assert loss < evaluate(start, criterion, data)[0]
+        assert loss < evaluate([start], criterion, data)[0]
         assert on_targets == accuracy
     assert states[0] == states[1] != states[2]
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 from flwr.app import ArrayRecord
-from flwr.serverapp.strategy import FedAvg
+from flwr.serverapp.strategy import FedAdam, FedAvg
 
 from clients.client_app import app
 from fl_market.configuration import Configuration
@@ -81,6 +81,100 @@ def test_every_arm_runs_and_says_from_what_it_starts(arm):
     assert result.initialisation in ("common", "independent")
     assert {len(agent.rounds) for agent in result.agents.values()} == {2}
     assert (result.deals > 0) == arm.startswith("market")
+
+
+def test_fedprox_is_flower_s_own_and_holds_the_agents_near_the_average():
+    plain, near = curves(run("fedavg")), curves(run("fedprox", proximal_mu=10.0))
+    assert near["A"][-1] > plain["A"][-1], "it moves less"
+    assert curves(run("fedprox", proximal_mu=1e-12))["A"] == pytest.approx(plain["A"], rel=1e-4)
+
+
+def test_fedadam_is_flower_s_own():
+    configuration = Configuration(num_server_rounds=2)
+    common = ArrayRecord(configuration.load_task().initial_model(0).state_dict())
+    grid = InlineGrid(app, 2, configuration.to_mapping())
+    metrics = FedAdam(eta=0.02).start(grid=grid, initial_arrays=common, num_rounds=2).evaluate_metrics_clientapp
+    ours = curves(run("fedadam", rounds=2, server_learning_rate=0.02))
+    assert ours["A"] == ours["B"] == pytest.approx([metrics[index]["test-loss"] for index in (1, 2)])
+
+
+def test_an_ensemble_is_tested_by_the_mean_of_its_probabilities():
+    configuration = Configuration(strategy="siloed", num_server_rounds=1)
+    task, siloed = configuration.load_task(), InlineGrid(app, 2, configuration.to_mapping())
+    run_arm_over(siloed, configuration, "siloed")
+    probabilities = []
+    for context in siloed.contexts.values():
+        model = task.build_model()
+        model.load_state_dict(context.state["model"].to_torch_state_dict())
+        probabilities.append(model(task.test[0]).softmax(1))
+    mean = torch.stack(probabilities).mean(0)
+    expected = -mean.log()[torch.arange(len(mean)), task.test[1]].mean()
+    ours = curves(run("ensemble", rounds=1))
+    assert ours["A"] == ours["B"] == pytest.approx([float(expected)], rel=1e-5)
+
+
+def test_a_pooled_model_sees_everybody_s_data():
+    seen = {}
+
+    class Grid(InlineGrid):
+        def answer(self, message):
+            reply = super().answer(message)
+            if message.metadata.message_type == "train":
+                seen[message.metadata.dst_node_id] = reply.content["metrics"]["num-examples"]
+            return reply
+
+    configuration = Configuration(num_server_rounds=1)
+    run_arm_over(Grid(app, 2, configuration.to_mapping()), configuration, "pooled")
+    total = sum(len(part[0]) for part in configuration.load_task().agents)
+    assert set(seen.values()) == {total}
+
+
+def test_fedala_starts_from_the_common_model_and_becomes_personal():
+    fedala, fedavg = (run(arm, rounds=2, learning_rate=0.05) for arm in ("fedala", "fedavg"))
+    assert fedala.agents["A"].rounds[-1] != fedala.agents["B"].rounds[-1]
+    assert curves(fedavg)["A"] == curves(fedavg)["B"]
+
+
+def test_fedfomo_moves_each_agent_as_its_formula_says():
+    configuration = Configuration(strategy="fedfomo", num_server_rounds=1)
+    task = configuration.load_task()
+    models, delivered = {}, {}
+
+    class Grid(InlineGrid):
+        def answer(self, message):
+            reply = super().answer(message)
+            name = "AB"[message.metadata.dst_node_id - 1000]
+            if message.metadata.message_type == "train":
+                models[name] = reply.content["arrays"].to_torch_state_dict()
+            else:
+                delivered[name] = message.content["arrays"].to_torch_state_dict()
+            return reply
+
+    run_arm_over(Grid(app, 2, configuration.to_mapping()), configuration, "fedfomo")
+    start = task.initial_model(0).state_dict()
+
+    def loss(state):
+        model = task.build_model().eval()
+        model.load_state_dict(state)
+        with torch.no_grad():
+            return float(task.criterion(model(task.broker[0]), task.broker[1]).mean())
+
+    weights = {
+        name: max(0, loss(start) - loss(state))
+        / sum(float((state[key] - start[key]).square().sum()) for key in start) ** 0.5
+        for name, state in models.items()
+    }
+    for key, tensor in start.items():
+        step = sum(weights[name] * (models[name][key] - tensor) for name in models) / sum(weights.values())
+        torch.testing.assert_close(delivered["A"][key], tensor + step, rtol=1e-3, atol=1e-5)
+
+
+def test_agents_test_their_models_only_as_often_as_they_are_asked_to():
+    for arm in ("fedavg", "siloed", "market", "fedala"):
+        often, seldom = (run(arm, rounds=5, first_round=2, test_every=every) for every in (1, 3))
+        for name in "AB":
+            kept = [entry for entry in often.agents[name].rounds if entry.round in (3, 5)]
+            assert list(seldom.agents[name].rounds) == kept
 
 
 def test_an_unknown_arm_is_named():

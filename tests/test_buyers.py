@@ -1,0 +1,131 @@
+"""What the broker keeps of each buyer."""
+
+import pytest
+import torch
+from torch import nn
+
+from fl_market.broker import Broker, Terms
+from fl_market.buyers import Buyers
+from fl_market.errors import MarketError
+from fl_market.gains import Profile, with_labels
+from fl_market.permutation import apply_permutation, random_permutation
+
+
+def build(classes=6):
+    return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, classes or 6))
+
+
+def data(seed):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(120, 4, generator=generator), torch.arange(120) % 6
+
+
+@pytest.fixture
+def buyers():
+    return Buyers(build, nn.CrossEntropyLoss(reduction="none"), data(0), data(1), repaired=False)
+
+
+def test_without_a_profile_the_purpose_is_the_common_one(buyers):
+    assert buyers.of("A") is buyers.common
+    assert buyers.shared_layers("A", "B") == ("0", "2", "4")
+
+
+def test_labels_number_the_outputs(buyers):
+    inputs, targets = with_labels(data(0), (1, 4))
+    assert targets.tolist() == [0, 1] * 20
+    assert torch.equal(inputs, data(0)[0][torch.isin(data(0)[1], torch.tensor([1, 4]))])
+    buyers.register("A", Profile(labels=(1, 4)))
+    assert buyers.of("A").template["4.weight"].shape == (2, 8)
+    assert torch.equal(buyers.of("A").purpose.fit[1], targets)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "shared"),
+    [
+        ((0, 1), (0, 1), ("0", "2", "4")),
+        ((0, 1), (2, 3), ("0", "2")),
+        ((0, 1), (2, 3, 4), ("0", "2")),
+        ((0, 1), (), ("0", "2")),
+    ],
+)
+def test_who_distinguishes_other_classes_shares_all_but_the_head(buyers, one, other, shared):
+    for agent, labels in (("A", one), ("B", other)):
+        buyers.register(agent, Profile(labels=labels))
+    assert buyers.shared_layers("A", "B") == buyers.shared_layers("B", "A") == shared
+
+
+@pytest.mark.parametrize("labels", [(1, 0), (0, 0), (5, 6), (-1, 2), (0, 1, 2, 3, 4, 5)])
+def test_labels_that_are_none(buyers, labels):
+    with pytest.raises(MarketError, match="must be some of the classes 0 to 5"):
+        buyers.register("A", Profile(labels=labels))
+    assert buyers.of("A") is buyers.common
+
+
+def test_labels_without_data_at_the_broker_are_refused():
+    inputs, targets = data(0)
+    few = inputs[targets != 3], targets[targets != 3]
+    made = Buyers(build, nn.CrossEntropyLoss(reduction="none"), few, data(1), repaired=False)
+    with pytest.raises(MarketError, match="too little data"):
+        made.register("A", Profile(labels=(0, 3)))
+
+
+def test_a_profile_replaces_the_one_before(buyers):
+    for weights in ((1.0, 0.0), (0.0, 1.0), (0.0, 1.0)):
+        buyers.register("A", Profile(labels=(1, 4), class_weights=weights))
+    assert set(buyers.of("A").purpose.fit[1].tolist()) == {1}
+
+
+def test_weights_count_for_validation_data_of_one_s_own(buyers):
+    inputs, targets = data(5)
+    buyers.register("A", Profile(class_weights=(1.0,) * 3 + (0.0,) * 3, validation=(inputs[:60], targets[:60])))
+    purpose = buyers.of("A").purpose
+    assert len(purpose.fit[0]) + len(purpose.certify[0]) == 30
+
+
+def broker(**terms):
+    criterion = nn.CrossEntropyLoss(reduction="none")
+    return Broker(build(), criterion, data(0), data(1), terms=Terms(**terms), build=build)
+
+
+def test_a_seller_of_another_head_is_aligned_by_what_is_shared():
+    """The seller's hidden layers are a permuted copy of the buyer's: aligned, they are the buyer's own."""
+    made = broker(repaired=False, confidence=0.5)
+    torch.manual_seed(0)
+    own, head = build().state_dict(), build(2).state_dict()
+    seller = dict(apply_permutation(made.spec, random_permutation(made.spec, 1), own))
+    seller |= {name: tensor for name, tensor in head.items() if name.startswith("4")}
+    made.register("B", Profile(labels=(2, 3)))
+    bought, _ = made.try_before_purchase({"A": own, "B": seller})
+    assert bought.layers == "0,2"
+    for name, tensor in own.items():
+        torch.testing.assert_close(bought.merged[name], tensor)
+    (unaligned, _) = broker_with_labels(aligned=False).try_before_purchase({"A": own, "B": seller})
+    assert not torch.allclose(unaligned.merged["0.weight"], own["0.weight"])
+
+
+def broker_with_labels(**terms):
+    made = broker(repaired=False, **terms)
+    made.register("B", Profile(labels=(2, 3)))
+    return made
+
+
+def test_a_bought_body_cannot_be_resold_under_another_head():
+    made = broker_with_labels()
+    torch.manual_seed(1)
+    delivered = build().state_dict()
+    made.record_delivery("A", delivered)
+    reseller = dict(delivered) | {name: tensor for name, tensor in build(2).state_dict().items() if name[0] == "4"}
+    made.try_before_purchase({"B": reseller, "C": build().state_dict()})
+    assert made.resellers == {"B"}
+
+
+def test_who_shares_nothing_that_is_for_sale_trades_nothing():
+    made = broker_with_labels(layers="2")
+    trials = made.try_before_purchase({"A": build().state_dict(), "B": build(2).state_dict()})
+    assert [trial.layers for trial in trials] == ["", ""]
+
+
+def test_a_broker_of_one_architecture_says_so():
+    made = Broker(build(), nn.CrossEntropyLoss(reduction="none"), data(0), data(1))
+    with pytest.raises(MarketError, match="builds one architecture"):
+        made.register("A", Profile(labels=(0, 1)))
