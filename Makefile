@@ -26,7 +26,7 @@ $(READY): constraints.txt pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "fl-market needs Python 3.11 or later: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --constraint constraints.txt torch
-	$(VENV)/bin/pip install --quiet --constraint constraints.txt --editable '.[dev,bench,postgresql]'
+	$(VENV)/bin/pip install --quiet --constraint constraints.txt --editable '.[dev,bench,datasets,postgresql]'
 	touch $@
 
 # the same pins, but for Flower and for what it pins itself

@@ -53,6 +53,7 @@ _HELP = {
     "repair": "restore the merged model's activation statistics",
     "fit_steps": "gradient steps on the purchased weights of layers or rows",
     "fit_learning_rate": "of those steps",
+    "fit_batch_size": "samples that each of them sees, and the search for a single weight; 0 for all",
     "tuning_learning_rate": "of fedavg-tuned's steps",
     "proximal_mu": "weight of fedprox' proximal term",
     "server_learning_rate": "of fedadam",
@@ -109,14 +110,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_run_options(compare, "inline")
     compare.set_defaults(command=_compare)
 
-    experiment = commands.add_parser("experiment", help="one of the paper's experiments, over many seeds")
-    experiment.add_argument("name", choices=("figure3", "figure4", "figure5", "theorem51"))
-    seeds = ",".join(map(str, range(20)))
-    experiment.add_argument("--seeds", default=seeds, help="comma-separated (default: 0,1,…,19)")
-    experiment.add_argument("--out", metavar="DIR", help="folder for NAME.json and NAME.png; runs/… by default")
-    experiment.add_argument("--overwrite", action="store_true", help="replace an earlier result in --out")
-    experiment.add_argument("--debug", action="store_true", help="show tracebacks")
-    experiment.set_defaults(command=_experiment)
+    _add_experiments(commands.add_parser("experiment", help="one of the paper's experiments, over many seeds"))
 
     bench = commands.add_parser("bench", help="measure speed: both sides in one run, as a ratio")
     benches = bench.add_subparsers(required=True, metavar="NAME")
@@ -146,6 +140,42 @@ def _parser() -> argparse.ArgumentParser:
     ledger.add_argument("--debug", action="store_true", help=argparse.SUPPRESS)
     ledger.set_defaults(command=_ledger)
     return parser
+
+
+def _add_experiments(parser: argparse.ArgumentParser) -> None:
+    experiments = parser.add_subparsers(required=True, metavar="NAME", dest="name")
+    for name, text in {
+        "table1": "the arms on MNIST, CIFAR-10 and TinyImageNet",
+        "table2": "trading some layers, or the best within a budget",
+        "figure2": "how fast the arms' test losses fall",
+    }.items():
+        experiment = experiments.add_parser(name, help=text)
+        experiment.add_argument("--scale", choices=("quick", "full"), default="quick", help="(default: %(default)s)")
+        experiment.add_argument("--data-dir", required=True, metavar="DIR", help="data sets in torchvision's layout")
+        if name == "table1":
+            experiment.add_argument("--data", metavar="SET,…", help="of mnist, cifar10, tinyimagenet")
+        experiment.add_argument("--seeds", default="0,1,2", help="comma-separated (default: %(default)s)")
+        experiment.add_argument("--jobs", type=int, default=0, help="runs at the same time (default: one a processor)")
+        experiment.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(default: auto)")
+        experiment.add_argument(
+            "--out", metavar="DIR", help="folder of the result; what is finished in it is not run again"
+        )
+        experiment.add_argument("--quiet", action="store_true", help="no progress")
+        experiment.add_argument("--debug", action="store_true", help="show tracebacks")
+        experiment.set_defaults(command=_table)
+    for name, text in {
+        "figure3": "linear agents in the market against siloed ones",
+        "figure4": "the market's benefit by the distance of the tasks",
+        "figure5": "prices against the truthful optimum",
+        "theorem51": "rounds to convergence against the bound",
+    }.items():
+        experiment = experiments.add_parser(name, help=text)
+        seeds = ",".join(map(str, range(20)))
+        experiment.add_argument("--seeds", default=seeds, help="comma-separated (default: 0,1,…,19)")
+        experiment.add_argument("--out", metavar="DIR", help="folder for NAME.json and NAME.png; runs/… by default")
+        experiment.add_argument("--overwrite", action="store_true", help="replace an earlier result in --out")
+        experiment.add_argument("--debug", action="store_true", help="show tracebacks")
+        experiment.set_defaults(command=_experiment)
 
 
 def _add_run_options(parser: argparse.ArgumentParser, engine: str) -> None:
@@ -181,6 +211,8 @@ def _configuration(options: argparse.Namespace, name: str) -> Configuration:
         values = {
             field.name: getattr(options, field.name) for field in fields(Configuration) if hasattr(options, field.name)
         }
+        if values["task"].rpartition(":")[0].endswith(".py"):
+            values["task"] = str(Path(values["task"]).absolute())  # other processes may run elsewhere
         configuration = Configuration(**values)
     except MarketError as error:
         raise _BadArgumentsError(str(error)) from error
@@ -249,6 +281,35 @@ def _experiment(options: argparse.Namespace) -> int:
     print(run_experiment(options.name, out_dir, seeds, overwrite=options.overwrite))
     for suffix in ("json", "png"):
         print(Path(out_dir) / f"{options.name}.{suffix}")
+    return 0
+
+
+def _table(options: argparse.Namespace) -> int:
+    from fl_market.experiments import set_environment
+
+    set_environment()
+    from fl_market.experiments.network_tables import Plan, run_table
+
+    data_sets = tuple(options.data.split(",")) if getattr(options, "data", None) else ()
+    try:
+        plan = Plan(
+            options.scale,
+            str(Path(options.data_dir).absolute()),
+            _seeds(options.seeds),
+            data_sets,
+            options.jobs,
+            options.device,
+        )
+    except MarketError as error:
+        raise _BadArgumentsError(str(error)) from error
+    out_dir = options.out or _new_folder(f"{options.name}-{options.scale}")
+
+    def report(line: str) -> None:
+        if not options.quiet:
+            print(line, file=sys.stderr, flush=True)
+
+    print(run_table(options.name, out_dir, plan, report))
+    print(Path(out_dir) / f"{options.name}.json")
     return 0
 
 

@@ -93,8 +93,9 @@ class Configuration:
         The gain-from-trade's form, and the level of its certificate's lower bound.
     repair
         Restore the activation statistics of merged networks, or recompute those of BatchNorm.
-    fit_steps, fit_learning_rate
-        Gradient steps on the purchased weights of layers or rows.
+    fit_steps, fit_learning_rate, fit_batch_size
+        Gradient steps on the purchased weights of layers or rows, and the samples that each sees, as does the search
+        for a single one; 0 for all of the fit split.
     proximal_mu, server_learning_rate
         Of the arms ``fedprox`` (weight of the proximal term) and ``fedadam`` (the server's step).
     tuning_learning_rate
@@ -153,6 +154,7 @@ class Configuration:
     repair: bool = True
     fit_steps: int = 40
     fit_learning_rate: float = 0.1
+    fit_batch_size: int = 0
     tuning_learning_rate: float = 0.001
     proximal_mu: float = 0.01
     server_learning_rate: float = 0.01
@@ -184,6 +186,7 @@ class Configuration:
             "first_round",
             "batch_size",
             "fit_steps",
+            "fit_batch_size",
         ):
             self._require(getattr(self, name) >= 0, name, "a whole number of at least 0")
         for name in (

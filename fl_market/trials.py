@@ -1,6 +1,6 @@
 """Try before purchase (paper, section 3.1): one possible purchase, merged and certified before anybody pays."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -17,6 +17,7 @@ from fl_market.merging import (
     fit_weights,
     hold_out,
     interpolate,
+    layer_of,
     layer_sizes,
     layers_of,
     mean_alpha,
@@ -39,7 +40,8 @@ class Terms:
     layers
         What a purchase comprises, as :func:`fl_market.merging.select_layers` reads it.
     layer_budget
-        Share of the parameters that a purchase may comprise at most; below 1, the broker picks the best layers.
+        Share of the parameters that a purchase may comprise at most; below 1, the broker picks the best layers or,
+        where each row has a weight of its own, the best rows.
     max_purchases
         How many sellers a buyer may buy from in one round.
     repaired
@@ -53,8 +55,8 @@ class Terms:
         cannot be resold as one's own.
     gain, confidence
         Form of the gain-from-trade and level of its lower bound.
-    fit_steps, fit_learning_rate
-        Gradient steps on the weights of layers or rows.
+    fit_steps, fit_learning_rate, fit_batch_size
+        Gradient steps on the weights of layers or rows, and the samples that each sees; 0 for all of the fit split.
     endowment
         Micro-credits that each agent's account opens with.
     """
@@ -72,6 +74,7 @@ class Terms:
     confidence: float = 0.95
     fit_steps: int = 40
     fit_learning_rate: float = 0.1
+    fit_batch_size: int = 0
     endowment: int = 100_000_000
 
 
@@ -133,21 +136,23 @@ class Showroom:
             Layers that the purchase may comprise.
         """
         nothing = self.nothing(names, own, own_losses)
-        layers = self._goods(own, aligned, buyer, for_sale)
+        by_row = self.terms.granularity == "row"
+        layers = tuple(for_sale) if by_row else self._goods(own, aligned, buyer, for_sale)
         if not layers:
             return nothing
         bought = only_layers(own, aligned, layers)
         merge = self._merging(own, bought, buyer)
         try:
             alpha = self._fit_weights(own, bought, merge, buyer, self.terms.granularity)
+            if mean_alpha(alpha, own, layers) == 0:  # no row gains anything
+                return nothing
         except MarketError:
             # a seller whose parameters are finite but absurd: no merged model has a finite loss, so nothing is for sale
             return nothing
         with torch.no_grad():
             merged = merge(alpha)
         certificate = self._certificate(own_losses, certified_losses(buyer.purpose, merged))
-        goods = ALL if len(layers) == len(layers_of(own)) else ",".join(layers)
-        return Trial(*names, goods, mean_alpha(alpha, own, layers), certificate, own, merged)
+        return Trial(*names, _described(layers, alpha, own), mean_alpha(alpha, own, layers), certificate, own, merged)
 
     def _fit_weights(self, own: StateDict, bought: StateDict, merge: Merge, buyer: Buyer, granularity: str) -> Alpha:
         return fit_weights(
@@ -160,7 +165,12 @@ class Showroom:
             together=buyer.together,
             steps=self.terms.fit_steps,
             learning_rate=self.terms.fit_learning_rate,
+            batch_size=self.terms.fit_batch_size,
+            budget=self._budget(own) if self.terms.layer_budget < 1 else None,
         )
+
+    def _budget(self, own: StateDict) -> int:
+        return int(self.terms.layer_budget * sum(layer_sizes(own).values()))
 
     def _goods(self, own: StateDict, aligned: StateDict, buyer: Buyer, for_sale: Sequence[str]) -> tuple[str, ...]:
         """Return the layers that a purchase comprises: those for sale or, within a budget, the best among these.
@@ -185,8 +195,7 @@ class Showroom:
                 return self._certificate(before, buyer.purpose.loss(merge(alpha), held_out)).lower_bound
 
         sizes = layer_sizes(own)
-        budget = int(self.terms.layer_budget * sum(sizes.values()))
-        best, _ = best_layers(budget, {layer: sizes[layer] for layer in for_sale}, gain)
+        best, _ = best_layers(self._budget(own), {layer: sizes[layer] for layer in for_sale}, gain)
         return tuple(layer for layer in for_sale if layer in best)
 
     def _certificate(self, before: Tensor, after: Tensor) -> Certificate:
@@ -209,6 +218,19 @@ class Showroom:
         with torch.no_grad():
             losses = [float(buyer.purpose.loss(merge(0.5), buyer.purpose.fit).mean()) for merge in (plain, repaired)]
         return repaired if losses[1] < losses[0] else plain
+
+
+def _described(layers: Sequence[str], alpha: Alpha, own: StateDict) -> str:
+    """Return what was bought: all, names of layers, or, where rows are left out, how many of each layer's."""
+    goods, whole = [], len(layers) == len(layers_of(own))
+    for layer in layers:
+        weights = [w for name, w in alpha.items() if layer_of(name) == layer] if isinstance(alpha, Mapping) else []
+        rows = max((weight.flatten() for weight in weights), key=len, default=torch.ones(1))
+        bought = int((rows > 0).sum())
+        whole = whole and bought == len(rows)
+        if bought:
+            goods.append(layer if bought == len(rows) else f"{layer}[{bought} of {len(rows)}]")
+    return ALL if whole else ",".join(goods)
 
 
 def surest(trials: Iterable[Trial]) -> Trial | None:

@@ -85,6 +85,7 @@ def _market(aligned: bool = True, granularity: str = "model", priced: bool = Fal
             confidence=options.confidence,
             fit_steps=options.fit_steps,
             fit_learning_rate=options.fit_learning_rate,
+            fit_batch_size=options.fit_batch_size,
             endowment=micro_credits(options.endowment),
         )
         return _among_nodes(

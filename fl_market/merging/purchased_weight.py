@@ -15,6 +15,7 @@ from fl_market.errors import MarketError
 from fl_market.gains.losses import Batch, Loss
 from fl_market.merging.interpolation import Alpha, Merge, interpolate
 from fl_market.merging.layers import layer_of
+from fl_market.merging.rows import Rows, best_rows, row_gains
 from fl_market.parameters import StateDict
 from fl_market.permutation.spec import state_of
 
@@ -24,6 +25,8 @@ GRID = tuple(round(0.05 + 0.1 * step, 2) for step in range(10))
 REFINEMENTS = 2
 HELD_OUT = 0.2
 """Share of the fit split on which the gradient steps are stopped; the steps see the rest."""
+HELD_OUT_EVERY = 5
+"""Steps on batches between two looks at that share; steps on the whole are each looked at."""
 
 
 def fit_weights(
@@ -37,6 +40,8 @@ def fit_weights(
     together: bool = False,
     steps: int = 40,
     learning_rate: float = 0.1,
+    batch_size: int = 0,
+    budget: int | None = None,
 ) -> Alpha:
     """Return the purchased weight that minimises the broker's loss on the fit split.
 
@@ -58,6 +63,11 @@ def fit_weights(
         are repaired this is half as fast again; convolutions and attention are slower this way.
     steps, learning_rate
         Adam's steps on the logits of the α's, for layers and rows.
+    batch_size
+        Samples that each evaluation of a candidate sees: the first so many for the single α, and others in turn for
+        each gradient step; 0 for the whole fit split.
+    budget
+        How many parameters may be bought at most, for rows; the best ones are, and all others have the weight 0.
 
     Returns
     -------
@@ -75,8 +85,10 @@ def fit_weights(
     merged = merge or (lambda alpha: interpolate(own, other, alpha))
     names = [name for name, tensor in own.items() if tensor.is_floating_point()]
 
+    searched = _batches(fit_data, batch_size)[0]
+
     def mean_loss(alpha: Alpha) -> Tensor:
-        return loss(merged(alpha), fit_data).mean()
+        return loss(merged(alpha), searched).mean()
 
     def mean_losses(alphas: Sequence[float]) -> list[float]:
         if not together:
@@ -88,17 +100,27 @@ def fit_weights(
         single = minimise_scalar(mean_losses)
     if granularity == "model":
         return single
+    # what both share (the layers that are not for sale) takes no part
+    traded = {name: own[name] for name in names if own[name] is not other[name]}
     shares = _Shares(own, single, by_row=granularity == "row")
-    return _descend(shares, merged, loss, fit_data, steps, learning_rate)
+    alpha = _descend(shares, merged, loss, fit_data, steps, learning_rate, batch_size)
+    if budget is None or granularity != "row" or sum(tensor.numel() for tensor in traded.values()) <= budget:
+        return alpha
+    layers = {layer_of(name) for name in traded}
+    gains = row_gains(shares.weights(), lambda weights: mean_loss(shares.expand(weights)))
+    shares.only(best_rows(budget, {layer: gains[layer] for layer in gains if layer in layers}, shares.row_sizes()))
+    return _descend(shares, merged, loss, fit_data, steps, learning_rate, batch_size)
 
 
 def mean_alpha(alpha: Alpha, state: StateDict, layers: Collection[str] | None = None) -> float:
     """Return the share of the seller in what was bought: the mean α over the parameters of some layers, or of all."""
     if isinstance(alpha, float):
         return alpha
-    bought = {name: weight for name, weight in alpha.items() if layers is None or layer_of(name) in layers}
-    total = sum(float(weight.expand_as(state[name]).sum()) for name, weight in bought.items())
-    return total / sum(state[name].numel() for name in bought)
+    bought = [
+        weight.expand_as(state[name]) for name, weight in alpha.items() if layers is None or layer_of(name) in layers
+    ]
+    count = sum(int((weight > 0).sum()) for weight in bought)
+    return sum(float(weight.sum()) for weight in bought) / count if count else 0.0
 
 
 def minimise_scalar(values: Callable[[Sequence[float]], Sequence[float]]) -> float:
@@ -152,6 +174,14 @@ def hold_out(fit_data: Batch) -> tuple[Batch, Batch]:
     return tuple(part[:cut] for part in fit_data), tuple(part[cut:] for part in fit_data)
 
 
+def _batches(data: Batch, batch_size: int) -> list[Batch]:
+    """Return whole batches of some size; all of the data in one where that is 0 or more than there is."""
+    count = len(data[0]) // batch_size if batch_size else 0
+    if count < 1:
+        return [data]
+    return [tuple(part[place * batch_size : (place + 1) * batch_size] for part in data) for place in range(count)]
+
+
 class _Shares:
     """Logits of many α's: one for each layer, or for each output row of each layer."""
 
@@ -163,17 +193,35 @@ class _Shares:
                 if tensor.dim():
                     rows[layer_of(name)] = max(rows[layer_of(name)], tensor.shape[0])
         logit = float(np.log(start) - np.log1p(-min(start, 0.999)))
+        device = next(iter(self._state.values())).device
         self.logits = {
-            layer: torch.full((rows[layer],), logit, requires_grad=True)
+            layer: torch.full((rows[layer],), logit, device=device, requires_grad=True)
             for layer in dict.fromkeys(map(layer_of, self._state))
         }
+        self._bought: Rows = {layer: torch.ones_like(logits) for layer, logits in self.logits.items()}
+
+    def only(self, bought: Rows) -> None:
+        """Buy some rows only: 1 for each of them, 0 for each other, and nothing of layers that are not named."""
+        self._bought = {layer: bought.get(layer, torch.zeros_like(some)) for layer, some in self.logits.items()}
+
+    def weights(self) -> dict[str, Tensor]:
+        """Return the weight of each layer or row."""
+        return {layer: torch.sigmoid(logits) * self._bought[layer] for layer, logits in self.logits.items()}
+
+    def row_sizes(self) -> dict[str, float]:
+        """Return the parameters of one row of each layer."""
+        sizes = dict.fromkeys(self.logits, 0.0)
+        for name, tensor in self._state.items():
+            sizes[layer_of(name)] += tensor.numel() / len(self.logits[layer_of(name)])
+        return sizes
 
     def alpha(self) -> dict[str, Tensor]:
         """Return the weights that the logits stand for, each shaped so that it broadcasts against its tensor."""
-        return {
-            name: self._broadcast(torch.sigmoid(self.logits[layer_of(name)]), tensor)
-            for name, tensor in self._state.items()
-        }
+        return self.expand(self.weights())
+
+    def expand(self, weights: Rows) -> dict[str, Tensor]:
+        """Return weights of layers or rows, each shaped so that it broadcasts against its tensor."""
+        return {name: self._broadcast(weights[layer_of(name)], tensor) for name, tensor in self._state.items()}
 
     @staticmethod
     def _broadcast(alpha: Tensor, tensor: Tensor) -> Tensor:
@@ -183,21 +231,23 @@ class _Shares:
 
 
 def _descend(
-    shares: _Shares, merged: Merge, loss: Loss, fit_data: Batch, steps: int, learning_rate: float
+    shares: _Shares, merged: Merge, loss: Loss, fit_data: Batch, steps: int, learning_rate: float, batch_size: int
 ) -> dict[str, Tensor]:
     """Take Adam steps on the logits and return the α's with the least loss on the held-out part."""
     seen, held_out = hold_out(fit_data)
+    batches = _batches(seen, batch_size)
     optimiser = torch.optim.Adam(shares.logits.values(), lr=learning_rate)
     best, best_loss = shares.alpha(), float("inf")
     for step in range(steps + 1):
         alpha = shares.alpha()
         state = merged(alpha)
-        with torch.no_grad():
-            held_out_loss = float(loss(state, held_out).mean())
-        if held_out_loss < best_loss:
-            best, best_loss = alpha, held_out_loss
+        if step == steps or not batch_size or step % HELD_OUT_EVERY == 0:
+            with torch.no_grad():
+                held_out_loss = float(loss(state, held_out).mean())
+            if held_out_loss < best_loss:
+                best, best_loss = alpha, held_out_loss
         if step < steps:
             optimiser.zero_grad()
-            loss(state, seen).mean().backward()  # type: ignore[no-untyped-call]
+            loss(state, batches[step % len(batches)]).mean().backward()  # type: ignore[no-untyped-call]
             optimiser.step()
     return {name: weight.detach() for name, weight in best.items()}

@@ -1,0 +1,104 @@
+"""Cells of an experiment: one run each, on several processes, kept on disk, and never computed twice."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from fl_market.configuration import Configuration
+from fl_market.reports.files import prepare_folder, write_json
+
+CELLS = "cells"
+_OF_ONE_MACHINE = ("out-dir", "data-dir", "download")
+"""Options that do not change a result."""
+
+
+def run_cells(
+    cells: Sequence[Configuration],
+    folder: Path,
+    *,
+    jobs: int = 0,
+    report: Callable[[str], None] = lambda line: None,
+) -> list[dict[str, Any]]:
+    """Return the result of each run, as ``ArmResult.as_json`` has it.
+
+    Parameters
+    ----------
+    cells
+        What to run; each one's ``strategy`` names the arm.
+    folder
+        Where results are kept: whatever is there already is not run again, and what is finished survives an
+        interruption.
+    jobs
+        How many run at the same time; 0 for as many as there are processors, or 1 on an accelerator. Results do not
+        depend on it.
+    report
+        Called with a line for each finished cell.
+
+    Raises
+    ------
+    MarketError
+        If a run fails; those that were finished are kept.
+    """
+    kept = prepare_folder(folder / CELLS)
+    missing = {_key(cell): cell for cell in cells if not (kept / f"{_key(cell)}.json").exists()}
+    report(f"{len(missing)} of {len({_key(cell) for cell in cells})} cells to run")
+    if missing:
+        on_device = next(iter(missing.values())).hardware.device.type != "cpu"
+        workers = jobs or (1 if on_device else os.cpu_count() or 1)
+        # a fresh process for each worker: neither threads nor an accelerator survive a fork
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+            running = {pool.submit(run_cell, cell): (key, cell) for key, cell in missing.items()}
+            _collect(running, kept, report)
+    return [json.loads((kept / f"{_key(cell)}.json").read_text(encoding="utf-8"))["result"] for cell in cells]
+
+
+def _collect(
+    running: Mapping[Future[dict[str, Any]], tuple[str, Configuration]], kept: Path, report: Callable[[str], None]
+) -> None:
+    """Write each result as soon as it is there; after a failure, those of the runs that have begun, and raise."""
+    failure: BaseException | None = None
+    for number, done in enumerate(as_completed(running), start=1):
+        if done.cancelled():
+            continue
+        if done.exception() is not None:
+            failure = failure or done.exception()
+            for waiting in running:
+                waiting.cancel()
+            continue
+        key, cell = running[done]
+        write_json(kept / f"{key}.json", {"configuration": cell.to_mapping(), "result": done.result()})
+        report(f"{number} of {len(running)}: {_line(cell, done.result())}")
+    if failure is not None:
+        raise failure
+
+
+def run_cell(cell: Configuration) -> dict[str, Any]:
+    """Run one cell in this process."""
+    from fl_market.experiments import set_environment
+
+    set_environment()
+    import logging
+
+    import flwr.common.logger  # noqa: F401  (its import sets a level of its own)
+
+    logging.getLogger("flwr").setLevel(logging.WARNING)
+    from fl_market.experiments.engines import run_inline
+
+    return run_inline(cell).as_json()
+
+
+def _key(cell: Configuration) -> str:
+    options = {name: value for name, value in cell.to_mapping().items() if name not in _OF_ONE_MACHINE}
+    options["sample"] = not cell.data_dir
+    digest = hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()
+    return f"{cell.task.rpartition('/')[2]}-{cell.strategy}-{cell.seed}-{digest[:12]}"
+
+
+def _line(cell: Configuration, result: dict[str, Any]) -> str:
+    accuracies = " / ".join(f"{100 * agent['test_accuracy']:.2f}" for agent in result["agents"].values())
+    return f"{cell.task}, {cell.strategy}, seed {cell.seed}: {accuracies} % ({result['seconds']:.0f} s)"

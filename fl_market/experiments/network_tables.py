@@ -1,0 +1,305 @@
+"""``fl-market experiment table1|table2|figure2``: the paper's tables and figure for networks, and what it lacks.
+
+Stricter than published: no decision looks at the test set, several seeds with their spread, the same budget for every
+arm. Published numbers stand beside ours.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from fl_market.configuration import Configuration
+from fl_market.errors import MarketError
+from fl_market.experiments.cells import run_cells
+from fl_market.reports.files import prepare_folder, write_json
+from fl_market.reports.table import summary_table
+
+SCALES = ("quick", "full")
+SEEDS = (0, 1, 2)
+ARMS = ("siloed", "fedavg-late", "fedavg", "market-unaligned", "market", "market-fine")
+AGENTS = ("A", "B")
+
+_WIDE = {"optimiser": "adam", "norm": "layer", "widen": 6, "learning_rate": 0.01, "num_server_rounds": 60}
+SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
+    "mnist": {
+        "quick": {"task": "mnist-mlp", "num_server_rounds": 20},
+        "full": {"task": "mnist-mlp", "num_server_rounds": 60},
+    },
+    "cifar10": {
+        "quick": {
+            "task": "cifar10-resnet20",
+            "norm": "layer",
+            "precision": "bfloat16",
+            "optimiser": "adam",
+            "learning_rate": 0.003,
+            "batch_size": 32,
+            "train_samples": 2500,
+            "broker_samples": 600,
+            "fit_steps": 10,
+            "num_server_rounds": 12,
+            "first_round": 3,
+            "test_every": 12,
+        },
+        "full": {"task": "cifar10-resnet20", "batch_size": 512, "augment": True, **_WIDE},
+    },
+    "tinyimagenet": {
+        "quick": {
+            "task": "tinyimagenet-resnet20",
+            "norm": "layer",
+            "precision": "bfloat16",
+            "optimiser": "adam",
+            "learning_rate": 0.003,
+            "batch_size": 32,
+            "train_samples": 6000,
+            "broker_samples": 1000,
+            "fit_steps": 10,
+            "num_server_rounds": 12,
+            "first_round": 3,
+            "test_every": 12,
+        },
+        "full": {"task": "tinyimagenet-resnet20", "batch_size": 256, **_WIDE},
+    },
+}
+"""Data set -> scale -> options that differ from the defaults. The full scale is the published set-up."""
+DATA_SETS = {"quick": ("mnist", "cifar10"), "full": ("mnist", "cifar10", "tinyimagenet")}
+"""Which of them a scale runs where none is named."""
+
+PUBLISHED: dict[str, dict[str, tuple[float, float]]] = {
+    "mnist": {
+        "siloed": (68.50, 72.97),
+        "fedavg-late": (81.98, 81.98),
+        "market-unaligned": (84.64, 84.64),
+        "market": (86.96, 86.96),
+    },
+    "cifar10": {
+        "siloed": (71.14, 70.56),
+        "fedavg-late": (70.35, 67.85),
+        "market-unaligned": (78.31, 78.31),
+        "market": (79.90, 79.90),
+    },
+    "tinyimagenet": {
+        "siloed": (21.67, 15.89),
+        "fedavg-late": (19.95, 19.33),
+        "market-unaligned": (31.28, 31.30),
+        "market": (31.69, 31.82),
+    },
+}
+LAYERS = ("3,4", "2,3,4", "0,1,2", "0,1", "all")
+BUDGETS = (0.25, 0.5, 0.75)
+PUBLISHED_LAYERS = {
+    "none": (71.29, 72.54),
+    "3,4": (66.28, 71.98),
+    "2,3,4": (70.73, 73.36),
+    "0,1,2": (74.76, 74.16),
+    "0,1": (78.86, 79.82),
+    "all": (86.96, 86.96),
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a user asked an experiment for.
+
+    Attributes
+    ----------
+    scale
+        One of ``SCALES``.
+    data_dir
+        The data sets, as :mod:`fl_market.tasks` reads them.
+    seeds
+        Each once.
+    data_sets
+        Of ``table1``; none for those of the scale.
+    jobs
+        Processes; 0 for as many as there are processors.
+    device
+        Where models are computed.
+    options
+        Options in place of the scale's, for tests.
+    """
+
+    scale: str
+    data_dir: str
+    seeds: Sequence[int] = SEEDS
+    data_sets: Sequence[str] = ()
+    jobs: int = 0
+    device: str = "auto"
+    options: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.seeds:
+            raise MarketError("an experiment needs at least one seed")
+        if unknown := [name for name in self.data_sets if name not in SETTINGS]:
+            raise MarketError(f"unknown data set {unknown[0]!r}; accepted are {', '.join(SETTINGS)}")
+
+    def cell(self, data_set: str, arm: str, seed: int, **options: Any) -> Configuration:
+        """Return one run of the experiment."""
+        settings = SETTINGS[data_set][self.scale] | dict(self.options or {}) | options
+        return Configuration(strategy=arm, seed=seed, data_dir=self.data_dir, device=self.device, **settings)
+
+
+Report = Callable[[str], None]
+
+
+def table1(folder: Path, plan: Plan, report: Report) -> str:
+    """Compare the arms on each data set (section 6.1.1, table 1)."""
+    names = tuple(plan.data_sets) or DATA_SETS[plan.scale]
+    cells = [plan.cell(name, arm, seed) for name in names for seed in plan.seeds for arm in ARMS]
+    results = dict(zip(cells, run_cells(cells, folder, jobs=plan.jobs, report=report), strict=True))
+    found = {
+        name: {arm: _accuracies([results[plan.cell(name, arm, seed)] for seed in plan.seeds]) for arm in ARMS}
+        for name in names
+    }
+    write_json(folder / "table1.json", {"scale": plan.scale, "seeds": list(plan.seeds), "cells": found})
+    rows = []
+    for name in SETTINGS:
+        for arm in ARMS:
+            ours = [_percent(found[name][arm][agent]) if name in found else "not measured" for agent in AGENTS]
+            gain = _above(found[name], arm) if name in found else ""
+            rows.append((f"{name}, {arm}", *ours, gain, _published(PUBLISHED[name].get(arm))))
+    header = ("data, arm", "A", "B", "above fedavg-late", "the paper, A / B")
+    return summary_table(_title("Table 1", plan), header, rows)
+
+
+def table2(folder: Path, plan: Plan, report: Report) -> str:
+    """Trade some layers of the perceptron (section 6.1.2, table 2), and the best within a budget of parameters."""
+    options: dict[str, tuple[str, dict[str, Any]]] = {"none": ("siloed", {})}
+    options |= {layers: ("market", {"layers": layers}) for layers in LAYERS}
+    budgets = {f"best {budget:.0%}": ("market-fine", {"layer_budget": budget}) for budget in BUDGETS}
+    whole: dict[str, tuple[str, dict[str, Any]]] = {"all, α per row": ("market-fine", {})}
+    rows = {
+        label: [plan.cell("mnist", arm, seed, **changed) for seed in plan.seeds]
+        for label, (arm, changed) in (options | budgets | whole).items()
+    }
+    cells = [cell for some in rows.values() for cell in some]
+    results = dict(zip(cells, run_cells(cells, folder, jobs=plan.jobs, report=report), strict=True))
+    found = {label: _accuracies([results[cell] for cell in some]) for label, some in rows.items()}
+    shares = {label: _gain(found, label, "none") / _gain(found, "all, α per row", "none") for label in budgets}
+    document = {
+        "scale": plan.scale,
+        "seeds": list(plan.seeds),
+        "rows": {label: found[label] for label in options},
+        "budgets": {label: found[label] for label in (*budgets, *whole)},
+        "share of the gain": shares,
+    }
+    write_json(folder / "table2.json", document)
+    table = [
+        (
+            label,
+            *(_percent(found[label][agent]) for agent in AGENTS),
+            f"{shares[label]:.0%}" if label in shares else "",
+            _published(PUBLISHED_LAYERS.get(label)),
+        )
+        for label in rows
+    ]
+    header = ("layers traded", "A", "B", "share of the whole gain", "the paper, A / B")
+    return summary_table(_title("Table 2", plan), header, table)
+
+
+def figure2(folder: Path, plan: Plan, report: Report) -> str:
+    """Compare how fast the arms' test losses fall (section 6.1.1, figure 2)."""
+    cells = [plan.cell("mnist", arm, seed) for seed in plan.seeds for arm in ARMS]
+    results = dict(zip(cells, run_cells(cells, folder, jobs=plan.jobs, report=report), strict=True))
+    curves = {arm: [_mean_curve(results[plan.cell("mnist", arm, seed)]) for seed in plan.seeds] for arm in ARMS}
+    rounds = len(curves["siloed"][0])
+    reached = {
+        arm: [_first_below(curve, late[-1]) for curve, late in zip(some, curves["fedavg-late"], strict=True)]
+        for arm, some in curves.items()
+    }
+    write_json(
+        folder / "figure2.json",
+        {
+            "scale": plan.scale,
+            "seeds": list(plan.seeds),
+            "rounds": rounds,
+            "test_loss": {arm: [list(values) for values in some] for arm, some in curves.items()},
+            "rounds to fedavg-late's final loss": reached,
+        },
+    )
+    _draw(folder / "figure2.png", curves)
+    rows = [
+        (
+            arm,
+            _spread([curve[-1] for curve in some]),
+            ", ".join("never" if number is None else str(number) for number in reached[arm]),
+        )
+        for arm, some in curves.items()
+    ]
+    header = ("arm", "final test loss, mean of A and B", f"rounds of {rounds} to fedavg-late's final loss, by seed")
+    return summary_table(_title("Figure 2: MNIST", plan), header, rows)
+
+
+TABLES: dict[str, Callable[[Path, Plan, Report], str]] = {"table1": table1, "table2": table2, "figure2": figure2}
+"""The experiments by name."""
+
+
+def run_table(name: str, out_dir: str, plan: Plan, report: Report = lambda line: None) -> str:
+    """Run one of the experiments, write its JSON, and return its table.
+
+    Cells that an earlier, perhaps interrupted, run left in the folder are not computed again.
+    """
+    return TABLES[name](prepare_folder(Path(out_dir)), plan, report)
+
+
+def _accuracies(results: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """Return mean and spread of each agent's final test accuracy."""
+    found = {}
+    for agent in AGENTS:
+        values = [result["agents"][agent]["test_accuracy"] for result in results]
+        found[agent] = {"mean": mean(values), "std": stdev(values) if len(values) > 1 else 0.0}
+    return found
+
+
+def _mean_curve(result: Mapping[str, Any]) -> list[float]:
+    curves = [[entry["test_loss"] for entry in agent["rounds"]] for agent in result["agents"].values()]
+    return [mean(losses) for losses in zip(*curves, strict=True)]
+
+
+def _first_below(curve: Sequence[float], target: float) -> int | None:
+    return next((number for number, loss in enumerate(curve, start=1) if loss <= target), None)
+
+
+def _gain(found: Mapping[str, Mapping[str, Mapping[str, float]]], label: str, base: str) -> float:
+    return mean(found[label][agent]["mean"] - found[base][agent]["mean"] for agent in AGENTS)
+
+
+def _above(found: Mapping[str, Mapping[str, Mapping[str, float]]], arm: str) -> str:
+    return f"{100 * _gain(found, arm, 'fedavg-late'):+.2f}" if arm != "fedavg-late" else ""
+
+
+def _percent(cell: Mapping[str, float]) -> str:
+    return f"{100 * cell['mean']:.2f} ± {100 * cell['std']:.2f}"
+
+
+def _spread(values: Sequence[float]) -> str:
+    return f"{mean(values):.4f} ± {stdev(values) if len(values) > 1 else 0.0:.4f}"
+
+
+def _published(pair: tuple[float, float] | None) -> str:
+    return "" if pair is None else f"{pair[0]:.2f} / {pair[1]:.2f}"
+
+
+def _title(name: str, plan: Plan) -> str:
+    seeds = ", ".join(map(str, plan.seeds))
+    return f"{name}, {plan.scale} scale: test accuracy (%), mean ± standard deviation over the seeds {seeds}"
+
+
+def _draw(path: Path, curves: Mapping[str, Sequence[Sequence[float]]]) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    for arm, some in curves.items():
+        columns = list(zip(*some, strict=True))
+        rounds = range(1, len(columns) + 1)
+        (line,) = axes.plot(rounds, [mean(losses) for losses in columns], label=arm)
+        axes.fill_between(
+            rounds, [min(c) for c in columns], [max(c) for c in columns], color=line.get_color(), alpha=0.15
+        )
+    axes.set(xlabel="round", ylabel="test loss, mean of A and B", yscale="log")
+    axes.legend()
+    figure.savefig(path, dpi=120)
