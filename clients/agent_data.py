@@ -7,9 +7,10 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from clients.local_data import read_local_data
 from fl_market.configuration import Configuration
 from fl_market.errors import MarketError
-from fl_market.gains import Batch
+from fl_market.gains import Batch, with_labels
 from fl_market.seeds import torch_generator
 from fl_market.tasks import Task
 
@@ -45,8 +46,12 @@ def load_agent_data(options: Configuration, index: int) -> AgentData:
     MarketError
         If the data cannot be read, or a class, or as many samples as are to be held out, do not exist.
     """
-    task = options.load_task().restricted_to(options.label_set)
+    whole = options.load_task()
+    task = whole.restricted_to(options.label_set)
     training, validation = task.agents[index], None
+    if options.local_data:
+        training = read_local_data(options.local_data, whole)
+        training = with_labels(training, options.label_set) if options.label_set else training
     if options.validation_samples:
         training, validation = _hold_out(training, options.validation_samples, options.seed, index)
     labels = options.label_set or tuple(range(task.classes))

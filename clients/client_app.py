@@ -5,12 +5,15 @@ node.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
 from clients.adaptive_aggregation import adapt
 from clients.agent_data import AgentData, load_agent_data, pooled
+from clients.agent_disk import AgentDisk
 from clients.quote_history import learned_prior, remember, resolve
 from clients.training import evaluate, make_optimiser, pack, train, unpack
 from clients.valuation import decide, value, value_disclosed
@@ -18,13 +21,13 @@ from fl_market.configuration import PRIVATE_OPTIONS, Configuration
 from fl_market.errors import MarketError
 from fl_market.naming import agent_name
 from fl_market.parameters import StateDict, digest
-from fl_market.pricing import parse_prior, parse_rule
+from fl_market.pricing import micro_credits, parse_prior, parse_rule
 from fl_market.protocol import DisclosedQuote, Offer, PublicPrice, QuoteRequest, Receipt, from_columns, to_columns
 from fl_market.seeds import reproducible
 
 app = ClientApp()
 
-MODEL, OPTIMISER, SHARES = "model", "optimiser", "adaptive-shares"
+MODEL, OPTIMISER, SHARES, SPENT = "model", "optimiser", "adaptive-shares", "spent"
 Record = ArrayRecord | MetricRecord | ConfigRecord
 
 
@@ -74,8 +77,12 @@ def train_model(message: Message, context: Context) -> Message:
 @app.query("offer")
 def answer_offers(message: Message, context: Context) -> Message:
     """Bid on the best offer, or decline."""
-    offers = from_columns(Offer, message.content.config_records["offers"])
-    bids = decide(offers, _options(context).bid_scale)
+    offers, options = from_columns(Offer, message.content.config_records["offers"]), _options(context)
+    most_each = micro_credits(options.purchase_limit) or None
+    left = None
+    if options.spending_limit:
+        left = max(0, micro_credits(options.spending_limit) - _spent(context))
+    bids = decide(offers, options.bid_scale, most_each, left)
     return _reply(message, _index(context), {"bids": ConfigRecord(to_columns(bids))})
 
 
@@ -94,6 +101,8 @@ def answer_quotes(message: Message, context: Context) -> Message:
     else:
         disclosed = from_columns(DisclosedQuote, columns)
         asks = value_disclosed(disclosed, options.disclosure, options.cost, options.bid_scale)
+    reserve = micro_credits(options.reserve_price)
+    asks = [replace(ask, amount=max(ask.amount, reserve)) for ask in asks]
     remember(context, asks)
     return _reply(message, _index(context), {"asks": ConfigRecord(to_columns(asks))})
 
@@ -106,13 +115,40 @@ def take_delivery(message: Message, context: Context) -> Message:
         _adapt(message, context)
     else:
         _receive(message, context)
-    resolve(context, from_columns(Receipt, message.content.config_records.get("receipts", {})))
+    receipts = from_columns(Receipt, message.content.config_records.get("receipts", {}))
+    resolve(context, receipts)
     state = context.state.array_records[MODEL].to_torch_state_dict()
+    _keep(context, state, receipts, int(str(message.content.config_records["config"]["server-round"])))
     content: dict[str, Record] = {"acknowledgement": ConfigRecord({"model-digest": digest(state)})}
     if options.tests_in(int(str(message.content.config_records["config"]["server-round"]))):
         states = [record.to_torch_state_dict() for record in _records(message, "ensemble")]
         content["metrics"] = _tested(options, index, states or [state])
     return _reply(message, index, content)
+
+
+def _keep(context: Context, state: StateDict, receipts: Sequence[Receipt], market_round: int) -> None:
+    """Write the agent's model and receipts to its own disk, before anything is acknowledged; and what it has spent."""
+    bought = sum(receipt.price for receipt in receipts if receipt.side == "bought")
+    context.state[SPENT] = ConfigRecord({"micro-credits": _spent_since_start(context) + bought})
+    if (disk := _disk(context)) is not None:
+        disk.note(receipts, context.run_id, market_round)
+        disk.save_model(state, context.run_id, market_round)
+
+
+def _spent(context: Context) -> int:
+    """Return what the agent has spent; its disk outlives the node, and knows of earlier runs as well."""
+    disk = _disk(context)
+    return _spent_since_start(context) if disk is None else disk.spent()
+
+
+def _spent_since_start(context: Context) -> int:
+    record = context.state.config_records.get(SPENT)
+    return 0 if record is None else int(str(record["micro-credits"]))
+
+
+def _disk(context: Context) -> AgentDisk | None:
+    folder = _options(context).agent_dir
+    return AgentDisk(Path(folder) / agent_name(_index(context))) if folder else None
 
 
 def _tested(options: Configuration, index: int, states: Sequence[StateDict]) -> MetricRecord:

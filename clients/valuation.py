@@ -10,17 +10,32 @@ SAME_MINIMUM = 0.02
 """Weights of the two directions that add up to 1 but for this much point at one minimum."""
 
 
-def decide(offers: Sequence[Offer], bid_scale: float) -> list[Bid]:
+def decide(
+    offers: Sequence[Offer], bid_scale: float, most_each: int | None = None, most_in_all: int | None = None
+) -> list[Bid]:
     """Return a bid on the offer whose certified gain is surest and on each that comes on top of it.
 
     A bid is the gain-from-trade itself, times the credits that a gain of 1 is worth to this agent; there is none where
     there is no offer.
+
+    Parameters
+    ----------
+    offers
+        Those of one round.
+    bid_scale
+        Credits that a gain of 1 is worth.
+    most_each, most_in_all
+        Micro-credits that the agent will pay for one purchase, and for all of this round; None for no limit. Where
+        nothing is left, there is no bid.
     """
     alone = [offer for offer in offers if not offer.after]
     best = max(alone, key=lambda offer: (offer.lower_bound, offer.gain, offer.id), default=None)
-    bids = []
-    while best is not None:
-        bids.append(Bid(best.id, max(0, micro_credits(bid_scale * best.gain))))
+    bids: list[Bid] = []
+    left = most_in_all
+    while best is not None and left != 0:
+        limits = [limit for limit in (most_each, left) if limit is not None]
+        bids.append(Bid(best.id, min(max(0, micro_credits(bid_scale * best.gain)), *limits, LIMIT)))
+        left = None if left is None else left - bids[-1].amount
         best = next((offer for offer in offers if offer.after == bids[-1].offer), None)
     return bids
 

@@ -63,6 +63,11 @@ _HELP = {
     "learn_prior": "sellers learn their prior from their own quotes, once they have five",
     "prior": "a seller's belief about the buyer's gain, as 'uniform(0, 1)' or 'exponential(10)'",
     "cost": "a seller's own cost, in units of the gain",
+    "purchase_limit": "credits that an agent pays at most for one purchase; 0 for no limit",
+    "spending_limit": "credits that an agent pays at most for all; 0 for no limit",
+    "reserve_price": "credits that an agent asks at least",
+    "local_data": "an agent's own training data: a folder of images by class, an .npz file, or FILE.py:FUNCTION",
+    "agent_dir": "folder in which each agent keeps its model and its receipts",
     "endowment": "credits that each agent starts with",
     "reply_timeout": "seconds to wait for an agent's reply",
     "connect_timeout": "seconds to wait for the agents to connect",
@@ -126,11 +131,14 @@ def _parser() -> argparse.ArgumentParser:
     align.set_defaults(command=_bench_align)
 
     ledger = commands.add_parser("ledger", help="look into a ledger")
-    ledger.add_argument("action", choices=("show", "verify", "export"))
+    ledger.add_argument("action", choices=("show", "verify", "export", "reconcile"))
     ledger.add_argument(
         "--db", required=True, metavar="URL", help="sqlite:///FILE or the file itself, or postgresql+psycopg://…"
     )
-    ledger.add_argument("--account", metavar="NAME", help="show: the statement of one account")
+    ledger.add_argument(
+        "--account", metavar="NAME", help="show: the statement of one account; reconcile: whose receipts"
+    )
+    ledger.add_argument("--receipts", metavar="FILE", help="reconcile: an agent's journal, receipts.jsonl")
     ledger.add_argument(
         "--format",
         choices=("csv", "json", "beancount"),
@@ -342,10 +350,12 @@ def _bench_align(options: argparse.Namespace) -> int:
 
 
 def _ledger(options: argparse.Namespace) -> int:
-    from fl_market.ledger import Ledger
+    from fl_market.ledger import Ledger, read_receipts, reconcile
     from fl_market.reports.export import FORMATS
     from fl_market.reports.ledger import ledger_table, statement_table
 
+    if options.action == "reconcile" and not (options.account and options.receipts):
+        raise _BadArgumentsError("reconcile needs --account NAME and --receipts FILE")
     url = options.db if "://" in options.db else f"sqlite:///{options.db}"
     with Ledger.open_existing(url) as ledger:
         if options.action == "show":
@@ -354,10 +364,16 @@ def _ledger(options: argparse.Namespace) -> int:
         if options.action == "export":
             print(FORMATS[options.format](ledger), end="")
             return 0
-        problems = ledger.verify()
+        if options.action == "reconcile":
+            receipts = read_receipts(Path(options.receipts))
+            problems = reconcile(options.account, ledger.deals(), receipts)
+        else:
+            problems = ledger.verify()
         for problem in problems:
             print(problem)
-        if not problems:
+        if not problems and options.action == "reconcile":
+            print(f"all {len(receipts)} receipts of {options.account} agree with the ledger")
+        elif not problems:
             counts = f"{len(ledger.entries())} entries, {len(ledger.deals())} deals"
             print(f"the ledger is right: {counts}, and all balances add up to 0")
         return 1 if problems else 0

@@ -27,6 +27,11 @@ PRIVATE_OPTIONS = (
     "prior",
     "learn-prior",
     "cost",
+    "purchase-limit",
+    "spending-limit",
+    "reserve-price",
+    "local-data",
+    "agent-dir",
     "data-dir",
     "device",
     "precision",
@@ -110,6 +115,15 @@ class Configuration:
         A seller's belief about the buyer's gain, and its own cost in the same unit.
     learn_prior
         Sellers replace that belief by what their own quotes have taught them, once they have.
+    purchase_limit, spending_limit
+        Credits that an agent pays at most for one purchase, and for all of them together; 0 for no limit of its own.
+    reserve_price
+        Credits that an agent asks at least.
+    local_data
+        An agent's own training data in place of its part of the task's: a folder of images by class, an ``.npz`` file,
+        or ``FILE.py:FUNCTION``.
+    agent_dir
+        Folder in which an agent keeps its model and its receipts, under its name; empty for nowhere.
     endowment
         Credits that each agent starts with.
     reply_timeout, connect_timeout
@@ -164,6 +178,11 @@ class Configuration:
     prior: str = "exponential(10)"
     learn_prior: bool = False
     cost: float = 0.0
+    purchase_limit: float = 0.0
+    spending_limit: float = 0.0
+    reserve_price: float = 0.0
+    local_data: str = ""
+    agent_dir: str = ""
     endowment: float = 100.0
     reply_timeout: float = 600.0
     connect_timeout: float = 120.0
@@ -199,7 +218,7 @@ class Configuration:
             "connect_timeout",
         ):
             self._require(0 < getattr(self, name) < float("inf"), name, "a number above 0")
-        for name in ("bid_scale", "cost", "endowment", "novelty"):
+        for name in ("bid_scale", "cost", "endowment", "novelty", "purchase_limit", "spending_limit", "reserve_price"):
             self._require(0 <= getattr(self, name) < float("inf"), name, "a number of at least 0")
         self._require(0 <= self.momentum < 1, "momentum", "a number in [0, 1)")
         self._require(0 < self.layer_budget <= 1, "layer_budget", "a number in (0, 1]")

@@ -22,43 +22,29 @@ ARMS = ("siloed", "fedavg-late", "fedavg", "market-unaligned", "market", "market
 AGENTS = ("A", "B")
 
 _WIDE = {"optimiser": "adam", "norm": "layer", "widen": 6, "learning_rate": 0.01, "num_server_rounds": 60}
+_SMALL = {
+    "norm": "layer",
+    "precision": "bfloat16",
+    "optimiser": "adam",
+    "learning_rate": 0.003,
+    "batch_size": 32,
+    "fit_steps": 10,
+    "fit_learning_rate": 0.3,
+    "fit_batch_size": 128,
+    "num_server_rounds": 12,
+    "test_every": 12,
+}
 SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
     "mnist": {
         "quick": {"task": "mnist-mlp", "num_server_rounds": 20},
         "full": {"task": "mnist-mlp", "num_server_rounds": 60},
     },
     "cifar10": {
-        "quick": {
-            "task": "cifar10-resnet20",
-            "norm": "layer",
-            "precision": "bfloat16",
-            "optimiser": "adam",
-            "learning_rate": 0.003,
-            "batch_size": 32,
-            "train_samples": 2500,
-            "broker_samples": 600,
-            "fit_steps": 10,
-            "num_server_rounds": 12,
-            "first_round": 3,
-            "test_every": 12,
-        },
+        "quick": {"task": "cifar10-resnet20", "train_samples": 2000, "broker_samples": 1600, **_SMALL},
         "full": {"task": "cifar10-resnet20", "batch_size": 512, "augment": True, **_WIDE},
     },
     "tinyimagenet": {
-        "quick": {
-            "task": "tinyimagenet-resnet20",
-            "norm": "layer",
-            "precision": "bfloat16",
-            "optimiser": "adam",
-            "learning_rate": 0.003,
-            "batch_size": 32,
-            "train_samples": 6000,
-            "broker_samples": 1000,
-            "fit_steps": 10,
-            "num_server_rounds": 12,
-            "first_round": 3,
-            "test_every": 12,
-        },
+        "quick": {"task": "tinyimagenet-resnet20", "train_samples": 6000, "broker_samples": 2000, **_SMALL},
         "full": {"task": "tinyimagenet-resnet20", "batch_size": 256, **_WIDE},
     },
 }

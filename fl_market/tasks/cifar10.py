@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from fl_market.errors import MarketError
 from fl_market.gains.losses import Batch
@@ -42,7 +43,13 @@ def cifar10_resnet20(options: TaskOptions) -> Task:
         options,
         batch_size=BATCH_SIZE,
         augment=crop_and_flip(32) if options.augment else None,
+        prepare=prepared,
     )
+
+
+def prepared(images: Tensor) -> Tensor:
+    """Return floats of mean 0 and deviation 1 from unsigned bytes (samples, 3, 32, 32)."""
+    return normalised(images, MEAN, DEVIATION)
 
 
 def read_cifar10(data_dir: Path, download: bool = False) -> tuple[Batch, Batch]:
@@ -57,7 +64,6 @@ def read_cifar10(data_dir: Path, download: bool = False) -> tuple[Batch, Batch]:
     with reading("CIFAR-10", data_dir, "CIFAR10", "cifar-10-batches-py"):
         parts = [cifar10(str(data_dir), train=train, download=download) for train in (True, False)]
     train, test = (
-        (normalised(torch.from_numpy(part.data).permute(0, 3, 1, 2), MEAN, DEVIATION), torch.tensor(part.targets))
-        for part in parts
+        (prepared(torch.from_numpy(part.data).permute(0, 3, 1, 2)), torch.tensor(part.targets)) for part in parts
     )
     return train, test

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from torch import nn
+from torch import Tensor, nn
 
 from fl_market.gains.losses import Batch
 from fl_market.tasks.partition import shared_task
@@ -29,10 +29,17 @@ def mnist_task(name: str, build: Callable[[int], nn.Module], options: TaskOption
     """
     if options.data_dir:
         train, test = (normalised(part) for part in read_mnist(Path(options.data_dir), options.download))
-        return shared_task(name, build, train, test, options, batch_size=BATCH_SIZE)
+        return shared_task(name, build, train, test, options, batch_size=BATCH_SIZE, prepare=prepared)
     sample = {part: normalised(data) for part, data in load_sample().items()}
     return shared_task(
-        name, build, sample["train"], sample["test"], options, batch_size=SAMPLE_BATCH_SIZE, broker=sample["broker"]
+        name,
+        build,
+        sample["train"],
+        sample["test"],
+        options,
+        batch_size=SAMPLE_BATCH_SIZE,
+        broker=sample["broker"],
+        prepare=prepared,
     )
 
 
@@ -75,4 +82,9 @@ def _unpacked(data_dir: Path, scratch: Path) -> Path:
 def normalised(data: Batch) -> Batch:
     """Return (samples, 1, 28, 28) floats with MNIST's mean 0 and deviation 1 from unsigned bytes; and the labels."""
     images, labels = data
-    return ((images.float() / 255 - MEAN) / DEVIATION).unsqueeze(1), labels
+    return prepared(images.unsqueeze(1)), labels
+
+
+def prepared(images: Tensor) -> Tensor:
+    """Return floats with MNIST's mean 0 and deviation 1 from unsigned bytes (samples, 1, 28, 28)."""
+    return (images.float() / 255 - MEAN) / DEVIATION

@@ -26,6 +26,7 @@ def shared_task(
     batch_size: int,
     broker: Batch | None = None,
     augment: Callable[[Tensor], Tensor] | None = None,
+    prepare: Callable[[Tensor], Tensor] | None = None,
 ) -> Task:
     """Return the task of classifying what one training set shows, shared out among broker and agents.
 
@@ -45,6 +46,8 @@ def shared_task(
         The broker's data; by default it is taken out of the training set: ``options.broker_samples``, or 5 000.
     augment
         Random change of a batch of training inputs.
+    prepare
+        Makes inputs of an agent's own images; see :class:`Task`.
     """
     if broker is None:
         broker, train = take_out(train, options.broker_samples or BROKER_SAMPLES, options.seed, "broker-data")
@@ -60,6 +63,7 @@ def shared_task(
         test=test,
         batch_size=batch_size,
         augment=augment,
+        prepare=prepare,
     )
 
 

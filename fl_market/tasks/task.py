@@ -85,6 +85,9 @@ class Task:
         Of local training, unless the configuration names another.
     augment
         Changes a batch of training inputs at random, drawing from torch's global generator; None for nothing.
+    prepare
+        Makes inputs of an agent's own images: unsigned bytes, shape (samples, channels, height, width). None where the
+        inputs are no images.
     """
 
     name: str
@@ -96,6 +99,7 @@ class Task:
     test: Batch = field(repr=False)
     batch_size: int
     augment: Callable[[Tensor], Tensor] | None = None
+    prepare: Callable[[Tensor], Tensor] | None = None
 
     def build_model(self) -> nn.Module:
         """Return an untrained model."""

@@ -48,7 +48,13 @@ def tinyimagenet_resnet20(options: TaskOptions) -> Task:
         options,
         batch_size=BATCH_SIZE,
         augment=crop_and_flip(size) if options.augment else None,
+        prepare=prepared,
     )
+
+
+def prepared(images: Tensor) -> Tensor:
+    """Return floats of mean 0 and deviation 1 from unsigned bytes (samples, 3, size, size)."""
+    return normalised(images, MEAN, DEVIATION)
 
 
 def read_tinyimagenet(data_dir: Path, size: int = 32) -> tuple[Batch, Batch]:
@@ -97,4 +103,4 @@ def _read_images(files: Sequence[tuple[Path, int]], size: int) -> Batch:
 
     with ThreadPoolExecutor() as threads:  # Pillow releases Python's lock while it decodes
         images = torch.stack(list(threads.map(read, [path for path, _ in files])))
-    return normalised(images, MEAN, DEVIATION), torch.tensor([label for _, label in files])
+    return prepared(images), torch.tensor([label for _, label in files])

@@ -12,7 +12,7 @@ from fl_market.configuration import Configuration
 from fl_market.errors import MarketError
 from fl_market.experiments.engines import run_inline
 from fl_market.experiments.inline_grid import InlineGrid
-from fl_market.ledger import ENDOWMENT, ESCROW, DealState, Ledger
+from fl_market.ledger import ENDOWMENT, ESCROW, DealState, Ledger, read_receipts, reconcile
 from fl_market.protocol import OFFER, QUOTE
 from strategies import ParameterMarket
 from strategies.arms import ARMS, Setting
@@ -61,10 +61,12 @@ class SpiedGrid(InlineGrid):
         return [m for name, m, _ in self.seen if m.metadata.message_type == message_type and agent in (None, name)]
 
 
-def play(tamper=None, reorder=None, **options):
+def play(tamper=None, reorder=None, node_config=None, **options):
     """Run a market and return its strategy, its grid and its ledger (in memory)."""
     configuration = configured(**options)
     grid = SpiedGrid(configuration, tamper, reorder)
+    for node, private in (node_config or {}).items():
+        grid.contexts[node].node_config.update(private)
     ledger = Ledger.open()
 
     def check(report):
@@ -556,6 +558,51 @@ def test_agents_with_labels_of_their_own_gain_from_the_market_and_cannot_be_aver
     assert sum(losses[1]) < sum(losses[0])
     with pytest.raises(MarketError, match="averages whole models"):
         run_inline(configured(strategy="fedavg", **LABELS))
+
+
+def spent_by(ledger, agent):
+    return sum(deal.price for deal, state in ledger.deals() if state is DealState.SETTLED and deal.buyer == agent)
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_an_agent_never_pays_more_than_its_own_limits(tmp_path, kept):
+    """They are in its node configuration, and it does not tell the broker."""
+    limits = {"purchase-limit": 0.05, "spending-limit": 0.12} | ({"agent-dir": str(tmp_path)} if kept else {})
+    _, grid, ledger = play(num_server_rounds=7, node_config={1000: limits})
+    bids = [reply.content["bids"]["amount"] for _, message, reply in grid.seen if bids_of(message, "A", grid)]
+    assert [amount for some in bids for amount in some]
+    assert all(0 <= amount <= 50_000 for some in bids for amount in some)
+    assert 0 < spent_by(ledger, "A") <= 120_000 < spent_by(ledger, "B")
+    if kept:
+        assert (tmp_path / "A" / "model.safetensors").exists()
+        receipts = read_receipts(tmp_path / "A" / "receipts.jsonl")
+        assert reconcile("A", ledger.deals(), receipts) == []
+        assert reconcile("B", ledger.deals(), receipts) != []
+
+
+def bids_of(message, agent, grid):
+    return message.metadata.message_type == OFFER and grid.agent(message) == agent
+
+
+def test_a_limit_that_is_used_up_in_an_earlier_run_still_holds(tmp_path):
+    """The agent's disk outlives its node."""
+    limits = {"spending-limit": 0.04, "agent-dir": str(tmp_path)}
+    _, _, first = play(num_server_rounds=4, node_config={1000: limits})
+    _, _, second = play(num_server_rounds=4, node_config={1000: limits})
+    assert 0 < spent_by(first, "A") + spent_by(second, "A") <= 40_000
+
+
+def test_an_agent_asks_at_least_its_reserve_price():
+    _, grid, ledger = play(node_config={1000: {"reserve-price": 0.5}})
+    asks = [
+        a
+        for _, message, reply in grid.seen
+        if message.metadata.message_type == QUOTE
+        for a in reply.content["asks"]["amount"]
+        if grid.agent(message) == "A"
+    ]
+    assert set(asks) == {500_000}
+    assert not [deal for deal, _ in ledger.deals() if deal.seller == "A" and deal.price < 500_000]
 
 
 def test_a_buyer_may_register_validation_data_of_its_own():
