@@ -1,13 +1,15 @@
-"""What an agent keeps on its own disk: its model after every round, and a journal of its receipts."""
+"""What an agent keeps on its own disk: its model after every round, what it remembers, and a journal of receipts."""
 
+import io
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save
 
 from fl_market.errors import MarketError
@@ -15,7 +17,9 @@ from fl_market.ledger import read_receipts
 from fl_market.parameters import StateDict, digest
 from fl_market.protocol import Receipt
 
-MODEL, RECEIPTS = "model.safetensors", "receipts.jsonl"
+MODEL, MEMORY, RECEIPTS = "model.safetensors", "memory.pt", "receipts.jsonl"
+Memory = Mapping[str, Mapping[str, Any]]
+"""Record -> what it holds, in plain types: optimiser, quotes, what was spent."""
 
 
 class AgentDisk:
@@ -47,13 +51,36 @@ class AgentDisk:
         """
         tensors = {name: tensor.detach().contiguous() for name, tensor in state.items()}
         about = {"run": str(run), "round": str(market_round), "sha256": digest(state)}
-        unfinished = self._folder / f"{MODEL}.unfinished"
-        with _writing(self._folder):
-            with unfinished.open("wb") as file:
-                file.write(save(tensors, metadata=about))
-                file.flush()
-                os.fsync(file.fileno())
-            unfinished.replace(self._folder / MODEL)
+        self._write(MODEL, save(tensors, metadata=about))
+
+    def save_memory(self, memory: Memory, model_digest: str) -> None:
+        """Write what the agent remembers beside a model, whole or not at all.
+
+        Raises
+        ------
+        MarketError
+            If it cannot be written.
+        """
+        buffer = io.BytesIO()
+        torch.save({"model": model_digest, "records": {name: dict(record) for name, record in memory.items()}}, buffer)
+        self._write(MEMORY, buffer.getvalue())
+
+    def memory_beside(self, model_digest: str) -> Memory:
+        """Return what the agent remembered when it had this model; nothing where it had another.
+
+        Raises
+        ------
+        MarketError
+            If the file cannot be read.
+        """
+        path = self._folder / MEMORY
+        if not path.exists():
+            return {}
+        try:
+            kept = torch.load(path, map_location="cpu", weights_only=True)
+            return dict(kept["records"]) if kept["model"] == model_digest else {}
+        except Exception as error:  # whatever became of the file
+            raise MarketError(f"the agent's memory cannot be read from {path}: {error}") from error
 
     def note(self, receipts: Sequence[Receipt], run: int, market_round: int) -> None:
         """Append receipts to the journal; one that it holds already is not noted twice.
@@ -79,6 +106,15 @@ class AgentDisk:
         """Return the journal's entries; a last line that was cut off while it was written is left out."""
         path = self._folder / RECEIPTS
         return read_receipts(path) if path.exists() else []
+
+    def _write(self, name: str, content: bytes) -> None:
+        unfinished = self._folder / f"{name}.unfinished"
+        with _writing(self._folder):
+            with unfinished.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            unfinished.replace(self._folder / name)
 
     def spent(self) -> int:
         """Return what all purchases cost, in micro-credits."""

@@ -74,6 +74,12 @@ def train_model(message: Message, context: Context) -> Message:
     return _reply(message, index, content)
 
 
+@app.query("identify")
+def identify(message: Message, context: Context) -> Message:
+    """Say who is at this node, to a broker that came back."""
+    return _reply(message, _index(context), {})
+
+
 @app.query("offer")
 def answer_offers(message: Message, context: Context) -> Message:
     """Bid on the best offer, or decline."""
@@ -132,6 +138,7 @@ def _keep(context: Context, state: StateDict, receipts: Sequence[Receipt], marke
     context.state[SPENT] = ConfigRecord({"micro-credits": _spent_since_start(context) + bought})
     if (disk := _disk(context)) is not None:
         disk.note(receipts, context.run_id, market_round)
+        disk.save_memory({name: dict(record) for name, record in context.state.config_records.items()}, digest(state))
         disk.save_model(state, context.run_id, market_round)
 
 
@@ -202,6 +209,9 @@ def _receive(message: Message, context: Context) -> None:
             context.state[MODEL] = carried
             if OPTIMISER in context.state:
                 del context.state[OPTIMISER]
+            if own is None and (disk := _disk(context)) is not None:
+                for name, record in disk.memory_beside(sha).items():
+                    context.state[name] = ConfigRecord(dict(record))
     elif expected and (own is None or digest(own.to_torch_state_dict()) != expected):
         raise MarketError("the agent no longer holds the model that the broker has on record")
 

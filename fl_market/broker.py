@@ -6,7 +6,7 @@ then :meth:`Broker.bargain`, which agrees on deals and puts the payments into es
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import torch
@@ -33,7 +33,26 @@ from fl_market.pricing.money import LIMIT
 from fl_market.seeds import reproducible
 from fl_market.trials import Showroom, Terms, Trial, certified_losses, surest
 
-__all__ = ["Broker", "Terms", "Trial"]
+__all__ = ["Broker", "BrokerMemory", "Terms", "Trial"]
+
+
+@dataclass(frozen=True)
+class BrokerMemory:
+    """What the next rounds depend on besides the agents' models.
+
+    Attributes
+    ----------
+    delivered
+        Agent -> the model that it acknowledged last.
+    permutations
+        Pair of agents -> where the next search for their match starts.
+    profiles
+        Agent -> what it told of its purpose.
+    """
+
+    delivered: Mapping[str, StateDict]
+    permutations: Mapping[tuple[str, str], Permutation]
+    profiles: Mapping[str, Profile]
 
 
 class Broker:
@@ -127,6 +146,23 @@ class Broker:
     def record_delivery(self, buyer: str, merged: StateDict) -> None:
         """Remember what a buyer acknowledged, until it buys again."""
         self._delivered[buyer] = merged
+
+    def abandon_open_deals(self) -> None:
+        """End all deals that are neither settled nor refunded: their round was lost."""
+        for deal, state in self.ledger.deals():
+            if state in (DealState.AGREED, DealState.ESCROWED, DealState.DELIVERED):
+                self.ledger.abandon(deal.id)
+
+    @property
+    def memory(self) -> BrokerMemory:
+        """What must be kept for the market to go on as if nothing had happened."""
+        return BrokerMemory(dict(self._delivered), dict(self._permutations), dict(self._buyers.profiles))
+
+    def restore(self, memory: BrokerMemory) -> None:
+        """Take over what another broker of the same market remembered."""
+        self._delivered, self._permutations = dict(memory.delivered), dict(memory.permutations)
+        for agent, profile in memory.profiles.items():
+            self.register(agent, profile)
 
     def try_before_purchase(self, models: Mapping[str, StateDict]) -> list[Trial]:
         """Try every purchase among the agents, all on their models as they are now.

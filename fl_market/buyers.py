@@ -86,6 +86,7 @@ class Buyers:
         self._splits = hardware.place(*fit), hardware.place(*certify)
         self._with_labels: dict[tuple[int, ...], Buyer] = {}
         self._buyers: dict[str, Buyer] = {}
+        self.profiles: dict[str, Profile] = {}
         self.common = self._buyer_with(())
 
     def of(self, agent: str) -> Buyer:
@@ -109,6 +110,7 @@ class Buyers:
         if profile.class_weights:
             purpose = weighted_purpose(purpose, profile.class_weights, buyer.classes)
         self._buyers[agent] = replace(buyer, purpose=purpose)
+        self.profiles[agent] = profile
 
     def shared_layers(self, first: str, second: str) -> tuple[str, ...]:
         """Return the layers that two agents can trade: all but the heads of those whose labels differ."""

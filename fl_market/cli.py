@@ -23,6 +23,8 @@ _HELP = {
     "data_dir": "data in torchvision's layout; without it, the sample that the package ships",
     "download": "let torchvision fetch the data into --data-dir",
     "out_dir": "folder for the results; runs/… by default",
+    "checkpoints_kept": "how many rounds' checkpoints a market keeps in --out; 0 for none",
+    "resume": "go on with the run in this folder, after its last checkpoint; its other options are taken from there",
     "partition": "how the training set is shared out: halves (the paper's), dirichlet(β) or shards(k)",
     "scarce_share": "share that an agent keeps of its scarce classes",
     "broker_samples": "size of the broker's validation data; 0 for the task's own",
@@ -224,6 +226,13 @@ def _configuration(options: argparse.Namespace, name: str) -> Configuration:
         configuration = Configuration(**values)
     except MarketError as error:
         raise _BadArgumentsError(str(error)) from error
+    if configuration.resume:
+        from fl_market.reports.files import read_configuration
+
+        if name != "run":
+            raise _BadArgumentsError("resume goes on with one run: accepted is fl-market run --resume DIR")
+        folder = str(Path(configuration.resume).absolute())
+        return replace(read_configuration(Path(folder)), resume=folder, out_dir=folder)
     if not configuration.out_dir:
         configuration = replace(configuration, out_dir=_new_folder(name))
     return replace(configuration, out_dir=str(Path(configuration.out_dir).absolute()))
@@ -253,7 +262,7 @@ def _run(options: argparse.Namespace) -> int:
 def _compare(options: argparse.Namespace, name: str = "compare") -> int:
     configuration = _configuration(options, name)
     _prepare_flower(options)
-    from fl_market.experiments.compare import DEFAULT_ARMS, check_arms, compare, compare_seeds
+    from fl_market.experiments.compare import DEFAULT_ARMS, check_arms, compare, compare_seeds, resume
     from fl_market.experiments.engines import ENGINES
     from fl_market.reports.curves import PICTURE
     from fl_market.reports.files import RESULTS, SUMMARY
@@ -269,7 +278,10 @@ def _compare(options: argparse.Namespace, name: str = "compare") -> int:
     engine = ENGINES[options.engine]
     total = len(arms) * max(1, len(seeds)) * configuration.num_server_rounds
     with show_progress(total, quiet=options.quiet) as observer:
-        if seeds:
+        if configuration.resume:
+            results = resume(configuration, engine, observer=observer)
+            text, files = results_table(results), [RESULTS, PICTURE]
+        elif seeds:
             by_seed = compare_seeds(configuration, arms, seeds, engine, overwrite=options.overwrite, observer=observer)
             text, files = seeds_table(by_seed), [SUMMARY]
         else:

@@ -59,6 +59,10 @@ class Configuration:
         Data in torchvision's layout, and whether torchvision may fetch it; empty for the shipped sample.
     out_dir
         Where the results and the ledger are written; empty for nowhere.
+    checkpoints_kept
+        How many rounds' checkpoints a market keeps in its folder; 0 for none.
+    resume
+        Folder of a run to go on with after its last checkpoint.
     partition
         How the training set is shared out: ``halves`` (the paper's), ``dirichlet(β)`` or ``shards(k)``.
     scarce_share, broker_samples, train_samples
@@ -138,6 +142,8 @@ class Configuration:
     data_dir: str = ""
     download: bool = False
     out_dir: str = ""
+    checkpoints_kept: int = 2
+    resume: str = ""
     partition: str = "halves"
     scarce_share: float = 0.1
     broker_samples: int = 0
@@ -206,6 +212,7 @@ class Configuration:
             "batch_size",
             "fit_steps",
             "fit_batch_size",
+            "checkpoints_kept",
         ):
             self._require(getattr(self, name) >= 0, name, "a whole number of at least 0")
         for name in (

@@ -15,6 +15,8 @@ DISCLOSURES = ("sealed", "paper", "sharp")
 they take the bounds of Theorem 4.1 (``paper``) or the sharp ones."""
 OFFER, QUOTE = "query.offer", "query.quote"
 """Message types of the two exchanges between training and delivery."""
+IDENTIFY = "query.identify"
+"""Message type that asks who is at a node, after a broker came back."""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain, count
+from pathlib import Path
 
 from flwr.serverapp.strategy import Strategy
 
@@ -11,6 +13,7 @@ from fl_market.errors import MarketError
 from fl_market.gains import Batch, ModelLoss, split_in_halves
 from fl_market.ledger import Ledger
 from fl_market.pricing import free, micro_credits, parse_rule
+from fl_market.reports.files import checkpoints_path
 from fl_market.tasks import Task
 from strategies.baselines import (
     Ensemble,
@@ -22,6 +25,7 @@ from strategies.baselines import (
     RecordedFedProx,
     TunedFedAvg,
 )
+from strategies.checkpoints import Checkpoints
 from strategies.fedfomo import FedFomo
 from strategies.history import History
 from strategies.market import ParameterMarket
@@ -107,11 +111,14 @@ def _among_nodes(
         certify,
         ledger=setting.ledger,
         terms=terms,
-        run=options.strategy,
+        run=_run_name(options.strategy, setting.ledger),
         seed=options.seed,
         build=task.build,
         hardware=options.hardware,
     )
+    checkpoints = None
+    if options.out_dir and options.checkpoints_kept:
+        checkpoints = Checkpoints(checkpoints_path(Path(options.out_dir), options.strategy), options.checkpoints_kept)
     return kind(
         broker,
         agents=options.agents,
@@ -120,7 +127,14 @@ def _among_nodes(
         reply_timeout=options.reply_timeout,
         connect_timeout=options.connect_timeout,
         history=setting.history,
+        checkpoints=checkpoints,
     )
+
+
+def _run_name(arm: str, ledger: Ledger) -> str:
+    """Return what the ids of an arm's deals begin with: a resumed run repeats rounds, whose deals are others."""
+    known = {deal.id.partition("/")[0] for deal, _ in ledger.deals()}
+    return next(name for name in chain([arm], (f"{arm}~{number}" for number in count(2))) if name not in known)
 
 
 def _fedfomo(setting: Setting) -> Strategy:

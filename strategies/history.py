@@ -1,6 +1,7 @@
 """What agents report of themselves after each round: it steers nothing."""
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from flwr.app import Message, RecordDict
 
@@ -41,6 +42,11 @@ class History:
 
     def record(self, server_round: int, contents: Mapping[str, RecordDict]) -> None:
         """Keep the metrics of the agents' replies to an evaluation, by name, and report progress."""
+        self.keep(server_round, contents)
+        self.report(server_round)
+
+    def keep(self, server_round: int, contents: Mapping[str, RecordDict]) -> None:
+        """Keep the metrics of the agents' replies to an evaluation, by name."""
         accuracies = []
         for agent, content in sorted(contents.items()):
             accuracy, loss = number_in(content, "test-accuracy"), number_in(content, "test-loss")
@@ -50,10 +56,25 @@ class History:
             result = RoundResult(server_round, accuracy, loss, accuracy if on_targets is None else on_targets)
             self.results.setdefault(agent, []).append(result)
             accuracies.append(accuracy)
+        if accuracies:
+            self._accuracy = sum(accuracies) / len(accuracies)
+
+    def report(self, server_round: int) -> None:
+        """Tell the observer how far the run is."""
         if self._observer is not None:
-            if accuracies:
-                self._accuracy = sum(accuracies) / len(accuracies)
             self._observer(RoundReport(self._arm, server_round, self._rounds, self.deals, self._accuracy))
+
+    def as_json(self) -> dict[str, Any]:
+        """Return plain types, for a checkpoint."""
+        results = {agent: [vars(result) for result in some] for agent, some in self.results.items()}
+        return {"results": results, "offers": self.offers, "deals": self.deals}
+
+    def restore(self, document: Mapping[str, Any]) -> None:
+        """Take over what :meth:`as_json` returned."""
+        self.results = {
+            agent: [RoundResult(**result) for result in some] for agent, some in document["results"].items()
+        }
+        self.offers, self.deals = document["offers"], document["deals"]
 
 
 def number_in(content: RecordDict, key: str) -> float | None:

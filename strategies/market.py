@@ -20,6 +20,7 @@ from fl_market.ledger import Deal, DealState
 from fl_market.naming import Pseudonyms
 from fl_market.parameters import StateDict, check_parameters, digest
 from fl_market.protocol import (
+    IDENTIFY,
     OFFER,
     QUOTE,
     Ask,
@@ -33,6 +34,7 @@ from fl_market.protocol import (
     from_columns,
     to_columns,
 )
+from strategies.checkpoints import Checkpoint, Checkpoints
 from strategies.exchange import ask, build_messages, collect, wait_for_nodes, warn
 from strategies.history import History, number_in
 
@@ -76,6 +78,8 @@ class ParameterMarket(Strategy):
         Seconds to wait for the replies to a query, and for the agents to connect.
     history
         Where the agents' test metrics go.
+    checkpoints
+        Where the market is kept after each round; None for nowhere.
     """
 
     def __init__(
@@ -88,6 +92,7 @@ class ParameterMarket(Strategy):
         reply_timeout: float = 600.0,
         connect_timeout: float = 120.0,
         history: History | None = None,
+        checkpoints: Checkpoints | None = None,
     ) -> None:
         self.broker = broker
         self.history = history or History("market", 0)
@@ -99,6 +104,24 @@ class ParameterMarket(Strategy):
         self._sent: list[Message] = []
         self._present: list[_Seat] = []
         self._deals: dict[str, list[tuple[Deal, Trial]]] = {}
+        self._checkpoints = checkpoints
+        self._awaited: dict[str, StateDict] = {}
+        self.finished = 0
+
+    def resume(self, checkpoint: Checkpoint) -> None:
+        """Go on after a checkpoint: Flower's first round is then the one after it (Flower itself does not resume).
+
+        What the checkpoint had decided on its round's deals is done, and those of a round that was lost are ended.
+        """
+        self.finished = checkpoint.round
+        self.history.restore(checkpoint.history)
+        self.broker.restore(checkpoint.memory)
+        self._awaited = dict(checkpoint.models)
+        for deal in checkpoint.settled:
+            self.broker.ledger.settle(deal)
+        for deal in checkpoint.refunded:
+            self.broker.ledger.refund(deal)
+        self.broker.abandon_open_deals()
 
     def summary(self) -> None:
         """Log the strategy's settings."""
@@ -112,11 +135,14 @@ class ParameterMarket(Strategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Ask every agent to train its own model; only one that lost its copy is sent the broker's record."""
+        server_round += self.finished
         self._grid = grid  # aggregate_train is given none, and the queries need it
         contents = {}
         needed = self._agents if not self._seats else 1
         config["initialisation"] = "common" if self._common_init else "independent"
-        for node in wait_for_nodes(grid, needed, self._connect_timeout):
+        nodes = wait_for_nodes(grid, needed, self._connect_timeout)
+        self._seat_awaited(server_round, [node for node in nodes if node not in self._seats])
+        for node in nodes:
             contents[node] = _content_for(self._seats.get(node), server_round, config)
         self._sent = build_messages(contents, MessageType.TRAIN, server_round)
         return self._sent
@@ -125,6 +151,7 @@ class ParameterMarket(Strategy):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Take in the trained models, then offer, bargain and escrow; there is no global model to return."""
+        server_round += self.finished
         contents, failures = collect(self._sent, replies)
         self._present = []
         for node, content in sorted(contents.items()):
@@ -148,6 +175,23 @@ class ParameterMarket(Strategy):
         return None, MetricRecord(
             {"train-loss": sum(losses) / len(losses), "agents": len(losses), "deals": len(self._agreed())}
         )
+
+    def _seat_awaited(self, server_round: int, nodes: list[int]) -> None:
+        """Give agents that the checkpoint knows their seats again, at whatever nodes they are now."""
+        assert self._grid is not None
+        if not self._awaited or not nodes:
+            return
+        config = {"config": ConfigRecord({"server-round": server_round})}
+        answers, failures = ask(
+            self._grid, {node: RecordDict(dict(config)) for node in nodes}, IDENTIFY, server_round, self._reply_timeout
+        )
+        for node, reason in failures.items():
+            warn(server_round, self._who(node), reason)
+        for node, answer in sorted(answers.items()):
+            model = self._awaited.pop(_text(answer, "agent", "name", default=""), None)
+            if model is not None:
+                name = _text(answer, "agent", "name")
+                self._seats[node] = _Seat(name, node, model, digest(model), "")
 
     def _take_in(self, node: int, content: RecordDict) -> _Seat:
         """Seat the agent that replied, with the model that it trained.
@@ -303,6 +347,7 @@ class ParameterMarket(Strategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Deliver to each agent what it bought, with its receipts."""
+        server_round += self.finished
         receipts = self._receipts()
         contents = {}
         for seat in self._present:
@@ -316,31 +361,52 @@ class ParameterMarket(Strategy):
         return self._sent
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
-        """Release the escrow of each purchase that its buyer acknowledged, and refund the others."""
+        """Release the escrow of each purchase that its buyer acknowledged, and refund the others.
+
+        What is decided is in the checkpoint before any money moves: a crash in between changes nothing.
+        """
+        server_round += self.finished
         contents, failures = collect(self._sent, replies)
         for node, reason in failures.items():
             warn(server_round, self._who(node), reason)
+        settled: list[str] = []
+        refunded: list[str] = []
         for seat in self._present:
             content = contents.get(seat.node)
             seat.agent_digest = "" if content is None else _text(content, "acknowledgement", "model-digest", default="")
             if seat.name in self._deals:
-                self._close(server_round, seat)
-        self.history.record(server_round, {self._seats[node].name: content for node, content in contents.items()})
+                (settled if self._accepted(server_round, seat) else refunded).extend(
+                    deal.id for deal, _ in self._deals[seat.name]
+                )
+        self.history.keep(server_round, {self._seats[node].name: content for node, content in contents.items()})
+        self._keep(server_round, settled, refunded)
+        for deal in settled:
+            self.broker.ledger.settle(deal)
+        for deal in refunded:
+            self.broker.ledger.refund(deal)
+        self.history.report(server_round)
         losses = _numbers(contents, "test-loss")
         return MetricRecord({"test-loss": sum(losses) / len(losses), "agents": len(losses)}) if losses else None
 
-    def _close(self, server_round: int, seat: _Seat) -> None:
+    def _accepted(self, server_round: int, seat: _Seat) -> bool:
+        """Return whether a buyer acknowledged what was delivered; one that did not keeps its own model."""
         deals = self._deals[seat.name]
         if seat.agent_digest == seat.model_digest:
-            for deal, _ in deals:
-                self.broker.ledger.settle(deal.id)
             self.broker.record_delivery(seat.name, deals[-1][1].merged)
             self.history.deals += len(deals)
-            return
-        for deal, _ in deals:
-            self.broker.ledger.refund(deal.id)
+            return True
         seat.keep(deals[0][1].before)
         warn(server_round, f"agent {seat.name}", "it did not acknowledge its purchase, which is refunded")
+        return False
+
+    def _keep(self, server_round: int, settled: list[str], refunded: list[str]) -> None:
+        if self._checkpoints is None:
+            return
+        models = {seat.name: seat.model for seat in self._seats.values()} | self._awaited
+        position = self.broker.ledger.position()
+        self._checkpoints.write(
+            Checkpoint(server_round, models, self.broker.memory, settled, refunded, self.history.as_json(), position)
+        )
 
     def _agreed(self) -> list[tuple[Deal, Trial]]:
         return [agreed for deals in self._deals.values() for agreed in deals]

@@ -1,5 +1,6 @@
 """The broker's Flower app: runs one arm and reports it."""
 
+from dataclasses import replace
 from logging import INFO
 from pathlib import Path
 from time import perf_counter
@@ -7,16 +8,26 @@ from time import perf_counter
 from flwr.app import ArrayRecord, Context
 from flwr.common.logger import log
 from flwr.serverapp import Grid, ServerApp
+from flwr.serverapp.strategy import Strategy
 
 from fl_market.configuration import Configuration
 from fl_market.errors import MarketError
 from fl_market.ledger import DealState, Ledger
 from fl_market.naming import agent_name
 from fl_market.reports import AgentResult, ArmResult
-from fl_market.reports.files import clear_folder, ledger_url, write_results
+from fl_market.reports.files import (
+    checkpoints_path,
+    clear_folder,
+    ledger_url,
+    read_configuration,
+    write_configuration,
+    write_results,
+)
 from fl_market.reports.table import results_table
 from strategies.arms import Setting, arm_named
+from strategies.checkpoints import Checkpoints
 from strategies.history import History, Observer
+from strategies.market import ParameterMarket
 
 app = ServerApp()
 
@@ -25,7 +36,9 @@ app = ServerApp()
 def main(grid: Grid, context: Context) -> None:
     """Run what Flower's run configuration describes; log the table and write the results where it says."""
     configuration = Configuration.from_mapping(context.run_config)
-    if configuration.out_dir:
+    if configuration.resume:
+        configuration = _resumed(configuration)
+    elif configuration.out_dir:
         clear_folder(Path(configuration.out_dir), overwrite=False)
     result = run_arm(grid, configuration)
     if configuration.out_dir:
@@ -55,14 +68,16 @@ def run_arm(grid: Grid, configuration: Configuration, observer: Observer | None 
     history = History(configuration.strategy, configuration.num_server_rounds, observer)
     with Ledger.open(ledger_url(configuration)) as ledger:
         strategy = arm.build(Setting(configuration, task, history, ledger))
+        finished = _prepare(configuration, strategy)
         common = task.initial_model(configuration.seed)
         started = perf_counter()
-        strategy.start(
-            grid=grid,
-            initial_arrays=ArrayRecord(common.state_dict()),
-            num_rounds=configuration.num_server_rounds,
-            timeout=configuration.reply_timeout,
-        )
+        if finished < configuration.num_server_rounds:
+            strategy.start(
+                grid=grid,
+                initial_arrays=ArrayRecord(common.state_dict()),
+                num_rounds=configuration.num_server_rounds - finished,
+                timeout=configuration.reply_timeout,
+            )
         seconds = perf_counter() - started
         if not history.results:
             raise MarketError("no agent finished a single round; the warnings above say why")
@@ -76,6 +91,32 @@ def run_arm(grid: Grid, configuration: Configuration, observer: Observer | None 
             trades=ledger.deals(),
             seconds=seconds,
         )
+
+
+def _resumed(given: Configuration) -> Configuration:
+    """Return what to resume a run with: the agents know the options given now, which must therefore be the same."""
+    known = read_configuration(Path(given.resume))
+    free = {"out-dir", "resume", "checkpoints-kept", "reply-timeout", "connect-timeout"}
+    for name, value in known.to_mapping().items():
+        if name not in free and given.to_mapping()[name] != value:
+            raise MarketError(f"the run in {given.resume} has {name} = {value!r}; it cannot be resumed with another")
+    return replace(given, out_dir=given.resume)
+
+
+def _prepare(configuration: Configuration, strategy: Strategy) -> int:
+    """Write down what a new run is started with, or bring a strategy back to a checkpoint; return its round, or 0."""
+    if not configuration.resume:
+        if configuration.out_dir:
+            write_configuration(configuration)
+        return 0
+    if not isinstance(strategy, ParameterMarket):
+        raise MarketError(f"{configuration.strategy} keeps no checkpoints; accepted are the markets")
+    folder = checkpoints_path(Path(configuration.out_dir), configuration.strategy)
+    checkpoint = Checkpoints(folder).last()
+    if checkpoint is None:
+        raise MarketError(f"there is no checkpoint in {folder} to resume from")
+    strategy.resume(checkpoint)
+    return strategy.finished
 
 
 def _agents(configuration: Configuration, history: History, ledger: Ledger) -> dict[str, AgentResult]:

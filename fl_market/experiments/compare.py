@@ -54,6 +54,29 @@ def compare(
     return results
 
 
+def resume(configuration: Configuration, engine: Engine, *, observer: Observer | None = None) -> dict[str, ArmResult]:
+    """Go on with a run after its last checkpoint, and write what :func:`compare` writes.
+
+    Parameters
+    ----------
+    configuration
+        What the run was started with; its ``resume`` is its folder.
+    engine
+        One of ``ENGINES``.
+    observer
+        Called after each round.
+
+    Raises
+    ------
+    MarketError
+        If there is no checkpoint, or the run fails again.
+    """
+    results = {configuration.strategy: engine(configuration, observer)}
+    write_results(configuration, results)
+    draw_learning_curves(results, Path(configuration.out_dir) / PICTURE)
+    return results
+
+
 def compare_seeds(
     configuration: Configuration,
     arms: Sequence[str],

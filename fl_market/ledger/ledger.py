@@ -175,6 +175,16 @@ class Ledger:
         """Pay the buyer back out of escrow: the delivery was not acknowledged."""
         return self._step(deal_id, DealState.REFUNDED)
 
+    def abandon(self, deal_id: str) -> DealState:
+        """End a deal whose round was lost: what waits in escrow goes back, and what was only agreed on is void."""
+        with self._transaction() as connection:
+            deal, state = self._known(connection, deal_id)
+            if state is DealState.AGREED:
+                return _advance(connection, deal, state, DealState.VOID, deal.buyer, deal.buyer, 0)
+            if DealState.REFUNDED not in SUCCESSORS[state]:
+                return state
+            return _advance(connection, deal, state, DealState.REFUNDED, ESCROW, deal.buyer, deal.price)
+
     def state(self, deal_id: str) -> DealState:
         """Return the state of a deal."""
         with self._transaction() as connection:
@@ -190,6 +200,14 @@ class Ledger:
         """Return the whole journal, in its order."""
         with self._transaction() as connection:
             return _entries(connection)
+
+    def position(self) -> tuple[int, str]:
+        """Return the number of the journal's last entry and its hash: what a checkpoint refers to."""
+        with self._transaction() as connection:
+            last = connection.execute(
+                select(entries.c.sequence, entries.c.hash).order_by(entries.c.sequence.desc()).limit(1)
+            ).first()
+        return (0, GENESIS) if last is None else (last.sequence, last.hash)
 
     def verify(self) -> list[str]:
         """Return what is wrong with the ledger, a sentence each; an empty list where nothing is."""

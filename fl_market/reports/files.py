@@ -1,6 +1,7 @@
 """Files of a run: one folder with ``results.json``, the ledgers and a picture."""
 
 import json
+import shutil
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -12,11 +13,17 @@ from fl_market.reports.results import ArmResult
 
 RESULTS = "results.json"
 SUMMARY = "summary.json"
+CONFIGURATION = "configuration.json"
 
 
 def ledger_path(out_dir: Path, arm: str) -> Path:
     """Return where an arm's ledger lies."""
     return out_dir / f"ledger-{arm}.db"
+
+
+def checkpoints_path(out_dir: Path, arm: str) -> Path:
+    """Return where an arm's checkpoints lie."""
+    return out_dir / f"checkpoints-{arm}"
 
 
 def ledger_url(configuration: Configuration) -> str:
@@ -53,13 +60,13 @@ def clear_folder(folder: Path, overwrite: bool) -> None:
     prepare_folder(folder)
     left = [
         path
-        for pattern in (RESULTS, SUMMARY, "ledger-*.db*", "learning_curves.png")
+        for pattern in (RESULTS, SUMMARY, CONFIGURATION, "ledger-*.db*", "learning_curves.png", "checkpoints-*")
         for path in sorted(folder.glob(pattern))
     ]
     if left and not overwrite:
         raise MarketError(f"{folder} already holds a run ({left[0].name}); choose another --out, or pass --overwrite")
     for path in left:
-        path.unlink()
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def claim_file(folder: Path, name: str, overwrite: bool) -> Path:
@@ -73,6 +80,28 @@ def claim_file(folder: Path, name: str, overwrite: bool) -> Path:
     if (prepare_folder(folder) / name).exists() and not overwrite:
         raise MarketError(f"{folder} already holds {name}; choose another --out, or pass --overwrite")
     return folder
+
+
+def write_configuration(configuration: Configuration) -> Path:
+    """Write what a run was started with, so that it can be resumed."""
+    return write_json(prepare_folder(Path(configuration.out_dir)) / CONFIGURATION, configuration.to_mapping())
+
+
+def read_configuration(folder: Path) -> Configuration:
+    """Return what the run in a folder was started with.
+
+    Raises
+    ------
+    MarketError
+        If there is no run, or it cannot be read.
+    """
+    path = folder / CONFIGURATION
+    try:
+        return Configuration.from_mapping(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise MarketError(f"there is no run to resume in {folder}: {CONFIGURATION} is missing") from None
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise MarketError(f"the run in {folder} cannot be resumed: {CONFIGURATION} cannot be read: {error}") from error
 
 
 def as_document(configuration: Configuration, arms: Mapping[str, ArmResult]) -> dict[str, Any]:
