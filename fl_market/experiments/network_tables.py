@@ -214,7 +214,7 @@ def figure2(folder: Path, plan: Plan, report: Report) -> str:
         for arm, some in curves.items()
     ]
     header = ("arm", "final test loss, mean of A and B", f"rounds of {rounds} to fedavg-late's final loss, by seed")
-    return summary_table(_title("Figure 2: MNIST", plan), header, rows)
+    return summary_table(_title("Figure 2, MNIST", plan, "test loss"), header, rows)
 
 
 TABLES: dict[str, Callable[[Path, Plan, Report], str]] = {"table1": table1, "table2": table2, "figure2": figure2}
@@ -267,9 +267,9 @@ def _published(pair: tuple[float, float] | None) -> str:
     return "" if pair is None else f"{pair[0]:.2f} / {pair[1]:.2f}"
 
 
-def _title(name: str, plan: Plan) -> str:
+def _title(name: str, plan: Plan, metric: str = "test accuracy (%)") -> str:
     seeds = ", ".join(map(str, plan.seeds))
-    return f"{name}, {plan.scale} scale: test accuracy (%), mean ± standard deviation over the seeds {seeds}"
+    return f"{name}, {plan.scale} scale: {metric}, mean ± standard deviation over the seeds {seeds}"
 
 
 def _draw(path: Path, curves: Mapping[str, Sequence[Sequence[float]]]) -> None:

@@ -2,15 +2,14 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from fl_market.cli import main
+from tests.processes import end_processes_of
 
 pytestmark = [
     pytest.mark.flower,
@@ -25,28 +24,7 @@ def flower_home(tmp_path):
     home = tmp_path / "flower"
     home.mkdir()
     yield home
-    for _ in range(50):
-        left = [pid for pid in running() if belongs_to(pid, home)]
-        if not left:
-            return
-        for pid in left:
-            try:
-                os.kill(pid, signal.SIGTERM)
-            except ProcessLookupError:
-                continue
-        time.sleep(0.2)
-    pytest.fail(f"processes of the test are left: {left}")
-
-
-def running():
-    return [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
-
-
-def belongs_to(pid, home):
-    try:
-        return f"FLWR_HOME={home}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    except OSError:
-        return False
+    end_processes_of(home)
 
 
 def test_flwr_run_gives_what_the_command_line_gives(flower_home, tmp_path):

@@ -100,7 +100,15 @@ def test_a_crash_at_any_step_of_the_ledger_changes_nothing_in_the_end(tmp_path, 
 def test_a_process_killed_at_random_can_be_resumed_until_it_is_done(tmp_path, uninterrupted):
     dice = random.Random(1)
     options = ["--rounds", str(ROUNDS), "--first-round", "2", "--prior", "exponential(1000)", "--learning-rate", "0.1"]
-    options += ["--momentum", "0.5", "--profile", "0,1,2,3,4,5,6,7,8", "--agent-dir", str(tmp_path / "agents"), "--quiet"]
+    options += [
+        "--momentum",
+        "0.5",
+        "--profile",
+        "0,1,2,3,4,5,6,7,8",
+        "--agent-dir",
+        str(tmp_path / "agents"),
+        "--quiet",
+    ]
     start = [sys.executable, "-m", "fl_market.cli", "run", "--engine", "inline"]
     arguments = [*options, "--strategy", "market-priced", "--out", str(tmp_path)]
     kills = 0

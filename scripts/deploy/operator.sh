@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# What the broker's operator needs to submit runs: a Flower home that knows the SuperLink. Registers the nodes' keys.
+# Usage: operator.sh DIR CERTIFICATES HOST:CONTROL_PORT NODE…
+set -euo pipefail
+[ $# -ge 4 ] || { sed -n 3p "$0" >&2; exit 2; }
+mkdir -p "$1"; folder=$(realpath "$1") certificates=$(realpath "$2") address=$3; shift 3
+cat > "$folder/config.toml" <<T
+[superlink]
+default = "market"
+
+[superlink.market]
+address = "$address"
+root-certificates = "$certificates/ca.crt"
+T
+export FLWR_HOME=$folder FLWR_TELEMETRY_ENABLED=0 FLWR_DISABLE_UPDATE_CHECK=1
+for node in "$@"; do flwr supernode register "$certificates/$node.pub" market --name "$node"; done
