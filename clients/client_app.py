@@ -10,28 +10,50 @@ from pathlib import Path
 
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
+from torch import nn
 
 from clients.adaptive_aggregation import adapt
 from clients.agent_data import AgentData, load_agent_data, pooled
 from clients.agent_disk import AgentDisk
+from clients.privacy import private_training
 from clients.quote_history import learned_prior, remember, resolve
 from clients.training import evaluate, make_optimiser, pack, train, unpack
 from clients.valuation import decide, value, value_disclosed
 from fl_market.configuration import PRIVATE_OPTIONS, Configuration
 from fl_market.errors import MarketError
+from fl_market.local_privacy import LocalPrivacy, parse_local_privacy
 from fl_market.naming import agent_name
 from fl_market.parameters import StateDict, digest
 from fl_market.pricing import micro_credits, parse_prior, parse_rule
-from fl_market.protocol import DisclosedQuote, Offer, PublicPrice, QuoteRequest, Receipt, from_columns, to_columns
+from fl_market.protocol import Debt, DisclosedQuote, Offer, PublicPrice, QuoteRequest, Receipt, from_columns, to_columns
 from fl_market.seeds import reproducible
 
-app = ClientApp()
-
-MODEL, OPTIMISER, SHARES, SPENT = "model", "optimiser", "adaptive-shares", "spent"
+MODEL, OPTIMISER, SHARES, BOUGHT = "model", "optimiser", "adaptive-shares", "bought"
 Record = ArrayRecord | MetricRecord | ConfigRecord
 
 
-@app.train()
+def _privacy_of(context: Context) -> LocalPrivacy | None:
+    return parse_local_privacy(_options(context).local_privacy)
+
+
+def _model_to_train(message: Message, context: Context) -> StateDict:
+    """Return the agent's model before training, also where it has none yet."""
+    if MODEL in context.state:
+        return context.state.array_records[MODEL].to_torch_state_dict()
+    return _initial_model(message, context).state_dict()
+
+
+def _initial_model(message: Message, context: Context) -> nn.Module:
+    options, index = _options(context), _index(context)
+    own = message.content.config_records["config"].get("initialisation") != "common"
+    task = load_agent_data(options, index).task
+    return task.initial_model(options.seed, agent_name(index) if own else None)
+
+
+app = ClientApp()
+
+
+@app.train(mods=[private_training(_privacy_of, _model_to_train)])
 def train_model(message: Message, context: Context) -> Message:
     """Train the agent's own model, or the one that the message carries, and reply with it."""
     options, index = _options(context), _index(context)
@@ -45,8 +67,7 @@ def train_model(message: Message, context: Context) -> Message:
             model = task.build_model()
             model.load_state_dict(context.state.array_records[MODEL].to_torch_state_dict())
         else:
-            own = config.get("initialisation") != "common"
-            model = task.initial_model(options.seed, agent_name(index) if own else None)
+            model = _initial_model(message, context)
         model.to(hardware.device)
         optimiser = make_optimiser(model, options.optimiser, options.learning_rate, options.momentum)
         if OPTIMISER in context.state:
@@ -68,7 +89,7 @@ def train_model(message: Message, context: Context) -> Message:
     context.state[MODEL] = arrays
     context.state[OPTIMISER] = ConfigRecord({"state": pack(optimiser.state_dict())})
     metrics = MetricRecord({"num-examples": len(training[0]), "train-loss": loss})
-    content: dict[str, Record] = {"arrays": arrays, "metrics": metrics}
+    content: dict[str, Record] = {"arrays": arrays, "metrics": metrics, "acknowledgement": _acknowledgement(context)}
     if config.get("register"):
         content |= _profile(options, data)
     return _reply(message, index, content)
@@ -90,6 +111,14 @@ def answer_offers(message: Message, context: Context) -> Message:
         left = max(0, micro_credits(options.spending_limit) - _spent(context))
     bids = decide(offers, options.bid_scale, most_each, left)
     return _reply(message, _index(context), {"bids": ConfigRecord(to_columns(bids))})
+
+
+@app.query("debt")
+def answer_debts(message: Message, context: Context) -> Message:
+    """Agree to pay for deliveries that the broker had no acknowledgement of, if the agent holds all their receipts."""
+    debts = from_columns(Debt, message.content.config_records["debts"])
+    agreed = {debt.deal for debt in debts} <= _receipted(context)
+    return _reply(message, _index(context), {"payment": ConfigRecord({"agreed": agreed})})
 
 
 @app.query("quote")
@@ -125,7 +154,7 @@ def take_delivery(message: Message, context: Context) -> Message:
     resolve(context, receipts)
     state = context.state.array_records[MODEL].to_torch_state_dict()
     _keep(context, state, receipts, int(str(message.content.config_records["config"]["server-round"])))
-    content: dict[str, Record] = {"acknowledgement": ConfigRecord({"model-digest": digest(state)})}
+    content: dict[str, Record] = {"acknowledgement": _acknowledgement(context)}
     if options.tests_in(int(str(message.content.config_records["config"]["server-round"]))):
         states = [record.to_torch_state_dict() for record in _records(message, "ensemble")]
         content["metrics"] = _tested(options, index, states or [state])
@@ -134,8 +163,10 @@ def take_delivery(message: Message, context: Context) -> Message:
 
 def _keep(context: Context, state: StateDict, receipts: Sequence[Receipt], market_round: int) -> None:
     """Write the agent's model and receipts to its own disk, before anything is acknowledged; and what it has spent."""
-    bought = sum(receipt.price for receipt in receipts if receipt.side == "bought")
-    context.state[SPENT] = ConfigRecord({"micro-credits": _spent_since_start(context) + bought})
+    bought = [receipt for receipt in receipts if receipt.side == "bought"]
+    spent = _spent_since_start(context) + sum(receipt.price for receipt in bought)
+    deals = sorted(_receipted_since_start(context).union(receipt.deal for receipt in bought))
+    context.state[BOUGHT] = ConfigRecord({"micro-credits": spent, "deals": deals})
     if (disk := _disk(context)) is not None:
         disk.note(receipts, context.run_id, market_round)
         disk.save_memory({name: dict(record) for name, record in context.state.config_records.items()}, digest(state))
@@ -149,8 +180,26 @@ def _spent(context: Context) -> int:
 
 
 def _spent_since_start(context: Context) -> int:
-    record = context.state.config_records.get(SPENT)
+    record = context.state.config_records.get(BOUGHT)
     return 0 if record is None else int(str(record["micro-credits"]))
+
+
+def _receipted(context: Context) -> set[str]:
+    """Return the deals of which the agent holds a receipt for what it bought."""
+    disk = _disk(context)
+    kept = [] if disk is None else [str(entry["deal"]) for entry in disk.receipts() if entry["side"] == "bought"]
+    return _receipted_since_start(context).union(kept)
+
+
+def _receipted_since_start(context: Context) -> set[str]:
+    record = context.state.config_records.get(BOUGHT)
+    deals = [] if record is None else record["deals"]
+    return {str(deal) for deal in deals} if isinstance(deals, list) else set()
+
+
+def _acknowledgement(context: Context) -> ConfigRecord:
+    """Return what the agent says of the model that it holds."""
+    return ConfigRecord({"model-digest": digest(context.state.array_records[MODEL].to_torch_state_dict())})
 
 
 def _disk(context: Context) -> AgentDisk | None:

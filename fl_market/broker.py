@@ -6,7 +6,7 @@ then :meth:`Broker.bargain`, which agrees on deals and puts the payments into es
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 
 import torch
@@ -48,11 +48,17 @@ class BrokerMemory:
         Pair of agents -> where the next search for their match starts.
     profiles
         Agent -> what it told of its purpose.
+    unpaid
+        Buyer -> ids of the deals of each delivery, one after the other, that it left unacknowledged.
+    runs
+        What the ids of the market's deals begin with.
     """
 
-    delivered: Mapping[str, StateDict]
-    permutations: Mapping[tuple[str, str], Permutation]
-    profiles: Mapping[str, Profile]
+    delivered: Mapping[str, StateDict] = field(default_factory=dict)
+    permutations: Mapping[tuple[str, str], Permutation] = field(default_factory=dict)
+    profiles: Mapping[str, Profile] = field(default_factory=dict)
+    unpaid: Mapping[str, Sequence[Sequence[str]]] = field(default_factory=dict)
+    runs: Sequence[str] = ()
 
 
 class Broker:
@@ -110,13 +116,21 @@ class Broker:
         self._showroom = Showroom(self.terms)
         self._layers = frozenset(select_layers(model, self.terms.layers))
         self._run, self._seed, self._hardware = run, seed, hardware
+        self._runs = [run]
         self.resellers: frozenset[str] = frozenset()
         self._delivered: dict[str, StateDict] = {}
         self._permutations: dict[tuple[str, str], Permutation] = {}
+        self._unpaid: dict[str, list[list[str]]] = {}
 
-    def seat(self, agent: str) -> int:
-        """Open an agent's account with its endowment, unless it has one; return its balance in micro-credits."""
-        return self.ledger.open_account(agent, self.terms.endowment)
+    def seat(self, agent: str, owner: str = "") -> int:
+        """Open an agent's account with its endowment, unless it has one; return its balance in micro-credits.
+
+        Raises
+        ------
+        MarketError
+            If the account belongs to another owner.
+        """
+        return self.ledger.open_account(agent, self.terms.endowment, owner)
 
     def register(self, agent: str, profile: Profile) -> None:
         """Try and certify what this agent buys by its own purpose, and trade with it what its model has in common.
@@ -146,21 +160,57 @@ class Broker:
     def record_delivery(self, buyer: str, merged: StateDict) -> None:
         """Remember what a buyer acknowledged, until it buys again."""
         self._delivered[buyer] = merged
+        self._unpaid.pop(buyer, None)
+
+    def record_silence(self, buyer: str, deals: Sequence[Deal]) -> None:
+        """Remember what a buyer was delivered, but did not acknowledge."""
+        self._unpaid.setdefault(buyer, []).append([deal.id for deal in deals])
+
+    def may_buy(self, buyer: str) -> bool:
+        """Return whether a buyer has the right to buy: it loses it by leaving one delivery after another unpaid."""
+        return len(self._unpaid.get(buyer, ())) < self.terms.unpaid_deliveries
+
+    def unpaid(self, buyer: str) -> list[Deal]:
+        """Return the deals that a buyer did not acknowledge since it last did, or last paid for them."""
+        wanted = {identifier for delivery in self._unpaid.get(buyer, ()) for identifier in delivery}
+        return [deal for deal, _ in self.trades if deal.id in wanted]
+
+    def pay_late(self, buyer: str) -> bool:
+        """Let a buyer pay for all that it did not acknowledge; return whether its balance covered it.
+
+        With that it has the right to buy again.
+        """
+        states = [self.ledger.pay_late(deal.id) for deal in self.unpaid(buyer)]
+        if not all(state.paid for state in states):
+            return False
+        self._unpaid.pop(buyer, None)
+        return True
+
+    @property
+    def trades(self) -> list[tuple[Deal, DealState]]:
+        """The deals of this market, which may share its ledger with others, in the order of rounds and ids."""
+        begins = tuple(f"{run}/" for run in self._runs)
+        return [(deal, state) for deal, state in self.ledger.deals() if deal.id.startswith(begins)]
 
     def abandon_open_deals(self) -> None:
         """End all deals that are neither settled nor refunded: their round was lost."""
-        for deal, state in self.ledger.deals():
+        for deal, state in self.trades:
             if state in (DealState.AGREED, DealState.ESCROWED, DealState.DELIVERED):
                 self.ledger.abandon(deal.id)
 
     @property
     def memory(self) -> BrokerMemory:
         """What must be kept for the market to go on as if nothing had happened."""
-        return BrokerMemory(dict(self._delivered), dict(self._permutations), dict(self._buyers.profiles))
+        unpaid = {buyer: [list(deals) for deals in some] for buyer, some in self._unpaid.items()}
+        return BrokerMemory(
+            dict(self._delivered), dict(self._permutations), dict(self._buyers.profiles), unpaid, tuple(self._runs)
+        )
 
     def restore(self, memory: BrokerMemory) -> None:
         """Take over what another broker of the same market remembered."""
         self._delivered, self._permutations = dict(memory.delivered), dict(memory.permutations)
+        self._unpaid = {buyer: [list(deals) for deals in some] for buyer, some in memory.unpaid.items()}
+        self._runs = [*(run for run in memory.runs if run != self._run), self._run]
         for agent, profile in memory.profiles.items():
             self.register(agent, profile)
 

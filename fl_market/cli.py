@@ -70,7 +70,11 @@ _HELP = {
     "reserve_price": "credits that an agent asks at least",
     "local_data": "an agent's own training data: a folder of images by class, an .npz file, or FILE.py:FUNCTION",
     "agent_dir": "folder in which each agent keeps its model and its receipts",
+    "local_privacy": "how an agent blurs what it gives away: gaussian(clipping_norm, sensitivity, epsilon, delta)",
     "endowment": "credits that each agent starts with",
+    "class_tolerance": "how much the loss of any class may rise by a purchase; 0 for any rise",
+    "unpaid_deliveries": "deliveries in a row that a buyer may leave unacknowledged before it may no longer buy",
+    "bind_accounts": "an account belongs to the node that opened it: for nodes that authenticate",
     "reply_timeout": "seconds to wait for an agent's reply",
     "connect_timeout": "seconds to wait for the agents to connect",
 }

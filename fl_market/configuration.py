@@ -7,6 +7,7 @@ from typing import Any, Self
 from fl_market.errors import MarketError
 from fl_market.gains.certificate import GAINS
 from fl_market.hardware import DEVICES, PRECISIONS, Hardware, find_hardware
+from fl_market.local_privacy import parse_local_privacy
 from fl_market.merging.layers import ALL, select_layers
 from fl_market.pricing.money import micro_credits
 from fl_market.pricing.priors import parse_prior
@@ -32,6 +33,7 @@ PRIVATE_OPTIONS = (
     "reserve-price",
     "local-data",
     "agent-dir",
+    "local-privacy",
     "data-dir",
     "device",
     "precision",
@@ -128,8 +130,17 @@ class Configuration:
         or ``FILE.py:FUNCTION``.
     agent_dir
         Folder in which an agent keeps its model and its receipts, under its name; empty for nowhere.
+    local_privacy
+        How an agent blurs the parameters that it gives away: empty for not at all, or
+        ``gaussian(clipping_norm, sensitivity, epsilon, delta)``.
     endowment
         Credits that each agent starts with.
+    class_tolerance
+        How much the loss of any class may rise by a purchase; 0 for any rise.
+    unpaid_deliveries
+        Deliveries, one after the other, that a buyer may leave unacknowledged before it loses the right to buy.
+    bind_accounts
+        An account belongs to the node that opened it; for nodes that authenticate.
     reply_timeout, connect_timeout
         Seconds to wait for an agent's reply, and for enough agents to connect.
     """
@@ -189,7 +200,11 @@ class Configuration:
     reserve_price: float = 0.0
     local_data: str = ""
     agent_dir: str = ""
+    local_privacy: str = ""
     endowment: float = 100.0
+    class_tolerance: float = 0.0
+    unpaid_deliveries: int = 3
+    bind_accounts: bool = False
     reply_timeout: float = 600.0
     connect_timeout: float = 120.0
 
@@ -199,7 +214,7 @@ class Configuration:
             self._require(getattr(self, name) in accepted, name, f"one of {', '.join(accepted)}")
         self._require(self.gain in GAINS, "gain", f"one of {', '.join(GAINS)}")
         self._require(self.norm in NORMS, "norm", f"one of {', '.join(NORMS)}")
-        for name in ("num_server_rounds", "local_epochs", "widen", "max_purchases", "test_every"):
+        for name in ("num_server_rounds", "local_epochs", "widen", "max_purchases", "test_every", "unpaid_deliveries"):
             self._require(getattr(self, name) >= 1, name, "a whole number of at least 1")
         self._require(2 <= self.agents <= 1000, "agents", "2 to 1000: a market needs a buyer and a seller")
         for name in (
@@ -225,7 +240,16 @@ class Configuration:
             "connect_timeout",
         ):
             self._require(0 < getattr(self, name) < float("inf"), name, "a number above 0")
-        for name in ("bid_scale", "cost", "endowment", "novelty", "purchase_limit", "spending_limit", "reserve_price"):
+        for name in (
+            "bid_scale",
+            "cost",
+            "endowment",
+            "novelty",
+            "class_tolerance",
+            "purchase_limit",
+            "spending_limit",
+            "reserve_price",
+        ):
             self._require(0 <= getattr(self, name) < float("inf"), name, "a number of at least 0")
         self._require(0 <= self.momentum < 1, "momentum", "a number in [0, 1)")
         self._require(0 < self.layer_budget <= 1, "layer_budget", "a number in (0, 1]")
@@ -250,6 +274,8 @@ class Configuration:
             raise MarketError("agents with labels of their own have no common initialisation: drop common-init")
         micro_credits(self.endowment)
         parse_prior(self.prior)
+        if parse_local_privacy(self.local_privacy) is not None and self.validation_samples:
+            raise MarketError("local-privacy blurs parameters alone: it goes with no validation-samples")
 
     def _require(self, condition: bool, name: str, accepted: str) -> None:
         if not condition:

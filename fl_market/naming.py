@@ -24,11 +24,16 @@ class Pseudonyms:
 
     They come from the operating system's randomness, not from the run's seed, which every agent knows: no result may
     depend on them.
+
+    Attributes
+    ----------
+    known
+        Agent -> pseudonym, of those that have one.
     """
 
     def __init__(self) -> None:
-        self._of: dict[str, str] = {}
+        self.known: dict[str, str] = {}
 
     def of(self, agent: str) -> str:
         """Return an agent's pseudonym, the same for the whole run."""
-        return self._of.setdefault(agent, f"agent-{secrets.token_hex(8)}")
+        return self.known.setdefault(agent, f"agent-{secrets.token_hex(8)}")

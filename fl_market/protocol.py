@@ -15,6 +15,8 @@ DISCLOSURES = ("sealed", "paper", "sharp")
 they take the bounds of Theorem 4.1 (``paper``) or the sharp ones."""
 OFFER, QUOTE = "query.offer", "query.quote"
 """Message types of the two exchanges between training and delivery."""
+DEBT = "query.debt"
+"""Message type that asks a buyer to pay for what it did not acknowledge."""
 IDENTIFY = "query.identify"
 """Message type that asks who is at a node, after a broker came back."""
 
@@ -125,7 +127,23 @@ class Receipt:
     price: int
 
 
-Item = TypeVar("Item", Offer, Bid, QuoteRequest, DisclosedQuote, PublicPrice, Ask, Receipt)
+@dataclass(frozen=True)
+class Debt:
+    """A delivery that a buyer did not acknowledge, and whose payment was given back to it.
+
+    Attributes
+    ----------
+    deal
+        Id of the deal, as on its receipt.
+    price
+        Micro-credits.
+    """
+
+    deal: str
+    price: int
+
+
+Item = TypeVar("Item", Offer, Bid, QuoteRequest, DisclosedQuote, PublicPrice, Ask, Receipt, Debt)
 
 
 def to_columns(items: Sequence[Item]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fl_market.buyers import Buyer
 from fl_market.errors import MarketError
-from fl_market.gains import Certificate, Purpose, certify
+from fl_market.gains import Batch, Certificate, Purpose, certify, class_rises
 from fl_market.merging import (
     ALL,
     Alpha,
@@ -57,6 +57,11 @@ class Terms:
         Form of the gain-from-trade and level of its lower bound.
     fit_steps, fit_learning_rate, fit_batch_size
         Gradient steps on the weights of layers or rows, and the samples that each sees; 0 for all of the fit split.
+    class_tolerance
+        How much the loss of any class may rise by a purchase: the certificate's upper bound of it must not exceed
+        this. 0 for any rise.
+    unpaid_deliveries
+        Deliveries, one after the other, that a buyer may leave unacknowledged before it loses the right to buy.
     endowment
         Micro-credits that each agent's account opens with.
     """
@@ -75,6 +80,8 @@ class Terms:
     fit_steps: int = 40
     fit_learning_rate: float = 0.1
     fit_batch_size: int = 0
+    class_tolerance: float = 0.0
+    unpaid_deliveries: int = 3
     endowment: int = 100_000_000
 
 
@@ -109,7 +116,8 @@ class Showroom:
 
     def nothing(self, names: tuple[str, str], own: StateDict, own_losses: Tensor) -> Trial:
         """Return the trial of a purchase in which there is nothing to gain."""
-        return Trial(*names, "", 0.0, self._certificate(own_losses, own_losses), own, own)
+        certificate = certify(own_losses, own_losses, confidence=self.terms.confidence, kind=self.terms.gain)
+        return Trial(*names, "", 0.0, certificate, own, own)
 
     def try_out(
         self,
@@ -151,7 +159,7 @@ class Showroom:
             return nothing
         with torch.no_grad():
             merged = merge(alpha)
-        certificate = self._certificate(own_losses, certified_losses(buyer.purpose, merged))
+        certificate = self._certificate(own_losses, certified_losses(buyer.purpose, merged), buyer.purpose.certify)
         return Trial(*names, _described(layers, alpha, own), mean_alpha(alpha, own, layers), certificate, own, merged)
 
     def _fit_weights(self, own: StateDict, bought: StateDict, merge: Merge, buyer: Buyer, granularity: str) -> Alpha:
@@ -192,14 +200,18 @@ class Showroom:
             except MarketError:
                 return -float("inf")
             with torch.no_grad():
-                return self._certificate(before, buyer.purpose.loss(merge(alpha), held_out)).lower_bound
+                return self._certificate(before, buyer.purpose.loss(merge(alpha), held_out), held_out).lower_bound
 
         sizes = layer_sizes(own)
         best, _ = best_layers(self._budget(own), {layer: sizes[layer] for layer in for_sale}, gain)
         return tuple(layer for layer in for_sale if layer in best)
 
-    def _certificate(self, before: Tensor, after: Tensor) -> Certificate:
-        return certify(before, after, confidence=self.terms.confidence, kind=self.terms.gain)
+    def _certificate(self, before: Tensor, after: Tensor, data: Batch) -> Certificate:
+        certificate = certify(before, after, confidence=self.terms.confidence, kind=self.terms.gain)
+        if not self.terms.class_tolerance:
+            return certificate
+        rises = class_rises(before, after, data[1], confidence=self.terms.confidence)
+        return replace(certificate, harmed=tuple(c for c, rise in rises.items() if rise > self.terms.class_tolerance))
 
     def _merging(self, own: StateDict, aligned: StateDict, buyer: Buyer) -> Merge:
         """Return how these two are merged for a given purchased weight.

@@ -90,6 +90,8 @@ def _market(aligned: bool = True, granularity: str = "model", priced: bool = Fal
             fit_steps=options.fit_steps,
             fit_learning_rate=options.fit_learning_rate,
             fit_batch_size=options.fit_batch_size,
+            class_tolerance=options.class_tolerance,
+            unpaid_deliveries=options.unpaid_deliveries,
             endowment=micro_credits(options.endowment),
         )
         return _among_nodes(
@@ -128,6 +130,7 @@ def _among_nodes(
         connect_timeout=options.connect_timeout,
         history=setting.history,
         checkpoints=checkpoints,
+        bind_accounts=options.bind_accounts,
     )
 
 

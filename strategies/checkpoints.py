@@ -19,7 +19,7 @@ from fl_market.gains import Profile
 from fl_market.parameters import StateDict
 
 STATE, TENSORS = "state.json", "tensors.safetensors"
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,8 @@ class Checkpoint:
         The agents' test metrics so far, as :meth:`History.as_json` has them.
     ledger
         Number of the journal's last entry, and its hash.
+    pseudonyms
+        Agent -> the name under which the others, and the log, know it.
     """
 
     round: int
@@ -49,6 +51,7 @@ class Checkpoint:
     refunded: Sequence[str] = ()
     history: Mapping[str, Any] = field(default_factory=dict)
     ledger: tuple[int, str] = (0, "")
+    pseudonyms: Mapping[str, str] = field(default_factory=dict)
 
 
 class Checkpoints:
@@ -143,6 +146,9 @@ def _document(checkpoint: Checkpoint) -> dict[str, Any]:
         "refunded": list(checkpoint.refunded),
         "history": checkpoint.history,
         "ledger": checkpoint.ledger,
+        "pseudonyms": dict(checkpoint.pseudonyms),
+        "unpaid": checkpoint.memory.unpaid,
+        "runs": list(checkpoint.memory.runs),
     }
 
 
@@ -167,7 +173,7 @@ def _checkpoint(document: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> C
         )
         for agent, texts in document["profiles"].items()
     }
-    memory = BrokerMemory(delivered, permutations, profiles)
+    memory = BrokerMemory(delivered, permutations, profiles, document["unpaid"], document["runs"])
     return Checkpoint(
         document["round"],
         models,
@@ -176,6 +182,7 @@ def _checkpoint(document: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> C
         document["refunded"],
         document["history"],
         (document["ledger"][0], document["ledger"][1]),
+        document["pseudonyms"],
     )
 
 

@@ -1,6 +1,6 @@
 """One exchange of messages with some nodes, with everything that can go wrong in it said in one line."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from logging import WARNING
 from time import monotonic, sleep
 
@@ -13,8 +13,23 @@ from fl_market.errors import MarketError
 POLL_SECONDS = 0.5
 
 
-def wait_for_nodes(grid: Grid, count: int, timeout: float) -> list[int]:
-    """Return the connected nodes in a fixed order, once there are ``count``.
+def wait_for_nodes(
+    grid: Grid, count: int, timeout: float, *, least: int | None = None, awaited: Sequence[str] = ()
+) -> list[int]:
+    """Return the connected nodes in a fixed order, once there are ``count``, or ``least`` of them in time.
+
+    Parameters
+    ----------
+    grid
+        Connection to the nodes.
+    count
+        How many are waited for.
+    timeout
+        Seconds to wait.
+    least
+        With how many to go on when they have passed; by default with no fewer.
+    awaited
+        Names of the agents that were there before, for the log.
 
     Raises
     ------
@@ -22,11 +37,20 @@ def wait_for_nodes(grid: Grid, count: int, timeout: float) -> list[int]:
         If there are not enough of them after ``timeout`` seconds.
     """
     deadline = monotonic() + timeout
+    told = False
     while len(nodes := sorted(grid.get_node_ids())) < count:
         if monotonic() >= deadline:
+            if len(nodes) >= (count if least is None else least):
+                return nodes
+            if awaited:
+                raise MarketError(f"none of the agents {', '.join(awaited)} came back within {timeout:g} s")
             raise MarketError(
                 f"only {len(nodes)} of {count} agents connected within {timeout:g} s; start the others, or lower agents"
             )
+        if awaited and not told:
+            told_of = f"{len(nodes)} of {count} agents are connected"
+            log(WARNING, "%s; waiting up to %g s for the rest of %s", told_of, timeout, ", ".join(awaited))
+            told = True
         sleep(min(POLL_SECONDS, timeout))
     return nodes
 

@@ -16,15 +16,17 @@ from flwr.serverapp.strategy import Strategy
 from fl_market.broker import Broker, Trial
 from fl_market.errors import MarketError
 from fl_market.gains import Profile
-from fl_market.ledger import Deal, DealState
+from fl_market.ledger import Deal
 from fl_market.naming import Pseudonyms
 from fl_market.parameters import StateDict, check_parameters, digest
 from fl_market.protocol import (
+    DEBT,
     IDENTIFY,
     OFFER,
     QUOTE,
     Ask,
     Bid,
+    Debt,
     DisclosedQuote,
     Item,
     Offer,
@@ -46,9 +48,9 @@ PUBLIC_PRICES = 100
 class _Seat:
     """What the broker holds of one agent.
 
-    ``model`` is the broker's record, ``model_digest`` its SHA-256, and ``agent_digest`` that of the copy which the
-    agent is known to hold: parameters travel only where the two differ. The broker asks for the profile of an agent
-    that has no seat yet.
+    ``model`` is the broker's record, ``model_digest`` the SHA-256 of what the agent is to hold, and ``agent_digest``
+    that of what it is known to hold: parameters travel only where the two differ. They are those of the record, unless
+    the agent gives the broker a noisy copy only and keeps its own.
     """
 
     name: str
@@ -58,7 +60,12 @@ class _Seat:
     agent_digest: str
 
     def keep(self, model: StateDict) -> None:
+        """Take down what the agent's model is from now on; it may not hold it yet."""
         self.model, self.model_digest = model, digest(model)
+
+    def forget(self) -> None:
+        """Give up what was known of the agent's own copy: it will be sent the record."""
+        self.model_digest, self.agent_digest = digest(self.model), ""
 
 
 class ParameterMarket(Strategy):
@@ -80,6 +87,9 @@ class ParameterMarket(Strategy):
         Where the agents' test metrics go.
     checkpoints
         Where the market is kept after each round; None for nowhere.
+    bind_accounts
+        Let an account belong to the node that opened it. Nodes must authenticate: the id of any other changes whenever
+        it connects.
     """
 
     def __init__(
@@ -93,18 +103,19 @@ class ParameterMarket(Strategy):
         connect_timeout: float = 120.0,
         history: History | None = None,
         checkpoints: Checkpoints | None = None,
+        bind_accounts: bool = False,
     ) -> None:
         self.broker = broker
         self.history = history or History("market", 0)
         self._agents, self._first_round, self._common_init = agents, first_round, common_init
         self._reply_timeout, self._connect_timeout = reply_timeout, connect_timeout
         self._seats: dict[int, _Seat] = {}
-        self._pseudonyms = Pseudonyms()
+        self.pseudonyms = Pseudonyms()
         self._grid: Grid | None = None
         self._sent: list[Message] = []
         self._present: list[_Seat] = []
         self._deals: dict[str, list[tuple[Deal, Trial]]] = {}
-        self._checkpoints = checkpoints
+        self._checkpoints, self._bind_accounts = checkpoints, bind_accounts
         self._awaited: dict[str, StateDict] = {}
         self.finished = 0
 
@@ -117,6 +128,7 @@ class ParameterMarket(Strategy):
         self.history.restore(checkpoint.history)
         self.broker.restore(checkpoint.memory)
         self._awaited = dict(checkpoint.models)
+        self.pseudonyms.known |= checkpoint.pseudonyms
         for deal in checkpoint.settled:
             self.broker.ledger.settle(deal)
         for deal in checkpoint.refunded:
@@ -138,9 +150,10 @@ class ParameterMarket(Strategy):
         server_round += self.finished
         self._grid = grid  # aggregate_train is given none, and the queries need it
         contents = {}
-        needed = self._agents if not self._seats else 1
+        if server_round == 1:
+            self._keep(0, [], [])  # so that a crash in the first round is no special case
         config["initialisation"] = "common" if self._common_init else "independent"
-        nodes = wait_for_nodes(grid, needed, self._connect_timeout)
+        nodes = self._wait_for_nodes(grid, server_round)
         self._seat_awaited(server_round, [node for node in nodes if node not in self._seats])
         for node in nodes:
             contents[node] = _content_for(self._seats.get(node), server_round, config)
@@ -164,7 +177,7 @@ class ParameterMarket(Strategy):
         for node, reason in failures.items():
             warn(server_round, self._who(node), reason)
             if node in self._seats:
-                self._seats[node].agent_digest = ""
+                self._seats[node].forget()
         self._present.sort(key=lambda seat: seat.name)
         self._deals = {}
         if server_round >= self._first_round and len(self._present) > 1:
@@ -175,6 +188,19 @@ class ParameterMarket(Strategy):
         return None, MetricRecord(
             {"train-loss": sum(losses) / len(losses), "agents": len(losses), "deals": len(self._agreed())}
         )
+
+    def _wait_for_nodes(self, grid: Grid, server_round: int) -> list[int]:
+        """Wait for all agents before the first round, or the first after a resume, and for any of them later."""
+        known = sorted({*(seat.name for seat in self._seats.values()), *self._awaited})
+        wanted = 1 if self._seats else self._agents
+        try:
+            return wait_for_nodes(grid, wanted, self._connect_timeout, least=1 if known else wanted, awaited=known)
+        except MarketError as error:
+            if self._checkpoints is None or server_round == 1:
+                raise
+            raise MarketError(
+                f"{error}; what was done up to round {server_round - 1} is kept: resume the run"
+            ) from None
 
     def _seat_awaited(self, server_round: int, nodes: list[int]) -> None:
         """Give agents that the checkpoint knows their seats again, at whatever nodes they are now."""
@@ -188,9 +214,14 @@ class ParameterMarket(Strategy):
         for node, reason in failures.items():
             warn(server_round, self._who(node), reason)
         for node, answer in sorted(answers.items()):
-            model = self._awaited.pop(_text(answer, "agent", "name", default=""), None)
-            if model is not None:
-                name = _text(answer, "agent", "name")
+            name = _text(answer, "agent", "name", default="")
+            if name in self._awaited:
+                try:
+                    self.broker.seat(name, self._owner(node))
+                except MarketError as error:
+                    warn(server_round, self._who(node), str(error))
+                    continue
+                model = self._awaited.pop(name)
                 self._seats[node] = _Seat(name, node, model, digest(model), "")
 
     def _take_in(self, node: int, content: RecordDict) -> _Seat:
@@ -212,11 +243,11 @@ class ParameterMarket(Strategy):
             self.broker.register(name, profile)
         model = _parameters(content)
         check_parameters(model, self.broker.template(name))
-        sha = digest(model)
+        held = _text(content, "acknowledgement", "model-digest")
         if known is None:
-            self.broker.seat(name)
-            known = self._seats[node] = _Seat(name, node, model, sha, sha)
-        known.model, known.model_digest, known.agent_digest = model, sha, sha
+            self.broker.seat(name, self._owner(node))
+            known = self._seats[node] = _Seat(name, node, model, held, held)
+        known.model, known.model_digest, known.agent_digest = model, held, held
         return known
 
     # -- 2. to 5. try before purchase, offers, quotes, bargaining -----------------------------------------------------
@@ -224,9 +255,14 @@ class ParameterMarket(Strategy):
     def _trade(self, server_round: int) -> None:
         trials = self.broker.try_before_purchase({seat.name: seat.model for seat in self._present})
         for name in sorted(self.broker.resellers):
-            warn(server_round, f"agent {name}", "its parameters are what was delivered: it has nothing to sell")
+            warn(server_round, self._named(name), "its parameters are what was delivered: it has nothing to sell")
+        for trial in trials:
+            if trial.certificate.harmed and trial.certificate.lower_bound > 0:
+                classes = ", ".join(map(str, trial.certificate.harmed))
+                warn(server_round, self._named(trial.seller), f"what it sells would harm a buyer in class {classes}")
         self.history.offers += sum(not trial.after for trial in trials)
-        offered = [trial for trial in trials if trial.certificate.positive]
+        self._collect_debts(server_round)
+        offered = [trial for trial in trials if trial.certificate.positive and self.broker.may_buy(trial.buyer)]
         wanted = self._collect_bids(server_round, offered)
         bids = {pair: amount for pair, (_, amount) in wanted.items()}
         bought = {pair: trial for pair, (trial, _) in wanted.items()}
@@ -235,6 +271,22 @@ class ParameterMarket(Strategy):
         for seat in self._present:
             if seat.name in self._deals:
                 seat.keep(self._deals[seat.name][-1][1].merged)
+
+    def _collect_debts(self, server_round: int) -> None:
+        """Ask buyers that lost the right to buy whether they pay for what they did not acknowledge."""
+        owing = {
+            seat.name: self.broker.unpaid(seat.name) for seat in self._present if not self.broker.may_buy(seat.name)
+        }
+        contents = {
+            buyer: [Debt(self._deal_id(deal, deal.seller), deal.price) for deal in deals]
+            for buyer, deals in owing.items()
+        }
+        answers = self._query(server_round, DEBT, "debts", contents)
+        for buyer in owing:
+            records = answers[buyer].config_records if buyer in answers else {}
+            agreed = "payment" in records and records["payment"].get("agreed") is True
+            if not (agreed and self.broker.pay_late(buyer)):
+                warn(server_round, self._named(buyer), "it may not buy until it pays for what it did not acknowledge")
 
     def _collect_bids(self, server_round: int, offered: list[Trial]) -> dict[tuple[str, str], tuple[Trial, int]]:
         """Send each buyer its offers, privately, and return the bids: on one of them, and what comes on top of it.
@@ -248,7 +300,7 @@ class ParameterMarket(Strategy):
             buyer: [
                 Offer(
                     key,
-                    self._pseudonyms.of(trial.seller),
+                    self.pseudonyms.of(trial.seller),
                     trial.layers,
                     trial.alpha,
                     trial.certificate.gain,
@@ -275,7 +327,7 @@ class ParameterMarket(Strategy):
                     raise MarketError("it bids on more than one offer and what comes on top of it")
                 bids |= {(buyer, trial.seller): (trial, bid.amount) for trial, bid in zip(chosen, answers, strict=True)}
             except MarketError as error:
-                warn(server_round, f"agent {buyer}", str(error))
+                warn(server_round, self._named(buyer), str(error))
         return bids
 
     def _collect_asks(
@@ -289,7 +341,7 @@ class ParameterMarket(Strategy):
         sealed = self.broker.terms.disclosure == "sealed"
         wanted: dict[str, dict[str, str]] = {}
         for buyer, seller in sorted(bought):
-            wanted.setdefault(seller, {})[f"{server_round}/{self._pseudonyms.of(buyer)}"] = buyer
+            wanted.setdefault(seller, {})[f"{server_round}/{self.pseudonyms.of(buyer)}"] = buyer
         contents: dict[str, list[QuoteRequest]] = {
             seller: [
                 QuoteRequest(key, bought[buyer, seller].layers)
@@ -308,12 +360,12 @@ class ParameterMarket(Strategy):
                         raise MarketError(f"it answers the quote request {answered.quote!r}, which it was not sent")
                     asks[wanted[seller][answered.quote], seller] = self.broker.check_amount(answered.amount)
             except MarketError as error:
-                warn(server_round, f"agent {seller}", str(error))
+                warn(server_round, self._named(seller), str(error))
         return asks
 
     def _public_prices(self) -> list[PublicPrice]:
-        settled = [deal for deal, state in self.broker.ledger.deals() if state is DealState.SETTLED]
-        return [PublicPrice(deal.price) for deal in settled[-PUBLIC_PRICES:]]
+        paid = [deal for deal, state in self.broker.trades if state.paid]
+        return [PublicPrice(deal.price) for deal in paid[-PUBLIC_PRICES:]]
 
     def _query(
         self,
@@ -373,7 +425,11 @@ class ParameterMarket(Strategy):
         refunded: list[str] = []
         for seat in self._present:
             content = contents.get(seat.node)
-            seat.agent_digest = "" if content is None else _text(content, "acknowledgement", "model-digest", default="")
+            held = "" if content is None else _text(content, "acknowledgement", "model-digest", default="")
+            if held:
+                seat.agent_digest = held
+            else:
+                seat.forget()
             if seat.name in self._deals:
                 (settled if self._accepted(server_round, seat) else refunded).extend(
                     deal.id for deal, _ in self._deals[seat.name]
@@ -396,16 +452,26 @@ class ParameterMarket(Strategy):
             self.history.deals += len(deals)
             return True
         seat.keep(deals[0][1].before)
-        warn(server_round, f"agent {seat.name}", "it did not acknowledge its purchase, which is refunded")
+        self.broker.record_silence(seat.name, [deal for deal, _ in deals])
+        warn(server_round, self._named(seat.name), "it did not acknowledge its purchase, which is refunded")
         return False
 
     def _keep(self, server_round: int, settled: list[str], refunded: list[str]) -> None:
         if self._checkpoints is None:
             return
         models = {seat.name: seat.model for seat in self._seats.values()} | self._awaited
-        position = self.broker.ledger.position()
+        position, pseudonyms = self.broker.ledger.position(), dict(self.pseudonyms.known)
         self._checkpoints.write(
-            Checkpoint(server_round, models, self.broker.memory, settled, refunded, self.history.as_json(), position)
+            Checkpoint(
+                server_round,
+                models,
+                self.broker.memory,
+                settled,
+                refunded,
+                self.history.as_json(),
+                position,
+                pseudonyms,
+            )
         )
 
     def _agreed(self) -> list[tuple[Deal, Trial]]:
@@ -415,19 +481,28 @@ class ParameterMarket(Strategy):
         receipts: dict[str, list[Receipt]] = {}
         for deal, _ in self._agreed():
             for side, agent, partner in (("bought", deal.buyer, deal.seller), ("sold", deal.seller, deal.buyer)):
-                receipt = Receipt(
-                    f"{deal.round}/{self._pseudonyms.of(partner)}", side, self._pseudonyms.of(partner), deal.price
-                )
+                receipt = Receipt(self._deal_id(deal, partner), side, self.pseudonyms.of(partner), deal.price)
                 receipts.setdefault(agent, []).append(receipt)
         return receipts
 
     # -- shared -----------------------------------------------------------------------------------------------------
 
     def _offer_id(self, server_round: int, sellers: tuple[str, ...]) -> str:
-        return f"{server_round}/{'+'.join(map(self._pseudonyms.of, sellers))}"
+        return f"{server_round}/{'+'.join(map(self.pseudonyms.of, sellers))}"
+
+    def _deal_id(self, deal: Deal, partner: str) -> str:
+        """Return the id by which one side of a deal knows it."""
+        return f"{deal.round}/{self.pseudonyms.of(partner)}"
+
+    def _owner(self, node: int) -> str:
+        return str(node) if self._bind_accounts else ""
 
     def _who(self, node: int) -> str:
-        return f"agent {self._seats[node].name}" if node in self._seats else f"node {node}"
+        return self._named(self._seats[node].name) if node in self._seats else f"node {node}"
+
+    def _named(self, agent: str) -> str:
+        """Return what the log calls an agent: a checkpoint's ``state.json`` tells the operator who it is."""
+        return self.pseudonyms.of(agent)
 
 
 def _disclosed(key: str, bought: Trial, own: Trial) -> DisclosedQuote:

@@ -1,5 +1,6 @@
 """The broker's Flower app: runs one arm and reports it."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from logging import INFO
 from pathlib import Path
@@ -12,7 +13,7 @@ from flwr.serverapp.strategy import Strategy
 
 from fl_market.configuration import Configuration
 from fl_market.errors import MarketError
-from fl_market.ledger import DealState, Ledger
+from fl_market.ledger import Deal, DealState, Ledger
 from fl_market.naming import agent_name
 from fl_market.reports import AgentResult, ArmResult
 from fl_market.reports.files import (
@@ -79,16 +80,17 @@ def run_arm(grid: Grid, configuration: Configuration, observer: Observer | None 
                 timeout=configuration.reply_timeout,
             )
         seconds = perf_counter() - started
+        trades = strategy.broker.trades if isinstance(strategy, ParameterMarket) else []
         if not history.results:
             raise MarketError("no agent finished a single round; the warnings above say why")
         return ArmResult(
             arm=configuration.strategy,
             initialisation=arm.initialisation_in(configuration),
             trading_from=arm.exchanges_from(configuration),
-            agents=_agents(configuration, history, ledger),
+            agents=_agents(configuration, history, ledger, trades),
             deals=history.deals,
             offers=history.offers,
-            trades=ledger.deals(),
+            trades=trades,
             seconds=seconds,
         )
 
@@ -119,8 +121,10 @@ def _prepare(configuration: Configuration, strategy: Strategy) -> int:
     return strategy.finished
 
 
-def _agents(configuration: Configuration, history: History, ledger: Ledger) -> dict[str, AgentResult]:
-    settled = [deal for deal, state in ledger.deals() if state is DealState.SETTLED]
+def _agents(
+    configuration: Configuration, history: History, ledger: Ledger, trades: Sequence[tuple[Deal, DealState]]
+) -> dict[str, AgentResult]:
+    settled = [deal for deal, state in trades if state.paid]
     balances = ledger.balances()
     names = sorted({*history.results, *(agent_name(index) for index in range(configuration.agents))})
     return {

@@ -34,8 +34,10 @@ from fl_market.permutation import (
 from fl_market.reports.files import claim_file, write_json
 from fl_market.reports.table import summary_table
 from fl_market.seeds import numpy_generator
+from fl_market.tasks.cifar10 import prepared as prepared_cifar10
 from fl_market.tasks.cifar10 import read_cifar10
-from fl_market.tasks.mnist import normalised, read_mnist
+from fl_market.tasks.mnist import prepared as prepared_mnist
+from fl_market.tasks.mnist import read_mnist
 from fl_market.tasks.resnet import ResNet
 
 
@@ -121,8 +123,8 @@ def align(data_dir: str, out_dir: str, *, seed: int = 0, overwrite: bool = False
     """
     sizes = sizes or Sizes()
     _rebasin()
-    train, test = read_mnist(Path(data_dir))
-    mnist, cifar10 = (normalised(train), normalised(test)), read_cifar10(Path(data_dir))
+    mnist = _prepared(read_mnist(Path(data_dir)), prepared_mnist)
+    cifar10 = _prepared(read_cifar10(Path(data_dir)), prepared_cifar10)
     folder = claim_file(Path(out_dir), "align.json", overwrite)
     mlps = _compare_mlps(mnist, sizes, seed)
     nets = [
@@ -282,6 +284,11 @@ class _Right(nn.Module):
 
     def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return (outputs.argmax(1) == targets).float()
+
+
+def _prepared(parts: tuple[Batch, Batch], prepare: Callable[[Tensor], Tensor]) -> tuple[Batch, Batch]:
+    (train, train_labels), (test, test_labels) = parts
+    return (prepare(train), train_labels), (prepare(test), test_labels)
 
 
 def _first(data: Batch, count: int) -> Batch:

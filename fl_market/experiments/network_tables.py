@@ -132,7 +132,8 @@ Report = Callable[[str], None]
 def table1(folder: Path, plan: Plan, report: Report) -> str:
     """Compare the arms on each data set (section 6.1.1, table 1)."""
     names = tuple(plan.data_sets) or DATA_SETS[plan.scale]
-    cells = [plan.cell(name, arm, seed) for name in names for seed in plan.seeds for arm in ARMS]
+    # the longest first: else one process ends long after the others
+    cells = [plan.cell(name, arm, seed) for name in reversed(names) for arm in reversed(ARMS) for seed in plan.seeds]
     results = dict(zip(cells, run_cells(cells, folder, jobs=plan.jobs, report=report), strict=True))
     found = {
         name: {arm: _accuracies([results[plan.cell(name, arm, seed)] for seed in plan.seeds]) for arm in ARMS}
@@ -159,7 +160,7 @@ def table2(folder: Path, plan: Plan, report: Report) -> str:
         label: [plan.cell("mnist", arm, seed, **changed) for seed in plan.seeds]
         for label, (arm, changed) in (options | budgets | whole).items()
     }
-    cells = [cell for some in rows.values() for cell in some]
+    cells = [cell for some in reversed(rows.values()) for cell in some]
     results = dict(zip(cells, run_cells(cells, folder, jobs=plan.jobs, report=report), strict=True))
     found = {label: _accuracies([results[cell] for cell in some]) for label, some in rows.items()}
     shares = {label: _gain(found, label, "none") / _gain(found, "all, α per row", "none") for label in budgets}
@@ -186,7 +187,7 @@ def table2(folder: Path, plan: Plan, report: Report) -> str:
 
 def figure2(folder: Path, plan: Plan, report: Report) -> str:
     """Compare how fast the arms' test losses fall (section 6.1.1, figure 2)."""
-    cells = [plan.cell("mnist", arm, seed) for seed in plan.seeds for arm in ARMS]
+    cells = [plan.cell("mnist", arm, seed) for arm in reversed(ARMS) for seed in plan.seeds]
     results = dict(zip(cells, run_cells(cells, folder, jobs=plan.jobs, report=report), strict=True))
     curves = {arm: [_mean_curve(results[plan.cell("mnist", arm, seed)]) for seed in plan.seeds] for arm in ARMS}
     rounds = len(curves["siloed"][0])

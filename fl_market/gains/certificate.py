@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor
 
@@ -34,6 +35,8 @@ class Certificate:
         Mean loss of the buyer's own and of the merged model on the certify split.
     samples
         Size of the certify split.
+    harmed
+        Classes whose loss is not certified to stay within the tolerance, where there is one.
     """
 
     gain: float
@@ -42,6 +45,7 @@ class Certificate:
     loss_before: float
     loss_after: float
     samples: int
+    harmed: tuple[int, ...] = ()
 
     @property
     def ratio(self) -> float:
@@ -51,8 +55,8 @@ class Certificate:
 
     @property
     def positive(self) -> bool:
-        """Whether the gain is certified: its lower bound lies above zero."""
-        return self.lower_bound > 0
+        """Whether the gain is certified: its lower bound lies above zero, and no class is harmed."""
+        return self.lower_bound > 0 and not self.harmed
 
 
 def certify(before: Tensor, after: Tensor, *, confidence: float = 0.95, kind: str = "relative") -> Certificate:
@@ -86,14 +90,47 @@ def certify(before: Tensor, after: Tensor, *, confidence: float = 0.95, kind: st
         raise MarketError(f"unknown gain {kind!r}; accepted are {', '.join(GAINS)}")
     own = before.detach().double().cpu().numpy()
     merged = after.detach().double().cpu().numpy()
-    differences = own - merged
-    samples = len(differences)
-    mean = float(differences.mean())
-    error = float(differences.std(ddof=1)) / math.sqrt(samples)
-    bound = mean - float(stats.t.ppf(confidence, samples - 1)) * error
+    mean, bound = _mean_and_lower_bound(own - merged, confidence)
     scale = 1.0 if kind == "difference" else max(float(own.mean()), np.finfo(float).tiny)
     gain, lower_bound = mean / scale, bound / scale
     if not np.isfinite([gain, lower_bound]).all():
         # a merged model whose loss overflows is no bargain; a number must still be reported
         gain = lower_bound = -np.finfo(float).max
-    return Certificate(gain, lower_bound, confidence, float(own.mean()), float(merged.mean()), samples)
+    return Certificate(gain, lower_bound, confidence, float(own.mean()), float(merged.mean()), len(own))
+
+
+def class_rises(before: Tensor, after: Tensor, classes: Tensor, *, confidence: float = 0.95) -> dict[int, float]:
+    """Return by how much the loss of each class may have risen, at most.
+
+    Parameters that are poisoned to be good on average and bad on one class have a certified gain; this shows the
+    class. The paper has nothing like it.
+
+    Parameters
+    ----------
+    before, after
+        As in :func:`certify`.
+    classes
+        The class of each sample, shape (samples,).
+    confidence
+        Level of the one-sided upper bounds, in (0, 1), each for itself.
+
+    Returns
+    -------
+    dict
+        Class -> upper bound of its mean loss after less that before. A class with one sample has no bound: inf.
+    """
+    rises = (after - before).detach().double().cpu().numpy()
+    numbers = classes.cpu().numpy()
+    found = {}
+    for number in np.unique(numbers):
+        own = rises[numbers == number]
+        bound = -_mean_and_lower_bound(-own, confidence)[1] if len(own) > 1 else math.inf
+        found[int(number)] = bound if not math.isnan(bound) else math.inf
+    return found
+
+
+def _mean_and_lower_bound(values: NDArray[np.float64], confidence: float) -> tuple[float, float]:
+    """Return the mean of some values, and Student's one-sided lower bound of their expectation."""
+    mean = float(values.mean())
+    error = float(values.std(ddof=1)) / math.sqrt(len(values))
+    return mean, mean - float(stats.t.ppf(confidence, len(values) - 1)) * error

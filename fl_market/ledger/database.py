@@ -36,15 +36,15 @@ def open_database(url: str, *, create: bool = True) -> Engine:
         if create:
             metadata.create_all(engine)
         elif (in_file and not Path(str(address.database)).is_file()) or not inspect(engine).has_table("entries"):
-            raise MarketError(f"there is no ledger at {url}")
+            raise MarketError(f"there is no ledger at {address.render_as_string()}")
         return engine
     except ArgumentError:
         raise MarketError(
-            f"{url!r} is no database URL; accepted are sqlite:///FILE and postgresql+psycopg://…"
+            "the ledger's address is no database URL; accepted are sqlite:///FILE and postgresql+psycopg://…"
         ) from None
     except (SQLAlchemyError, ImportError) as error:
         reason = str(getattr(error, "orig", None) or error).splitlines()[0]
-        raise MarketError(f"the ledger {url} cannot be opened: {reason}") from error
+        raise MarketError(f"the ledger {make_url(url).render_as_string()} cannot be opened: {reason}") from error
 
 
 def _make_sqlite_transactional(engine: Engine) -> None:

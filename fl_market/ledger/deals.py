@@ -6,14 +6,20 @@ from enum import StrEnum
 
 
 class DealState(StrEnum):
-    """agreed → escrowed → delivered → settled; void before the escrow, refunded after it."""
+    """agreed → escrowed → delivered → settled; void before the escrow, refunded after it, and perhaps paid late."""
 
     AGREED = "agreed"
     ESCROWED = "escrowed"
     DELIVERED = "delivered"
     SETTLED = "settled"
     REFUNDED = "refunded"
+    PAID_LATE = "paid late"
     VOID = "void"
+
+    @property
+    def paid(self) -> bool:
+        """Whether the seller has its money."""
+        return self in (DealState.SETTLED, DealState.PAID_LATE)
 
 
 SUCCESSORS: dict[DealState, frozenset[DealState]] = {
@@ -21,7 +27,8 @@ SUCCESSORS: dict[DealState, frozenset[DealState]] = {
     DealState.ESCROWED: frozenset({DealState.DELIVERED, DealState.REFUNDED}),
     DealState.DELIVERED: frozenset({DealState.SETTLED, DealState.REFUNDED}),
     DealState.SETTLED: frozenset(),
-    DealState.REFUNDED: frozenset(),
+    DealState.REFUNDED: frozenset({DealState.PAID_LATE}),
+    DealState.PAID_LATE: frozenset(),
     DealState.VOID: frozenset(),
 }
 

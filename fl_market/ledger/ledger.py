@@ -21,6 +21,8 @@ ENDOWMENT = "market/endowment"
 """Where money comes from: its balance is minus the sum of all others."""
 ESCROW = "market/escrow"
 """Where a payment waits for the buyer's acknowledgement."""
+ENDOWED = "endowed"
+"""The step of the entry with which an account begins; its memo names the owner."""
 
 
 T = TypeVar("T")
@@ -87,13 +89,23 @@ class Ledger:
 
     # -- accounts ---------------------------------------------------------------------------------------------------
 
-    def open_account(self, name: str, endowment: int) -> int:
+    def open_account(self, name: str, endowment: int, owner: str = "") -> int:
         """Open an agent's account with an endowment, unless it exists; return its balance in micro-credits.
+
+        Parameters
+        ----------
+        name
+            The account's.
+        endowment
+            Micro-credits that it opens with.
+        owner
+            To whom it belongs, as the journal's entry of the endowment keeps it; empty for nobody in particular.
 
         Raises
         ------
         MarketError
-            If the name is empty or reserved for the market, or the endowment is negative.
+            If the name is empty or reserved for the market, the endowment is negative, or the account belongs to
+            another owner.
         """
         if not name or name.startswith("market/"):
             raise MarketError(
@@ -105,8 +117,10 @@ class Ledger:
             balance = _balance(connection, name)
             if balance is None:
                 connection.execute(insert(accounts).values(name=name, balance=0))
-                _record(connection, "endowed", "", ENDOWMENT, name, endowment)
+                _record(connection, ENDOWED, "", ENDOWMENT, name, endowment, owner)
                 balance = endowment
+            elif _owner(connection, name) != owner:
+                raise MarketError(f"the account {name!r} belongs to another node")
             return balance
 
     def balance(self, name: str) -> int:
@@ -174,6 +188,17 @@ class Ledger:
     def refund(self, deal_id: str) -> DealState:
         """Pay the buyer back out of escrow: the delivery was not acknowledged."""
         return self._step(deal_id, DealState.REFUNDED)
+
+    def pay_late(self, deal_id: str) -> DealState:
+        """Pay the seller of a deal that was refunded: its buyer acknowledges after all that it was delivered.
+
+        It stays refunded where the buyer's balance does not cover the price.
+        """
+        with self._transaction() as connection:
+            deal, state = self._known(connection, deal_id)
+            if state is not DealState.REFUNDED or (_balance(connection, deal.buyer) or 0) < deal.price:
+                return state
+            return _advance(connection, deal, state, DealState.PAID_LATE, deal.buyer, deal.seller, deal.price)
 
     def abandon(self, deal_id: str) -> DealState:
         """End a deal whose round was lost: what waits in escrow goes back, and what was only agreed on is void."""
@@ -246,7 +271,7 @@ class _Transaction:
 
     def __init__(self, engine: Engine) -> None:
         self._context = engine.begin()
-        self._url = engine.url
+        self._name = engine.url.render_as_string()  # without the password
 
     def __enter__(self) -> Connection:
         return self._guard(self._context.__enter__)
@@ -266,11 +291,16 @@ class _Transaction:
 
     def _sentence(self, error: SQLAlchemyError) -> MarketError:
         reason = str(getattr(error, "orig", None) or error).splitlines()[0]
-        return MarketError(f"the ledger {self._url} refused a transaction, and nothing has changed: {reason}")
+        return MarketError(f"the ledger {self._name} refused a transaction, and nothing has changed: {reason}")
 
 
 def _balance(connection: Connection, name: str) -> int | None:
     return connection.execute(select(accounts.c.balance).where(accounts.c.name == name)).scalar_one_or_none()
+
+
+def _owner(connection: Connection, name: str) -> str:
+    opened = select(entries.c.memo).where(entries.c.step == ENDOWED, entries.c.payee == name)
+    return str(connection.execute(opened.limit(1)).scalar_one_or_none() or "")
 
 
 def _balances(connection: Connection) -> dict[str, int]:

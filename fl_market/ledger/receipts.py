@@ -52,7 +52,7 @@ def reconcile(account: str, deals: Sequence[tuple[Deal, DealState]], receipts: S
     open_rounds = set()
     for deal, state in deals:
         for side, name in (("bought", deal.buyer), ("sold", deal.seller)):
-            if name == account and state is DealState.SETTLED:
+            if name == account and state.paid:
                 booked[deal.round, side, deal.price] += 1
             elif name == account and state in (DealState.ESCROWED, DealState.DELIVERED):
                 open_rounds.add(deal.round)

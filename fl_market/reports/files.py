@@ -1,6 +1,7 @@
 """Files of a run: one folder with ``results.json``, the ledgers and a picture."""
 
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -14,6 +15,8 @@ from fl_market.reports.results import ArmResult
 RESULTS = "results.json"
 SUMMARY = "summary.json"
 CONFIGURATION = "configuration.json"
+LEDGER = "FL_MARKET_LEDGER"
+"""Environment variable of the broker's machine with the database URL of a ledger that several runs share."""
 
 
 def ledger_path(out_dir: Path, arm: str) -> Path:
@@ -27,7 +30,13 @@ def checkpoints_path(out_dir: Path, arm: str) -> Path:
 
 
 def ledger_url(configuration: Configuration) -> str:
-    """Return the database URL of a run's ledger: a file in its folder, or in memory where it has none."""
+    """Return the database URL of a run's ledger.
+
+    That is the one in the environment, where there is one; else a file in the run's folder, or a ledger in memory. It
+    is no option of a run: agents are told those, and it may hold a password.
+    """
+    if LEDGER in os.environ:
+        return os.environ[LEDGER]
     if not configuration.out_dir:
         return "sqlite://"
     folder = prepare_folder(Path(configuration.out_dir))

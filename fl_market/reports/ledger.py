@@ -61,7 +61,7 @@ def statement_table(ledger: Ledger, account: str) -> str:
 def _price_history(deals: Sequence[tuple[Deal, DealState]]) -> str:
     by_round: dict[int, list[int]] = {}
     for deal, state in deals:
-        if state is DealState.SETTLED:
+        if state.paid:
             by_round.setdefault(deal.round, []).append(deal.price)
     rows = [
         (str(number), str(len(prices)), *(credits_text(round(f(prices))) for f in (min, mean, max)))

@@ -53,7 +53,7 @@ def prepared(images: Tensor) -> Tensor:
 
 
 def read_cifar10(data_dir: Path, download: bool = False) -> tuple[Batch, Batch]:
-    """Return the published training and test parts: (samples, 3, 32, 32) floats, mean 0 and deviation 1; and labels.
+    """Return the published training and test parts: (samples, 3, 32, 32) unsigned bytes, and labels.
 
     Raises
     ------
@@ -63,7 +63,5 @@ def read_cifar10(data_dir: Path, download: bool = False) -> tuple[Batch, Batch]:
     cifar10 = import_torchvision().datasets.CIFAR10
     with reading("CIFAR-10", data_dir, "CIFAR10", "cifar-10-batches-py"):
         parts = [cifar10(str(data_dir), train=train, download=download) for train in (True, False)]
-    train, test = (
-        (prepared(torch.from_numpy(part.data).permute(0, 3, 1, 2)), torch.tensor(part.targets)) for part in parts
-    )
+    train, test = ((torch.from_numpy(part.data).permute(0, 3, 1, 2), torch.tensor(part.targets)) for part in parts)
     return train, test

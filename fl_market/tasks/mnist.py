@@ -28,9 +28,9 @@ def mnist_task(name: str, build: Callable[[int], nn.Module], options: TaskOption
     own for the broker.
     """
     if options.data_dir:
-        train, test = (normalised(part) for part in read_mnist(Path(options.data_dir), options.download))
+        train, test = read_mnist(Path(options.data_dir), options.download)
         return shared_task(name, build, train, test, options, batch_size=BATCH_SIZE, prepare=prepared)
-    sample = {part: normalised(data) for part, data in load_sample().items()}
+    sample = load_sample()
     return shared_task(
         name,
         build,
@@ -44,7 +44,7 @@ def mnist_task(name: str, build: Callable[[int], nn.Module], options: TaskOption
 
 
 def read_mnist(data_dir: Path, download: bool = False) -> tuple[Batch, Batch]:
-    """Return MNIST's published training and test parts as unsigned bytes and labels.
+    """Return MNIST's published training and test parts: (samples, 28, 28) unsigned bytes, and labels.
 
     Raises
     ------
@@ -79,12 +79,10 @@ def _unpacked(data_dir: Path, scratch: Path) -> Path:
     return scratch
 
 
-def normalised(data: Batch) -> Batch:
-    """Return (samples, 1, 28, 28) floats with MNIST's mean 0 and deviation 1 from unsigned bytes; and the labels."""
-    images, labels = data
-    return prepared(images.unsqueeze(1)), labels
-
-
 def prepared(images: Tensor) -> Tensor:
-    """Return floats with MNIST's mean 0 and deviation 1 from unsigned bytes (samples, 1, 28, 28)."""
+    """Return (samples, 1, 28, 28) floats with MNIST's mean 0 and deviation 1 from unsigned bytes of that shape.
+
+    The axis of the one channel may be missing.
+    """
+    images = images.unsqueeze(1) if images.dim() == 3 else images
     return (images.float() / 255 - MEAN) / DEVIATION

@@ -37,7 +37,8 @@ def shared_task(
     build
         Makes an untrained model for a number of classes.
     train, test
-        Inputs, shape (samples, …), and labels 0, 1, …, shape (samples,).
+        Inputs, shape (samples, …), and labels 0, 1, …, shape (samples,). Where there is ``prepare``, it makes the
+        inputs of these as well, after they are shared out: of photographs in bytes, most are never needed as floats.
     options
         Say how the training set is shared out.
     batch_size
@@ -53,14 +54,18 @@ def shared_task(
         broker, train = take_out(train, options.broker_samples or BROKER_SAMPLES, options.seed, "broker-data")
     elif options.broker_samples:
         broker, _ = take_out(broker, options.broker_samples, options.seed, "broker-data")
+
+    def prepared(part: Batch) -> Batch:
+        return part if prepare is None else (prepare(part[0]), part[1])
+
     return Task(
         name=name,
         build=build,
         classes=1 + int(test[1].max()),
         criterion=nn.CrossEntropyLoss(reduction="none"),
-        agents=share_out(train, options),
-        broker=broker,
-        test=test,
+        agents=tuple(prepared(part) for part in share_out(train, options)),
+        broker=prepared(broker),
+        test=prepared(test),
         batch_size=batch_size,
         augment=augment,
         prepare=prepare,

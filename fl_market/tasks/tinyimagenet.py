@@ -58,7 +58,7 @@ def prepared(images: Tensor) -> Tensor:
 
 
 def read_tinyimagenet(data_dir: Path, size: int = 32) -> tuple[Batch, Batch]:
-    """Return training and validation images: (samples, 3, size, size) floats, mean 0 and deviation 1; and labels.
+    """Return training and validation images: (samples, 3, size, size) unsigned bytes, and labels.
 
     Parameters
     ----------
@@ -103,4 +103,4 @@ def _read_images(files: Sequence[tuple[Path, int]], size: int) -> Batch:
 
     with ThreadPoolExecutor() as threads:  # Pillow releases Python's lock while it decodes
         images = torch.stack(list(threads.map(read, [path for path, _ in files])))
-    return prepared(images), torch.tensor([label for _, label in files])
+    return images, torch.tensor([label for _, label in files])

@@ -156,7 +156,7 @@ def test_a_full_disk_stops_the_round_before_money_moves(tmp_path, monkeypatch, u
 
     def full(path, content):
         calls.append(path)
-        if len(calls) == 7:
+        if len(calls) == 9:
             raise OSError(28, "No space left on device")
         original(path, content)
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fl_market.errors import MarketError
-from fl_market.tasks import TaskOptions, load_task
+from fl_market.tasks import TaskOptions, cifar10, load_task
 from fl_market.tasks.cifar10 import read_cifar10
 
 
@@ -41,11 +41,13 @@ def test_cifar10_is_read_and_shared_out(real_cifar10):
     train, test = read_cifar10(real_cifar10)
     assert train[0].shape == (50_000, 3, 32, 32)
     assert test[0].shape == (10_000, 3, 32, 32)
-    assert train[0].mean((0, 2, 3)).abs().max() < 0.01
-    assert (train[0].std((0, 2, 3)) - 1).abs().max() < 0.01
+    floats = cifar10.prepared(train[0])
+    assert floats.mean((0, 2, 3)).abs().max() < 0.01
+    assert (floats.std((0, 2, 3)) - 1).abs().max() < 0.01
     options = TaskOptions(data_dir=str(real_cifar10), train_samples=2000, broker_samples=500, norm="layer", widen=2)
     task = load_task("cifar10-resnet20", options)
     assert len(task.broker[0]) == 500
+    torch.testing.assert_close(task.test[0], cifar10.prepared(test[0]))
     assert torch.bincount(task.agents[0][1], minlength=10).tolist() == [20] * 5 + [200] * 5
     assert task.build_model()(task.test[0][:2]).shape == (2, 10)
 
@@ -55,3 +57,34 @@ def test_cifar10_without_data_is_named(tmp_path):
         load_task("cifar10-resnet20", TaskOptions())
     with pytest.raises(MarketError, match=f"CIFAR-10 cannot be read from {tmp_path}: .*CIFAR10"):
         load_task("cifar10-resnet20", TaskOptions(data_dir=str(tmp_path)))
+
+
+def test_tinyimagenet_is_read_in_its_published_layout(tmp_path):
+    from PIL import Image
+
+    root = tmp_path / "tiny-imagenet-200"
+    names = ["n03", "n01", "n02"]
+    rows = []
+    for place, name in enumerate(names):
+        (root / "train" / name / "images").mkdir(parents=True)
+        for number in range(5):
+            image = Image.new("RGB", (64, 64), (50 * place, 10 * number, 0))
+            image.save(root / "train" / name / "images" / f"{name}_{number}.JPEG", quality=95)
+        rows.append(f"val_{place}.JPEG\t{name}\t0\t0\t62\t62\n")
+    (root / "val" / "images").mkdir(parents=True)
+    for place in range(3):
+        Image.new("L", (64, 64), 99).save(root / "val" / "images" / f"val_{place}.JPEG")
+    (root / "val" / "val_annotations.txt").write_text("".join(rows))
+    (root / "wnids.txt").write_text("\n".join(names) + "\n")
+    for size in (0, 64):
+        options = TaskOptions(data_dir=str(tmp_path), broker_samples=3, image_size=size, norm="group")
+        task = load_task("tinyimagenet-resnet20", options)
+        assert task.classes == 3
+        assert task.test[1].tolist() == [2, 0, 1], "labels are in the order of the names"
+        assert task.test[0].shape == (3, 3, size or 32, size or 32)
+        assert len(task.broker[0]) == 3
+        assert sum(len(part[0]) for part in task.agents) <= 12
+        assert task.build_model()(task.test[0][:2]).shape == (2, 3)
+    (root / "wnids.txt").unlink()
+    with pytest.raises(MarketError, match="TinyImageNet cannot be read"):
+        load_task("tinyimagenet-resnet20", TaskOptions(data_dir=str(tmp_path), broker_samples=4))
