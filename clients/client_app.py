@@ -15,7 +15,7 @@ from torch import nn
 from clients.adaptive_aggregation import adapt
 from clients.agent_data import AgentData, load_agent_data, pooled
 from clients.agent_disk import AgentDisk
-from clients.privacy import private_training
+from clients.privacy import KNOWN, private_training
 from clients.quote_history import learned_prior, remember, resolve
 from clients.training import evaluate, make_optimiser, pack, train, unpack
 from clients.valuation import decide, value, value_disclosed
@@ -36,13 +36,6 @@ def _privacy_of(context: Context) -> LocalPrivacy | None:
     return parse_local_privacy(_options(context).local_privacy)
 
 
-def _model_to_train(message: Message, context: Context) -> StateDict:
-    """Return the agent's model before training, also where it has none yet."""
-    if MODEL in context.state:
-        return context.state.array_records[MODEL].to_torch_state_dict()
-    return _initial_model(message, context).state_dict()
-
-
 def _initial_model(message: Message, context: Context) -> nn.Module:
     options, index = _options(context), _index(context)
     own = message.content.config_records["config"].get("initialisation") != "common"
@@ -53,7 +46,7 @@ def _initial_model(message: Message, context: Context) -> nn.Module:
 app = ClientApp()
 
 
-@app.train(mods=[private_training(_privacy_of, _model_to_train)])
+@app.train(mods=[private_training(_privacy_of, lambda message, context: _initial_model(message, context).state_dict())])
 def train_model(message: Message, context: Context) -> Message:
     """Train the agent's own model, or the one that the message carries, and reply with it."""
     options, index = _options(context), _index(context)
@@ -256,6 +249,8 @@ def _receive(message: Message, context: Context) -> None:
             raise MarketError("the parameters that arrived are not those that were sent: their SHA-256 differs")
         if own is None or digest(own.to_torch_state_dict()) != sha:
             context.state[MODEL] = carried
+            if KNOWN in context.state:
+                context.state[KNOWN] = carried
             if OPTIMISER in context.state:
                 del context.state[OPTIMISER]
             if own is None and (disk := _disk(context)) is not None:

@@ -11,21 +11,25 @@ from flwr.clientapp.typing import ClientAppCallable
 from fl_market.local_privacy import LocalPrivacy
 from fl_market.parameters import StateDict
 
+KNOWN = "known-to-the-broker"
+"""The record of the agent's state with what the broker knows of its model, where that is not the model itself."""
+
 
 def private_training(
-    privacy_of: Callable[[Context], LocalPrivacy | None], model_of: Callable[[Message, Context], StateDict]
+    privacy_of: Callable[[Context], LocalPrivacy | None], initial_model: Callable[[Message, Context], StateDict]
 ) -> Callable[[Message, Context, ClientAppCallable], Message]:
     """Return a modifier of training messages that blurs the parameters of the reply where an agent wants it.
 
     Flower's modifier clips the update to the parameters that a message carries; the market's carry none, since agents
-    keep their models. So they are added here, on the agent's side.
+    keep their models. So the model that the broker knows already is added here, on the agent's side: the one that was
+    given away last, or was delivered since. An update to anything else would have no bounded sensitivity.
 
     Parameters
     ----------
     privacy_of
         (context) to what the agent wants, None for parameters as they are.
-    model_of
-        (message, context) to the model that the agent will train.
+    initial_model
+        (message, context) to the model that the agent starts from, which tells nothing of its data.
     """
 
     def modifier(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
@@ -40,8 +44,13 @@ def private_training(
             return reply
 
         if not message.content.array_records:
-            message.content["arrays"] = ArrayRecord(dict(model_of(message, context)))
+            if KNOWN not in context.state:
+                context.state[KNOWN] = ArrayRecord(dict(initial_model(message, context)))
+            message.content[KNOWN] = context.state.array_records[KNOWN]
         blur = LocalDpMod(privacy.clipping_norm, privacy.sensitivity, privacy.epsilon, privacy.delta)
-        return blur(message, context, unpredictable)
+        reply = blur(message, context, unpredictable)
+        if not reply.has_error():
+            context.state[KNOWN] = next(iter(reply.content.array_records.values()))
+        return reply
 
     return modifier

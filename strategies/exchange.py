@@ -11,6 +11,8 @@ from flwr.serverapp import Grid
 from fl_market.errors import MarketError
 
 POLL_SECONDS = 0.5
+LONGEST = 300
+"""Characters that the log quotes of what an agent sent."""
 
 
 def wait_for_nodes(
@@ -97,5 +99,7 @@ def ask(
 
 
 def warn(server_round: int, who: str, what: str) -> None:
-    """Log one line; the round goes on with who is left."""
-    log(WARNING, "round %d: %s: %s; the round goes on without it", server_round, who, what)
+    """Log one line of bounded length; the round goes on with who is left."""
+    line = " ".join(what.split())
+    line = line if len(line) <= LONGEST else f"{line[:LONGEST]}…"
+    log(WARNING, "round %d: %s: %s; the round goes on without it", server_round, who, line)

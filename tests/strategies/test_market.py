@@ -8,101 +8,16 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord
 
 from clients.client_app import app
-from fl_market.configuration import Configuration
 from fl_market.errors import MarketError
 from fl_market.experiments.engines import run_inline
 from fl_market.experiments.inline_grid import InlineGrid
-from fl_market.ledger import ENDOWMENT, ESCROW, DealState, Ledger, read_receipts, reconcile
+from fl_market.ledger import ENDOWMENT, ESCROW, DealState, read_receipts, reconcile
 from fl_market.protocol import OFFER, QUOTE
 from strategies import ParameterMarket
-from strategies.arms import ARMS, Setting
-from strategies.history import History
 from strategies.server_app import run_arm
+from tests.played import EVALUATE, TRAIN, SpiedGrid, broken, changed, configured, play, settled, tamper_with
 
 pytestmark = pytest.mark.flower
-
-TRAIN, EVALUATE = "train", "evaluate"
-
-
-def configured(**options):
-    defaults = {
-        "strategy": "market-priced",
-        "num_server_rounds": 3,
-        "first_round": 2,
-        "prior": "exponential(1000)",
-        "learning_rate": 0.1,
-    }
-    return Configuration(**(defaults | options))
-
-
-class SpiedGrid(InlineGrid):
-    """A grid that keeps all messages, and lets a test change what an agent answers."""
-
-    def __init__(self, configuration, tamper=None, reorder=None):
-        super().__init__(app, configuration.agents, configuration.to_mapping())
-        self.tamper, self.reorder = tamper, reorder
-        self.seen = []
-
-    def agent(self, message):
-        return "ABCDEF"[message.metadata.dst_node_id - 1000]
-
-    def answer(self, message):
-        reply = super().answer(message)
-        if self.tamper is not None:
-            reply = self.tamper(self.agent(message), message, reply)
-        self.seen.append((self.agent(message), message, reply))
-        return reply
-
-    def send_and_receive(self, messages, *, timeout=None):
-        replies = [reply for reply in super().send_and_receive(messages, timeout=timeout) if reply is not None]
-        return self.reorder(replies) if self.reorder else replies
-
-    def sent(self, message_type, agent=None):
-        return [m for name, m, _ in self.seen if m.metadata.message_type == message_type and agent in (None, name)]
-
-
-def play(tamper=None, reorder=None, node_config=None, **options):
-    """Run a market and return its strategy, its grid and its ledger (in memory)."""
-    configuration = configured(**options)
-    grid = SpiedGrid(configuration, tamper, reorder)
-    for node, private in (node_config or {}).items():
-        grid.contexts[node].node_config.update(private)
-    ledger = Ledger.open()
-
-    def check(report):
-        """After every round the ledger is right, nothing waits in escrow, and no money came or went."""
-        assert ledger.verify() == []
-        balances = ledger.balances()
-        assert balances[ESCROW] == 0
-        assert sum(balances.values()) == 0
-        checked.append(report.round)
-
-    checked = []
-    history = History(configuration.strategy, configuration.num_server_rounds, check)
-    strategy = ARMS[configuration.strategy].build(Setting(configuration, configuration.load_task(), history, ledger))
-    common = configuration.load_task().initial_model(configuration.seed)
-    strategy.start(
-        grid=grid, initial_arrays=ArrayRecord(common.state_dict()), num_rounds=configuration.num_server_rounds
-    )
-    assert checked == list(range(1, configuration.num_server_rounds + 1))
-    return strategy, grid, ledger
-
-
-def tamper_with(agent, message_type, change, market_round=2):
-    """Change one agent's answers of one type, from one round on."""
-
-    def tamper(name, message, reply):
-        concerned = name == agent and message.metadata.message_type == message_type
-        if concerned and int(message.metadata.group_id) >= market_round:
-            return change(message, reply)
-        return reply
-
-    return tamper
-
-
-def settled(ledger):
-    return [(deal.round, deal.buyer) for deal, state in ledger.deals() if state is DealState.SETTLED]
-
 
 ALL = [(2, "A"), (2, "B"), (3, "A"), (3, "B")]
 
@@ -226,23 +141,6 @@ def test_all_quotes_of_a_round_are_computed_before_any_of_its_trades():
     offers = [g.sent(OFFER, "B")[0].content["offers"] for g in (grid, other)]
     for key in ("alpha", "gain", "lower_bound"):
         assert offers[0][key] == offers[1][key]
-
-
-def changed(reply, **records):
-    for key, record in records.items():
-        reply.content[key] = record
-    return reply
-
-
-def broken(change):
-    """A training reply whose parameters are changed."""
-
-    def apply(message, reply):
-        state = reply.content["arrays"].to_torch_state_dict()
-        change(state)
-        return changed(reply, arrays=ArrayRecord(state))
-
-    return apply
 
 
 def unreadable(message, reply):

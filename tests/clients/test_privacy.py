@@ -1,0 +1,75 @@
+"""Flower's local differential privacy on what an agent gives away."""
+
+import numpy as np
+import pytest
+import torch
+
+from fl_market.errors import MarketError
+from fl_market.local_privacy import LocalPrivacy, parse_local_privacy
+from fl_market.parameters import digest
+from tests.played import EVALUATE, TRAIN, configured, play, settled
+
+pytestmark = pytest.mark.flower
+
+NOISE = "gaussian(5.0, 0.00001, 8, 0.00001)"
+DEVIATION = 0.00001 * np.sqrt(2 * np.log(1.25 / 0.00001)) / 8
+
+
+def test_texts_that_are_no_local_privacy():
+    assert parse_local_privacy("") is None
+    assert parse_local_privacy(" gaussian(1, 0.5, 8, 1e-5)") == LocalPrivacy(1, 0.5, 8, 1e-5)
+    for text in ("laplace(1, 1)", "gaussian(1, 1, 1)", "gaussian(1, 1, 0, 0.1)", "gaussian(1, 1, 1, 2)", "gaussian(a)"):
+        with pytest.raises(MarketError, match="unknown local privacy"):
+            parse_local_privacy(text)
+    with pytest.raises(MarketError, match="goes with no validation-samples"):
+        configured(local_privacy=NOISE, validation_samples=10)
+
+
+def test_the_broker_gets_noisy_parameters_and_the_agent_keeps_its_own():
+    """A alone wants privacy; the market goes on, and A is sent nothing but what it bought."""
+    held = {}
+
+    def look(name, message, reply):
+        if name == "A":
+            context = held["grid"].contexts[1000] if "grid" in held else None
+            held[message.metadata.message_type, message.metadata.group_id] = context, reply
+        return reply
+
+    _, grid, ledger = play(look, node_config={1000: {"local-privacy": NOISE}}, num_server_rounds=4)
+    assert {agent for _, agent in settled(ledger)} == {"A", "B"}
+    for agent, message, reply in grid.seen:
+        if message.metadata.message_type == TRAIN:
+            given = reply.content["arrays"].to_torch_state_dict()
+            own = reply.content["acknowledgement"]["model-digest"]
+            assert (digest(given) == own) == (agent == "B")
+        if message.metadata.message_type == EVALUATE and agent == "A":
+            assert bool(message.content.array_records) == ("receipts" in message.content and bought(message))
+
+
+def bought(message):
+    return "bought" in message.content["receipts"]["side"]
+
+
+def test_the_noise_is_as_large_as_it_says_and_nobody_can_foresee_it():
+    def given(**private):
+        _, grid, _ = play(node_config={1000: private}, strategy="market", num_server_rounds=1)
+        (reply,) = [r for agent, m, r in grid.seen if agent == "A" and m.metadata.message_type == TRAIN]
+        return torch.cat([tensor.flatten() for tensor in reply.content["arrays"].to_torch_state_dict().values()])
+
+    exact, first, second = given(), given(**{"local-privacy": NOISE}), given(**{"local-privacy": NOISE})
+    for noisy in (first, second):
+        assert float((noisy - exact).double().std()) == pytest.approx(DEVIATION, rel=0.05)
+    assert not torch.equal(first, second), "the seed is known to everybody: noise must not come from it"
+
+
+def test_updates_are_clipped():
+    def given(text):
+        _, grid, _ = play(node_config={1000: {"local-privacy": text}}, strategy="market", num_server_rounds=2)
+        states = [
+            torch.cat([tensor.flatten() for tensor in r.content["arrays"].to_torch_state_dict().values()])
+            for agent, m, r in grid.seen
+            if agent == "A" and m.metadata.message_type == TRAIN
+        ]
+        return float((states[1] - states[0]).norm())
+
+    assert given("gaussian(0.01, 1e-9, 8, 0.00001)") < 0.1 < given("gaussian(100, 1e-9, 8, 0.00001)")

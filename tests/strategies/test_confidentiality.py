@@ -1,0 +1,147 @@
+"""What every message of a run tells an agent, and what it does not."""
+
+import logging
+import os
+
+import pytest
+import torch
+
+from fl_market.ledger import ENDOWMENT, ESCROW, Ledger
+from fl_market.protocol import DEBT, OFFER, QUOTE
+from fl_market.reports.files import LEDGER, ledger_url
+from tests.played import EVALUATE, TRAIN, configured, play
+
+pytestmark = pytest.mark.flower
+
+THREE = {"agents": 3, "partition": "dirichlet(0.5)", "num_server_rounds": 5, "learning_rate": 0.05}
+TOLD = {
+    TRAIN: {"config": {"server-round", "initialisation", "register", "model-digest"}},
+    OFFER: {"config": {"server-round"}, "offers": {"id", "seller", "layers", "alpha", "gain", "lower_bound", "after"}},
+    QUOTE: {
+        "config": {"server-round"},
+        "quotes": {"id", "layers", "alpha", "beta", "gain"},
+        "prices": {"amount"},
+    },
+    DEBT: {"config": {"server-round"}, "debts": {"deal", "price"}},
+    EVALUATE: {"config": {"server-round", "model-digest"}, "receipts": {"deal", "side", "partner", "price"}},
+}
+"""Message type -> record -> fields: all that the broker may send."""
+SAID = {
+    TRAIN: {"agent": {"name"}, "acknowledgement": {"model-digest"}, "profile": {"labels", "class-weights"}},
+    OFFER: {"agent": {"name"}, "bids": {"offer", "amount"}},
+    QUOTE: {"agent": {"name"}, "asks": {"quote", "amount"}},
+    DEBT: {"agent": {"name"}, "payment": {"agreed"}},
+    EVALUATE: {"agent": {"name"}, "acknowledgement": {"model-digest"}},
+}
+"""The same for what agents answer; their metrics and their own parameters go with it."""
+
+
+def values(record):
+    for value in record.values():
+        yield from value if isinstance(value, list) else [value]
+
+
+def numbers(content):
+    """Return the numbers of a message that are no counters, weights or flags: gains and micro-credits."""
+    return {
+        value
+        for record in content.config_records.values()
+        for value in values(record)
+        if isinstance(value, (int, float))
+        and not isinstance(value, bool)
+        and (value > 1000 or isinstance(value, float))
+    }
+
+
+@pytest.fixture(scope="module", params=[("sealed", "all"), ("sharp", "all"), ("sealed", "0,1")])
+def market(request):
+    disclosure, layers = request.param
+    strategy, grid, ledger = play(disclosure=disclosure, layers=layers, max_purchases=2, **THREE)
+    assert len(ledger.deals()) > 5
+    return strategy, grid, ledger, disclosure, layers
+
+
+def test_messages_hold_only_what_the_protocol_allows(market):
+    _, grid, *_ = market
+    for _, message, reply in grid.seen:
+        for content, allowed in ((message.content, TOLD), (reply.content, SAID)):
+            known = allowed[message.metadata.message_type]
+            assert set(content.config_records) <= set(known)
+            for name, record in content.config_records.items():
+                assert set(record) <= known[name]
+        assert len(message.content.metric_records) == 0
+
+
+def test_nobody_is_told_who_the_others_are(market):
+    strategy, grid, *_ = market
+    for agent, message, _ in grid.seen:
+        others = [name for name in "ABC" if name != agent]
+        nodes = [str(seat.node) for seat in strategy._seats.values() if seat.name != agent]
+        texts = [text for record in message.content.config_records.values() for text in values(record)]
+        for text in (text for text in texts if isinstance(text, str)):
+            parts = text.replace("+", "/").split("/")
+            assert not {*others, *nodes} & set(parts)
+            assert not any(name in text for name in (ENDOWMENT, ESCROW))
+
+
+def test_nobody_is_told_the_others_gains_bids_asks_or_balances(market):
+    """Of a deal, its two sides are told the price; of past deals, everybody is."""
+    _, grid, ledger, disclosure, _ = market
+    deals = [deal for deal, _ in ledger.deals()]
+    for agent, message, _ in grid.seen:
+        market_round = int(message.metadata.group_id)
+        told = numbers(message.content)
+        own = {number for deal in deals if deal.buyer == agent for number in (deal.gain, deal.lower_bound, deal.alpha)}
+        public = {deal.price for deal in deals if deal.round < market_round or agent in (deal.buyer, deal.seller)}
+        foreign = {
+            number
+            for deal in deals
+            for number in (
+                *((deal.gain, deal.lower_bound, deal.bid) if deal.buyer != agent else ()),
+                *((deal.ask,) if deal.seller != agent else ()),
+            )
+        }
+        assert not told & (foreign - own - public), message.metadata.message_type
+        assert not told & {balance for name, balance in ledger.balances().items() if name != agent}
+        if message.metadata.message_type == QUOTE and disclosure == "sealed":
+            assert not any(isinstance(number, float) for number in told)
+
+
+def test_parameters_are_sent_to_their_buyer_only_and_none_that_it_did_not_buy(market):
+    """What goes out is the merged model of the agent's own purchase; unbought layers are its own, to the last bit."""
+    _, grid, ledger, _, layers = market
+    trained = {}
+    bought = {(deal.round, deal.buyer) for deal, _ in ledger.deals()}
+    sent = set()
+    for agent, message, reply in grid.seen:
+        market_round = int(message.metadata.group_id)
+        if message.metadata.message_type == TRAIN:
+            trained[market_round, agent] = reply.content["arrays"].to_torch_state_dict()
+        if not message.content.array_records:
+            continue
+        assert message.metadata.message_type == EVALUATE
+        assert list(message.content.array_records) == ["arrays"]
+        sent.add((market_round, agent))
+        state = message.content["arrays"].to_torch_state_dict()
+        own = trained[market_round, agent]
+        assert any(not torch.equal(state[name], own[name]) for name in own)
+        if layers == "0,1":
+            assert all(torch.equal(state[name], own[name]) for name in own if name[0] not in "13")
+        for (number, other), foreign in trained.items():
+            if number == market_round and other != agent:
+                assert not any(torch.equal(state[name], foreign[name]) for name in own if foreign[name].numel() > 1)
+    assert sent == bought
+
+
+def test_passwords_are_in_no_message_of_the_ledger_s(monkeypatch, caplog):
+    from fl_market.errors import MarketError
+
+    monkeypatch.setenv(LEDGER, "postgresql+psycopg://broker:hunter2@127.0.0.1:1/market?connect_timeout=1")
+    assert ledger_url(configured()) == os.environ[LEDGER]
+    assert LEDGER not in str(configured().to_mapping()), "agents are told the options"
+    with caplog.at_level(logging.DEBUG), pytest.raises(MarketError) as caught:
+        Ledger.open(ledger_url(configured()))
+    assert "cannot be opened" in str(caught.value)
+    with pytest.raises(MarketError) as wrong:
+        Ledger.open("hunter2:no url")
+    assert "hunter2" not in str(caught.value) + str(wrong.value) + caplog.text

@@ -1,0 +1,418 @@
+"""Agents that lie, cheat, break or stay silent: nothing crashes, and honest agents' results are what they were.
+
+What an attacker does is compared with an agent that says nothing in its place; the honest agents' learning curves and
+deals are then equal to the last digit.
+"""
+
+import logging
+
+import pytest
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Error, Message
+
+from fl_market.ledger import DealState, Ledger
+from fl_market.protocol import DEBT, OFFER, QUOTE
+from tests.played import EVALUATE, TRAIN, broken, changed, play, settled, tamper_with
+
+pytestmark = pytest.mark.flower
+
+THREE = {"agents": 3, "partition": "dirichlet(0.5)"}
+MEGABYTES_100 = 100_000_000
+
+
+def silent(message, reply):
+    return None
+
+
+def honest(strategy, ledger):
+    """What happened to A and B, and between them."""
+    curves = {name: strategy.history.results[name] for name in "AB"}
+    deals = [
+        (deal.round, deal.buyer, deal.seller, deal.price, deal.gain)
+        for deal, state in ledger.deals()
+        if state is DealState.SETTLED and {deal.buyer, deal.seller} == {"A", "B"}
+    ]
+    return curves, deals
+
+
+@pytest.fixture(scope="module")
+def without():
+    """Message type -> what happened to A and B where C said nothing to such messages."""
+    kept = {}
+
+    def played(message_type):
+        if message_type not in kept:
+            strategy, _, ledger = play(tamper_with("C", message_type, silent), **THREE)
+            kept[message_type] = honest(strategy, ledger)
+            # to a seller that is silent both would pay most
+            assert kept[message_type][1] or message_type == QUOTE, "A and B trade"
+        return kept[message_type]
+
+    return played
+
+
+def grown(state):
+    state["1.weight"] = torch.zeros(3200, 784)
+
+
+def a_hundred_models(state):
+    state.update({f"{number}.{name}": tensor for number in range(99) for name, tensor in list(state.items())})
+
+
+def heavy(message, reply):
+    return changed(reply, junk=ArrayRecord({"0": torch.zeros(MEGABYTES_100 // 4)}))
+
+
+def heavy_text(message, reply):
+    return changed(reply, arrays=ArrayRecord({}), junk=ConfigRecord({"text": "x" * MEGABYTES_100}))
+
+
+def absurd(state):
+    for tensor in state.values():
+        tensor.fill_(3e38)
+
+
+TRAINING = {
+    "NaN": (broken(lambda state: state["1.weight"].fill_(float("nan"))), "NaN"),
+    "Inf": (broken(lambda state: state["9.bias"].fill_(float("inf"))), "infinite"),
+    "shape": (broken(lambda state: state.update({"1.weight": torch.zeros(2, 2)})), "shape"),
+    "dtype": (broken(lambda state: state.update({"9.bias": torch.zeros(10).double()})), "dtype"),
+    "names": (broken(lambda state: state.update({"head.bias": state.pop("9.bias")})), "9.bias"),
+    "100 times too large": (broken(grown), "shape"),
+    "100 models": (broken(a_hundred_models), "contain"),
+    "100 MB more": (heavy, "2 sets of parameters"),
+    "100 MB of text": (heavy_text, "lack"),
+    "digest": (
+        lambda message, reply: changed(reply, acknowledgement=ConfigRecord({"model-digest": 7})),
+        "model-digest",
+    ),
+    "name": (lambda message, reply: changed(reply, agent=ConfigRecord({"name": "A"})), "claims to be agent A"),
+    "error": (lambda message, reply: Message(Error(1, "secret\ntraceback: it broke"), reply_to=message), "it broke"),
+}
+
+
+@pytest.mark.parametrize("attack", TRAINING)
+def test_hostile_training_replies(attack, without, caplog):
+    change, complaint = TRAINING[attack]
+    with caplog.at_level(logging.WARNING, "flwr"):
+        strategy, _, ledger = play(tamper_with("C", TRAIN, change), **THREE)
+    assert honest(strategy, ledger) == without(TRAIN)
+    about = [line for line in messages(caplog) if complaint in line]
+    assert len(about) == 2, "one line for each of two rounds"
+    assert all(strategy.pseudonyms.of("C") in line and len(line.splitlines()) == 1 for line in about)
+    assert max(map(len, messages(caplog))) < 500
+
+
+def messages(caplog):
+    return [record.getMessage() for record in caplog.records]
+
+
+def test_parameters_that_are_finite_but_absurd_are_not_for_sale():
+    _, _, ledger = play(tamper_with("C", TRAIN, broken(absurd)), **THREE)
+    assert not [deal for deal, _ in ledger.deals() if deal.seller == "C" and deal.round > 1]
+
+
+def bidding(amount):
+    def change(message, reply):
+        return changed(reply, bids=ConfigRecord({"offer": message.content["offers"]["id"][:1], "amount": [amount]}))
+
+    return change
+
+
+def twice(message, reply):
+    first = message.content["offers"]["id"][:1]
+    return changed(reply, bids=ConfigRecord({"offer": first * 2, "amount": [10, 10]}))
+
+
+BIDS = {
+    "negative": bidding(-1),
+    "NaN": bidding(float("nan")),
+    "huge": bidding(2**62),
+    "text": bidding("all"),
+    "bool": bidding(True),
+    "none": lambda message, reply: changed(reply, bids=ConfigRecord({"offer": [], "amount": []})),
+    "100 MB": lambda message, reply: changed(reply, bids=ConfigRecord({"offer": ["x" * MEGABYTES_100], "amount": [1]})),
+    "twice": twice,
+    "round 1": lambda message, reply: changed(reply, bids=ConfigRecord({"offer": ["1/agent-0"], "amount": [9]})),
+    "error": lambda message, reply: Message(Error(0, ""), reply_to=message),
+}
+
+
+@pytest.mark.parametrize("attack", BIDS)
+def test_hostile_bids(attack, without):
+    strategy, _, ledger = play(tamper_with("C", OFFER, BIDS[attack]), **THREE)
+    assert honest(strategy, ledger) == without(OFFER)
+    assert not [deal for deal, _ in ledger.deals() if deal.buyer == "C"]
+
+
+def test_a_claim_on_another_agent_s_offer_is_none(without):
+    seen = {}
+
+    def tamper(name, message, reply):
+        if message.metadata.message_type == OFFER:
+            seen.setdefault(name, message.content["offers"]["id"])
+            if name == "C" and "A" in seen:
+                return changed(reply, bids=ConfigRecord({"offer": [f"{seen['A'][0]}"], "amount": [10]}))
+        return reply if name != "C" or message.metadata.message_type != OFFER else None
+
+    strategy, grid, ledger = play(tamper, **THREE)
+    assert any(name == "C" and reply is not None for name, message, reply in grid.seen if is_offer(message))
+    own = {offer for message in grid.sent(OFFER, "C") for offer in message.content["offers"]["id"]}
+    if seen["A"][0] not in own:  # A and C may both be offered what B sells, under one name
+        assert honest(strategy, ledger) == without(OFFER)
+    assert ledger.verify() == []
+
+
+def is_offer(message):
+    return message.metadata.message_type == OFFER
+
+
+def test_a_bid_above_the_balance_is_void_and_costs_nobody_anything():
+    _, _, ledger = play(tamper_with("C", OFFER, bidding(900_000_000)), pricing="split(1)", **THREE)
+    mine = [state for deal, state in ledger.deals() if deal.buyer == "C"]
+    assert mine
+    assert set(mine) == {DealState.VOID}
+    assert ledger.balance("C") >= 100_000_000
+
+
+def asking(amount):
+    def change(message, reply):
+        identifiers = message.content["quotes"]["id"]
+        return changed(reply, asks=ConfigRecord({"quote": identifiers, "amount": [amount] * len(identifiers)}))
+
+    return change
+
+
+ASKS = {
+    "negative": asking(-5),
+    "NaN": asking(float("nan")),
+    "huge": asking(2**62),
+    "another's": lambda message, reply: changed(reply, asks=ConfigRecord({"quote": ["2/agent-0"], "amount": [0]})),
+    "100 MB": lambda message, reply: changed(reply, asks=ConfigRecord({"quote": ["x" * MEGABYTES_100], "amount": [1]})),
+}
+
+
+@pytest.mark.parametrize("attack", ASKS)
+def test_hostile_asks(attack, without, caplog):
+    with caplog.at_level(logging.WARNING, "flwr"):
+        strategy, _, ledger = play(tamper_with("C", QUOTE, ASKS[attack]), **THREE)
+    about = messages(caplog)
+    assert about
+    assert all(strategy.pseudonyms.of("C") in line and len(line) < 500 for line in about)
+    assert honest(strategy, ledger) == without(QUOTE)
+    assert not [deal for deal, _ in ledger.deals() if deal.seller == "C"]
+
+
+def test_messages_that_are_replayed_reordered_or_doubled_change_nothing():
+    earlier = []
+
+    def replay(replies):
+        again = [*earlier, *reversed(replies), *replies]
+        earlier.extend(replies)
+        return again
+
+    replayed, plain = play(reorder=replay, **THREE), play(**THREE)
+    assert replayed[0].history.results == plain[0].history.results
+    assert [deal for deal, _ in replayed[2].deals()] == [deal for deal, _ in plain[2].deals()]
+
+
+def test_an_answer_after_the_timeout_is_none(without):
+    """C's training of each round arrives among the answers of the next exchange."""
+    held: list[Message] = []
+
+    def hold_back(name, message, reply):
+        if name == "C" and message.metadata.message_type == TRAIN and message.metadata.group_id != "1":
+            held.append(reply)
+            return None
+        return reply
+
+    def arrive(replies):
+        """Let those arrive that were held back before this exchange."""
+        late, arrived[:] = held[: len(arrived)], held
+        return [*late, *replies]
+
+    arrived: list[Message] = []
+    strategy, _, ledger = play(hold_back, reorder=arrive, **THREE)
+    assert len(held) == 2
+    assert honest(strategy, ledger) == without(TRAIN)
+
+
+def test_many_identities_of_one_seller_earn_no_more_than_one():
+    """C and D sell what B trained."""
+    trained = {}
+
+    def copies(name, message, reply):
+        if message.metadata.message_type == TRAIN:
+            if name == "B":
+                trained["B"] = reply.content["arrays"].to_torch_state_dict()
+            if name in "CD":
+                return changed(reply, arrays=ArrayRecord(dict(trained["B"])))
+        return reply
+
+    def alone(name, message, reply):
+        return None if name in "CD" else reply
+
+    options = {"agents": 4, "partition": "dirichlet(0.5)", "max_purchases": 2, "num_server_rounds": 2}
+    many, one = play(copies, **options), play(alone, **options)
+    earned = [
+        sum(deal.price for deal, state in ledger.deals() if deal.buyer == "A" and state is DealState.SETTLED)
+        for _, _, ledger in (many, one)
+    ]
+    assert earned[0] == earned[1] > 0
+    assert many[0].history.results["A"] == one[0].history.results["A"]
+
+
+def test_parameters_that_are_poisoned_for_one_class_are_not_offered(caplog):
+    """C's model is the best on average, and denies one class."""
+    options = THREE | {"class_tolerance": 1.0, "learning_rate": 0.05, "num_server_rounds": 3}
+
+    def poison(name, message, reply):
+        if name == "C" and message.metadata.message_type == TRAIN and message.metadata.group_id != "1":
+            return changed(reply, arrays=ArrayRecord(poisoned()))
+        return reply
+
+    def absent(name, message, reply):
+        return (
+            None
+            if name == "C" and message.metadata.message_type == TRAIN and message.metadata.group_id != "1"
+            else reply
+        )
+
+    _, _, ledger = play(poison, **(options | {"class_tolerance": 0.0}))
+    assert {deal.buyer for deal, _ in ledger.deals() if deal.seller == "C"} == {"A", "B"}
+    with caplog.at_level(logging.WARNING, "flwr"):
+        careful, _, ledger = play(poison, **options)
+    assert not [deal for deal, _ in ledger.deals() if deal.seller == "C"]
+    line = f"{careful.pseudonyms.of('C')}: what it sells would harm a buyer in class 3"
+    assert [text for text in messages(caplog) if line in text]
+    assert honest(careful, ledger) == honest(*play(absent, **options)[::2])
+
+
+def poisoned():
+    """A model that was trained on all data there is, but hardly ever answers 3."""
+    if not _POISONED:
+        from clients.training import train
+        from fl_market.tasks import TaskOptions, load_task
+
+        task = load_task("mnist-mlp", TaskOptions())
+        model = task.initial_model(0)
+        optimiser = torch.optim.Adam(model.parameters(), lr=0.003)
+        data = tuple(torch.cat(parts) for parts in zip(*task.agents, strict=True))
+        for epoch in range(10):
+            train(model, optimiser, task.criterion, data, epochs=1, batch_size=64, seed=0, purpose=("poison", epoch))
+        with torch.no_grad():
+            model[-1].bias[3] -= 12
+        _POISONED.update(model.state_dict())
+    return dict(_POISONED)
+
+
+_POISONED = {}
+
+
+def unacknowledged(until, change=silent):
+    """C takes what it is delivered in the rounds from 2 on, and does not say so."""
+
+    def tamper(name, message, reply):
+        concerned = name == "C" and message.metadata.message_type == EVALUATE and "receipts" in message.content
+        bought = concerned and "bought" in message.content["receipts"]["side"]
+        return change(message, reply) if bought and 2 <= int(message.metadata.group_id) < until else reply
+
+    return tamper
+
+
+LONG = THREE | {"num_server_rounds": 8, "unpaid_deliveries": 2}
+
+
+def purchases(ledger):
+    return [(deal.round, state) for deal, state in ledger.deals() if deal.buyer == "C"]
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        silent,
+        lambda message, reply: changed(reply, payment=ConfigRecord({"agreed": False})),
+        lambda message, reply: changed(reply, payment=ConfigRecord({"agreed": "yes"})),
+        lambda message, reply: Message(Error(1, "no"), reply_to=message),
+    ],
+)
+def test_a_buyer_that_acknowledges_nothing_loses_the_right_to_buy(refusal, caplog):
+    unpaid = unacknowledged(until=9)
+
+    def tamper(name, message, reply):
+        return refusal(message, reply) if message.metadata.message_type == DEBT else unpaid(name, message, reply)
+
+    with caplog.at_level(logging.WARNING, "flwr"):
+        strategy, grid, ledger = play(tamper, **LONG)
+    assert purchases(ledger) == [(2, DealState.REFUNDED), (3, DealState.REFUNDED)]
+    assert [int(message.metadata.group_id) for message in grid.sent(OFFER, "C")] == [2, 3]
+    line = f"{strategy.pseudonyms.of('C')}: it may not buy until it pays"
+    assert sum(line in text for text in messages(caplog)) == 5
+    assert ledger.balance("C") >= 100_000_000, "it sells on"
+
+
+def test_a_buyer_whose_acknowledgements_were_lost_pays_and_buys_again():
+    _, grid, ledger = play(unacknowledged(until=4), **LONG)
+    found = purchases(ledger)
+    assert found[:2] == [(2, DealState.PAID_LATE), (3, DealState.PAID_LATE)]
+    assert (4, DealState.SETTLED) in found
+    (debts,) = [message.content["debts"] for message in grid.sent(DEBT, "C")]
+    assert list(debts["price"]) == [deal.price for deal, state in ledger.deals() if state is DealState.PAID_LATE]
+    assert not any("agent" not in deal for deal in debts["deal"]), "its partners are pseudonyms"
+
+
+def test_a_buyer_that_cannot_pay_its_debts_does_not_buy():
+    """Its account covers each of the two deliveries that it left unpaid, but not both; and it sells nothing."""
+    unpaid = unacknowledged(until=4)
+
+    def poor(name, message, reply):
+        return None if name == "C" and message.metadata.message_type == QUOTE else unpaid(name, message, reply)
+
+    _, _, rich = play(poor, **LONG)
+    debts = [deal.price for deal, state in rich.deals() if state is DealState.PAID_LATE]
+    assert len(debts) == 2
+    _, grid, ledger = play(poor, **(LONG | {"endowment": max(debts) / 1e6}))
+    mine = [(deal.round, state) for deal, state in ledger.deals() if deal.buyer == "C"]
+    assert [number for number, _ in mine] == [2, 3]
+    assert {state for _, state in mine} <= {DealState.PAID_LATE, DealState.REFUNDED}
+    assert not [message for message in grid.sent(OFFER, "C") if int(message.metadata.group_id) > 3]
+
+
+def test_an_account_belongs_to_the_node_that_opened_it(caplog):
+    """In a second run with the same ledger, A's node is away and B's claims to be A."""
+    ledger = Ledger.open()
+    play(ledger=ledger, bind_accounts=True)
+    balance = ledger.balance("A")
+
+    def impostor(name, message, reply):
+        if name == "A":
+            return None
+        return changed(reply, agent=ConfigRecord({"name": "A"})) if name == "B" else reply
+
+    with caplog.at_level(logging.WARNING, "flwr"):
+        play(impostor, ledger=ledger, bind_accounts=True, **THREE)
+    assert sum("the account 'A' belongs to another node" in text for text in messages(caplog)) == 3
+    assert ledger.balance("A") == balance
+
+
+def test_an_agent_that_comes_back_has_its_account():
+    ledger = Ledger.open()
+    play(ledger=ledger, bind_accounts=True)
+    balances = ledger.balances()
+    assert balances["A"] != 100_000_000
+    play(ledger=ledger, bind_accounts=True, first_round=9)
+    assert ledger.balances() == balances
+    assert settled(ledger)
+
+
+def test_an_agent_that_joins_late_is_seated_with_an_account_and_a_model_of_its_own(without):
+    early = tamper_with("C", TRAIN, silent, market_round=0)
+
+    def late(name, message, reply):
+        return early(name, message, reply) if int(message.metadata.group_id) < 3 else reply
+
+    strategy, grid, ledger = play(late, num_server_rounds=5, **THREE)
+    assert [result.round for result in strategy.history.results["C"]] == [3, 4, 5]
+    assert ledger.balance("C") > 0
+    assert not any(message.content.array_records for message in grid.sent(TRAIN, "C")), "its own initial model"
+    assert {deal.round for deal, _ in ledger.deals() if "C" in (deal.buyer, deal.seller)} <= {3, 4, 5}
