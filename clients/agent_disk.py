@@ -17,7 +17,9 @@ from fl_market.ledger import read_receipts
 from fl_market.parameters import StateDict, digest
 from fl_market.protocol import Receipt
 
-MODEL, MEMORY, RECEIPTS = "model.safetensors", "memory.pt", "receipts.jsonl"
+MODEL, RECEIPTS = "model.safetensors", "receipts.jsonl"
+MEMORIES_KEPT = 3
+"""A broker that crashed may come back with an earlier model, and the agent with what it remembered then."""
 Memory = Mapping[str, Mapping[str, Any]]
 """Record -> what it holds, in plain types: optimiser, quotes, what was spent."""
 
@@ -63,7 +65,12 @@ class AgentDisk:
         """
         buffer = io.BytesIO()
         torch.save({"model": model_digest, "records": {name: dict(record) for name, record in memory.items()}}, buffer)
-        self._write(MEMORY, buffer.getvalue())
+        name = _memory_name(model_digest)
+        self._write(name, buffer.getvalue())
+        with _writing(self._folder):
+            by_age = sorted(self._folder.glob(_memory_name("*")), key=lambda path: path.stat().st_mtime_ns)
+            for old in by_age[:-MEMORIES_KEPT]:
+                old.unlink()
 
     def memory_beside(self, model_digest: str) -> Memory:
         """Return what the agent remembered when it had this model; nothing where it had another.
@@ -73,7 +80,7 @@ class AgentDisk:
         MarketError
             If the file cannot be read.
         """
-        path = self._folder / MEMORY
+        path = self._folder / _memory_name(model_digest)
         if not path.exists():
             return {}
         try:
@@ -119,6 +126,10 @@ class AgentDisk:
     def spent(self) -> int:
         """Return what all purchases cost, in micro-credits."""
         return sum(int(entry["price"]) for entry in self.receipts() if entry["side"] == "bought")
+
+
+def _memory_name(model_digest: str) -> str:
+    return f"memory-{model_digest[:16]}.pt"
 
 
 @contextmanager

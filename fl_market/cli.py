@@ -128,13 +128,21 @@ def _parser() -> argparse.ArgumentParser:
     overhead = benches.add_parser("overhead", help="wall time of a market against FedAvg's")
     _add_run_options(overhead, "inline")
     overhead.set_defaults(command=_bench_overhead)
-    align = benches.add_parser("align", help="matching against rebasin and plain coordinate descent; about 20 minutes")
+    align = benches.add_parser(
+        "align", help="matching against rebasin and plain coordinate descent; about half an hour"
+    )
     align.add_argument("--data-dir", required=True, metavar="DIR", help="MNIST and CIFAR-10 in torchvision's layout")
     align.add_argument("--seed", type=int, default=0, metavar="INT", help="decides all that is random")
     align.add_argument("--out", metavar="DIR", help="folder for align.json; runs/… by default")
     align.add_argument("--overwrite", action="store_true", help="remove an earlier run from --out")
     align.add_argument("--debug", action="store_true", help="show tracebacks")
     align.set_defaults(command=_bench_align)
+    chaos = benches.add_parser("chaos", help="kill processes of deployed markets at random; about an hour")
+    chaos.add_argument("--kills", type=int, default=50, metavar="N", help="how many (default: 50)")
+    chaos.add_argument("--seed", type=int, default=0, metavar="S", help="decides what is killed, and when")
+    chaos.add_argument("--out", default="", metavar="DIR", help="folder for chaos.json, the deployment and its logs")
+    chaos.add_argument("--overwrite", action="store_true", help="overwrite chaos.json in --out")
+    chaos.set_defaults(command=_bench_chaos)
 
     ledger = commands.add_parser("ledger", help="look into a ledger")
     ledger.add_argument("action", choices=("show", "verify", "export", "reconcile"))
@@ -362,6 +370,19 @@ def _bench_align(options: argparse.Namespace) -> int:
     out_dir = options.out or _new_folder("bench-align")
     print(align(options.data_dir, out_dir, seed=options.seed, overwrite=options.overwrite))
     print(Path(out_dir) / "align.json")
+    return 0
+
+
+def _bench_chaos(options: argparse.Namespace) -> int:
+    from fl_market.experiments.bench_chaos import chaos
+
+    out_dir = options.out or _new_folder("bench-chaos")
+
+    def report(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    print(chaos(out_dir, kills=options.kills, seed=options.seed, overwrite=options.overwrite, report=report))
+    print(Path(out_dir) / "chaos.json")
     return 0
 
 

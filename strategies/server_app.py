@@ -115,9 +115,10 @@ def _prepare(configuration: Configuration, strategy: Strategy) -> int:
         raise MarketError(f"{configuration.strategy} keeps no checkpoints; accepted are the markets")
     folder = checkpoints_path(Path(configuration.out_dir), configuration.strategy)
     checkpoint = Checkpoints(folder).last()
-    if checkpoint is None:
+    if checkpoint is not None:
+        strategy.resume(checkpoint)
+    elif not configuration.checkpoints_kept:
         raise MarketError(f"there is no checkpoint in {folder} to resume from")
-    strategy.resume(checkpoint)
     return strategy.finished
 
 

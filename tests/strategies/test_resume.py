@@ -1,11 +1,15 @@
 """A broker that crashes goes on where it was: same final result, and no deal half done."""
 
+import json
+import logging
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -13,8 +17,11 @@ from fl_market.cli import main
 from fl_market.configuration import Configuration
 from fl_market.errors import MarketError
 from fl_market.experiments.engines import run_inline
+from fl_market.experiments.inline_grid import InlineGrid
 from fl_market.ledger import ESCROW, DealState, Ledger
-from fl_market.reports.files import read_configuration
+from fl_market.reports.files import LEDGER, read_configuration
+from strategies.server_app import run_arm
+from tests import postgres
 
 pytestmark = pytest.mark.flower
 
@@ -60,8 +67,6 @@ def check_ledger(folder):
 
 
 def resumed(folder):
-    from dataclasses import replace
-
     return run_inline(replace(read_configuration(folder), resume=str(folder)))
 
 
@@ -134,8 +139,6 @@ def test_a_process_killed_at_random_can_be_resumed_until_it_is_done(tmp_path, un
     assert kills
     escrow, _ = check_ledger(tmp_path)
     assert escrow == 0
-    import json
-
     document = json.loads((tmp_path / "results.json").read_text())["arms"]["market-priced"]
     for name, agent in uninterrupted.agents.items():
         assert document["agents"][name]["rounds"] == [vars(entry) for entry in agent.rounds]
@@ -190,3 +193,170 @@ def test_a_finished_run_resumed_returns_its_result(tmp_path):
     again = resumed(tmp_path)
     assert again.agents == result.agents
     assert settled(again) == settled(result)
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_starts_again(tmp_path, monkeypatch, uninterrupted):
+    from strategies import checkpoints
+
+    def killed(path, content):
+        raise CrashError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoints, "_write", killed)
+        with pytest.raises(CrashError):
+            run_inline(configured(tmp_path))
+    result = resumed(tmp_path)
+    assert result.agents == uninterrupted.agents
+    assert settled(result) == settled(uninterrupted)
+
+
+STATEMENTS = (8, 17, 26, 39)
+
+
+@pytest.mark.parametrize("allowed", STATEMENTS)
+def test_a_ledger_that_becomes_read_only_stops_the_run_and_loses_nothing(tmp_path, monkeypatch, uninterrupted, allowed):
+    """SQLite itself refuses to write from one of its transactions on."""
+    from sqlalchemy import event
+
+    from fl_market.ledger import ledger as module
+
+    original, begun = module.open_database, []
+
+    def opened(url, **options):
+        engine = original(url, **options)
+
+        @event.listens_for(engine, "begin")
+        def begin(connection):
+            begun.append(connection)
+            if len(begun) >= allowed:
+                connection.exec_driver_sql("PRAGMA query_only = 1")
+
+        return engine
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "open_database", opened)
+        with pytest.raises(MarketError, match=r"ledger .* refused a transaction, and nothing has changed: .*readonly"):
+            run_inline(configured(tmp_path))
+    check_ledger(tmp_path)
+    result = resumed(tmp_path)
+    assert check_ledger(tmp_path)[0] == 0
+    assert result.agents == uninterrupted.agents
+    assert settled(result) == settled(uninterrupted)
+
+
+def test_a_ledger_on_a_full_disk_stops_the_run_and_loses_nothing(tmp_path, uninterrupted):
+    """The ledger's files may grow to so many bytes only, as on a full disk; then there is space again."""
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in OPTIONS.items() if name != "strategy"]
+    options = [option.replace("num-server-rounds", "rounds") for option in options]
+    start = [sys.executable, "-m", "fl_market.cli", "run", "--engine", "inline", "--quiet", "--out", str(tmp_path)]
+    start += ["--strategy", "market-priced", "--agent-dir", str(tmp_path / "agents"), *options]
+    # 400 KiB: more than a model or a checkpoint needs, less than the ledger's write-ahead log
+    command = ["bash", "-c", 'ulimit -f 400; trap "" XFSZ; exec "$@"', "limited", *start]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "the ledger" in done.stderr or "cannot be written" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    check_ledger(tmp_path)
+    result = resumed(tmp_path)
+    assert result.agents == uninterrupted.agents
+    assert settled(result) == settled(uninterrupted)
+
+
+POSTGRESQL = postgres.why_not_here()
+
+
+@pytest.mark.skipif(bool(POSTGRESQL), reason=POSTGRESQL)
+def test_a_lost_connection_to_postgresql_stops_the_run_and_loses_nothing(tmp_path, monkeypatch, uninterrupted):
+    server = postgres.Server()
+    try:
+        monkeypatch.setenv(LEDGER, f"{server.url}/postgres")
+        original, seen = Ledger.deliver, []
+
+        def lost(ledger, *arguments):
+            seen.append(arguments)
+            if len(seen) == 4:
+                server.stop()
+            return original(ledger, *arguments)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Ledger, "deliver", lost)
+            with pytest.raises(MarketError, match=r"ledger .* refused a transaction, and nothing has changed"):
+                run_inline(configured(tmp_path))
+        server.start()
+        with Ledger.open(f"{server.url}/postgres") as ledger:
+            assert ledger.verify() == []
+            assert {state for deal, state in ledger.deals() if deal.round == 3} == {
+                DealState.DELIVERED,
+                DealState.ESCROWED,
+            }
+        result = resumed(tmp_path)
+        with Ledger.open(f"{server.url}/postgres") as ledger:
+            assert ledger.verify() == []
+            assert ledger.balance(ESCROW) == 0
+        assert result.agents == uninterrupted.agents
+        assert settled(result) == settled(uninterrupted)
+    finally:
+        server.remove()
+
+
+def test_runs_that_share_a_ledger_do_not_disturb_each_other(tmp_path, monkeypatch):
+    """Accounts go on; deals, also those that wait in escrow, belong to their run."""
+    monkeypatch.setenv(LEDGER, f"sqlite:///{tmp_path / 'shared.db'}")
+    first = run_inline(configured(tmp_path / "a", num_server_rounds=3))
+    with Ledger.open(f"sqlite:///{tmp_path / 'shared.db'}") as ledger:
+        open_deal = replace(ledger.deals()[0][0], id="another-market/1/A/B")
+        ledger.agree(open_deal)
+        ledger.escrow(open_deal.id)
+        balances = ledger.balances()
+    second = run_inline(configured(tmp_path / "b", num_server_rounds=3, seed=1))
+    again = resumed(tmp_path / "b")
+    assert [deal.id.split("/")[0] for deal, _ in first.trades] == ["market-priced"] * len(first.trades)
+    assert {deal.id.split("/")[0] for deal, _ in second.trades} == {"market-priced~2"}
+    assert settled(again) == settled(second)
+    with Ledger.open(f"sqlite:///{tmp_path / 'shared.db'}") as ledger:
+        assert ledger.state(open_deal.id) is DealState.ESCROWED
+        moved = {name: ledger.balance(name) - balances[name] for name in "AB"}
+    assert moved == {name: result.earned - result.paid for name, result in second.agents.items()}
+
+
+def test_the_broker_waits_for_agents_that_are_all_gone_says_for_whom_and_gives_up_with_everything_saved(
+    tmp_path, caplog, uninterrupted
+):
+    from clients.client_app import app
+
+    class Emptying(InlineGrid):
+        """A grid whose nodes are gone after two rounds."""
+
+        rounds = 0
+
+        def get_node_ids(self):
+            self.rounds += 1
+            return [] if self.rounds > 2 else super().get_node_ids()
+
+    configuration = configured(tmp_path, connect_timeout=0.2)
+    grid = Emptying(app, configuration.agents, configuration.to_mapping())
+    complaint = "none of the agents A, B came back within 0.2 s; what was done up to round 2 is kept: resume the run"
+    with caplog.at_level(logging.WARNING, "flwr"), pytest.raises(MarketError, match=complaint):
+        run_arm(grid, configuration)
+    assert "0 of 1 agents are connected; waiting up to 0.2 s for the rest of A, B" in caplog.text
+    result = resumed(tmp_path)
+    assert result.agents == uninterrupted.agents
+
+
+def test_a_resumed_run_goes_on_with_the_agents_that_come_back(tmp_path, caplog):
+    from clients.client_app import app
+
+    configuration = configured(tmp_path, agents=3, partition="dirichlet(0.5)", num_server_rounds=3)
+    run_inline(configuration)
+    fewer = replace(configuration, num_server_rounds=3, resume=str(tmp_path), connect_timeout=0.2)
+    checkpoint = tmp_path / "checkpoints-market-priced" / "round-000003"
+    shutil.rmtree(checkpoint)
+
+    class OneAway(InlineGrid):
+        def get_node_ids(self):
+            return list(super().get_node_ids())[:2]
+
+    result = run_arm(OneAway(app, 3, fewer.to_mapping()), fewer)
+    assert [entry.round for entry in result.agents["A"].rounds] == [1, 2, 3]
+    assert [entry.round for entry in result.agents["C"].rounds] == [1, 2]
+    assert "2 of 3 agents are connected" in caplog.text

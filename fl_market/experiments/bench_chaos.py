@@ -1,0 +1,227 @@
+"""``fl-market bench chaos``: kill processes of deployed markets at random, and see that nobody loses a credit.
+
+Markets of a few rounds run one after the other among three agents, on one ledger. After a random time, one of the
+ServerApp, the SuperLink (with all that runs on its machine) or a SuperNode is sent ``SIGKILL``, and started again at
+once; a run that failed is resumed. What must hold is checked after every kill.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from fl_market.errors import MarketError
+from fl_market.experiments.deployment import Deployment
+from fl_market.ledger import Deal, DealState, Ledger, read_receipts
+from fl_market.naming import agent_name
+from fl_market.reports.files import CONFIGURATION, LEDGER, RESULTS, claim_file, write_json
+from fl_market.reports.table import summary_table
+from fl_market.seeds import numpy_generator
+
+NODES = ("north", "south", "west")
+ROUNDS = 4
+OPTIONS = {
+    "agents": len(NODES),
+    "partition": "dirichlet(0.5)",
+    "strategy": "market-priced",
+    "num-server-rounds": ROUNDS,
+    "first-round": 2,
+    "learning-rate": 0.1,
+    "prior": "exponential(1000)",
+    "bind-accounts": True,
+    "reply-timeout": 120.0,
+    "connect-timeout": 240.0,
+}
+TARGETS = ("ServerApp", "SuperLink", "SuperNode")
+PAUSE = (5.0, 45.0)
+"""Seconds between two kills, at least and at most."""
+POLL_SECONDS = 3.0
+PATIENCE = 900.0
+"""Seconds without a kill after which a run must have ended."""
+
+Report = Callable[[str], None]
+
+
+@dataclass
+class Outcome:
+    """What happened.
+
+    Attributes
+    ----------
+    kills
+        Target -> how many kills.
+    markets
+        Markets that ran to their end.
+    resumed
+        How often one was resumed.
+    problems
+        What did not hold, a sentence each.
+    """
+
+    kills: Counter[str] = field(default_factory=Counter)
+    markets: int = 0
+    resumed: int = 0
+    problems: list[str] = field(default_factory=list)
+
+
+def chaos(out_dir: str, *, kills: int = 50, seed: int = 0, overwrite: bool = False, report: Report = print) -> str:
+    """Run markets until so many kills are survived; write ``chaos.json`` and return a table.
+
+    Parameters
+    ----------
+    out_dir
+        Folder for the deployment and the report.
+    kills
+        Number of kills.
+    seed
+        Decides what is killed, and when.
+    overwrite
+        Whether a report that is there may be overwritten.
+    report
+        Called with a line for each event.
+
+    Raises
+    ------
+    MarketError
+        If no market can be deployed here, or a run neither ends nor can be resumed.
+    """
+    folder = claim_file(Path(out_dir), "chaos.json", overwrite).absolute()
+    database = folder / f"ledger-{time.time_ns()}.db"
+    work = folder / f"deployment-{time.time_ns()}"
+    started = time.monotonic()
+    with Deployment(work, dict.fromkeys(NODES, ""), environment={LEDGER: f"sqlite:///{database}"}) as deployment:
+        outcome = _Chaos(deployment, database, numpy_generator(seed, "chaos"), report).run(kills)
+    document = {
+        "kills": dict(outcome.kills),
+        "markets": outcome.markets,
+        "resumed": outcome.resumed,
+        "seconds": time.monotonic() - started,
+        "problems": outcome.problems,
+    }
+    write_json(folder / "chaos.json", document)
+    rows = [(f"kills of a {target}", str(outcome.kills[target])) for target in TARGETS]
+    rows += [("markets that ended", str(outcome.markets)), ("resumed", str(outcome.resumed))]
+    rows += [("what did not hold", "\n".join(outcome.problems) or "nothing")]
+    return summary_table(f"{sum(outcome.kills.values())} kills in {document['seconds']:.0f} s", ("", ""), rows)
+
+
+class _Chaos:
+    def __init__(self, deployment: Deployment, database: Path, dice: np.random.Generator, report: Report) -> None:
+        self._deployment, self._database, self._dice, self._report = deployment, database, dice, report
+        self._outcome = Outcome()
+        self._began = time.monotonic()
+
+    def run(self, kills: int) -> Outcome:
+        """Run markets until there were so many kills, and the last one has ended."""
+        number = 0
+        while sum(self._outcome.kills.values()) < kills:
+            number += 1
+            self._run_market(self._deployment.folder / f"market-{number}", number, kills)
+        return self._outcome
+
+    def _run_market(self, folder: Path, number: int, kills: int) -> None:
+        options = OPTIONS | {"out-dir": str(folder), "seed": number}
+        self._patiently(lambda: self._deployment.submit(options))
+        self._note(f"market {number} began")
+        next_kill, quiet_since = self._pause(), time.monotonic()
+        while not (folder / RESULTS).exists():
+            time.sleep(POLL_SECONDS)
+            if sum(self._outcome.kills.values()) < kills and time.monotonic() >= next_kill:
+                self._kill()
+                next_kill, quiet_since = self._pause(), time.monotonic()
+            if self._ended() and not (folder / RESULTS).exists():
+                if (folder / CONFIGURATION).exists():  # else it did not even begin
+                    options["resume"] = str(folder)
+                self._patiently(lambda: self._deployment.submit(options))
+                self._outcome.resumed += 1
+                self._note(f"market {number} goes on")
+            if time.monotonic() - quiet_since > PATIENCE:
+                raise MarketError(f"market {number} has not ended {PATIENCE:.0f} s after the last kill")
+        self._outcome.markets += 1
+        self._note(f"market {number} ended")
+        self._check(f"after market {number}", finished=True)
+
+    def _pause(self) -> float:
+        return time.monotonic() + self._dice.uniform(*PAUSE)
+
+    def _kill(self) -> None:
+        target = str(self._dice.choice(TARGETS))
+        if target == "ServerApp":
+            if not self._deployment.kill(self._deployment.link, "flwr-serverapp"):
+                return  # none is running just now: another time
+        elif target == "SuperLink":
+            self._deployment.kill(self._deployment.link)
+            self._deployment.start_superlink()
+        else:
+            node = str(self._dice.choice(NODES))
+            self._deployment.kill(self._deployment.folder / node)
+            self._deployment.start_node(node)
+        self._outcome.kills[target] += 1
+        count = sum(self._outcome.kills.values())
+        self._note(f"kill {count}: a {target}")
+        self._check(f"after kill {count}", finished=False)
+
+    def _ended(self) -> bool:
+        try:
+            return self._deployment.last_status().startswith("finished")
+        except MarketError:
+            return False
+
+    def _patiently(self, call: Callable[[], None]) -> None:
+        """Call again where the SuperLink is not there yet."""
+        for attempt in range(5):
+            try:
+                call()
+                break
+            except MarketError:
+                if attempt == 4:
+                    raise
+                time.sleep(5)
+
+    def _check(self, when: str, finished: bool) -> None:
+        for problem in self._problems(finished):
+            self._outcome.problems.append(f"{when}: {problem}")
+            self._note(f"{when}: {problem}")
+
+    def _problems(self, finished: bool) -> Iterator[str]:
+        if not self._database.exists():
+            return
+        try:
+            ledger = Ledger.open_existing(f"sqlite:///{self._database}")
+        except MarketError:
+            if finished:
+                raise
+            return  # the process was killed before it had made the tables
+        with ledger:
+            yield from ledger.verify()
+            deals = ledger.deals()
+        if not finished:
+            return
+        for deal, state in deals:
+            if state in (DealState.AGREED, DealState.ESCROWED, DealState.DELIVERED):
+                yield f"the deal {deal.id} is half done: {state}"
+        for index, node in enumerate(NODES):
+            yield from self._receipt_problems(agent_name(index), self._deployment.folder / node / "agent", deals)
+
+    def _receipt_problems(self, name: str, folder: Path, deals: Sequence[tuple[Deal, DealState]]) -> Iterator[str]:
+        journal = folder / name / "receipts.jsonl"
+        receipts = Counter(
+            (entry["round"], entry["price"])
+            for entry in (read_receipts(journal) if journal.exists() else [])
+            if entry["side"] == "bought"
+        )
+        paid: Counter[tuple[int, int]] = Counter()
+        refunded: Counter[tuple[int, int]] = Counter()
+        for deal, state in deals:
+            if deal.buyer == name:
+                (paid if state.paid else refunded)[deal.round, deal.price] += 1
+        for (number, price), count in (paid - receipts).items():
+            yield f"{name} paid {price} in round {number} for what it never acknowledged, {count} times"
+        for (number, price), count in (receipts - paid - refunded).items():
+            yield f"{name} holds a receipt of {price} in round {number} without payment or refund, {count} times"
+
+    def _note(self, line: str) -> None:
+        self._report(f"{time.monotonic() - self._began:6.0f} s: {line}")

@@ -1,0 +1,257 @@
+"""A deployed market on one machine: SuperLink, ServerApps and SuperNodes as processes of their own, over gRPC and TLS.
+
+The scripts are those of ``docs/deployment.md``, run as they stand. Linux only: processes are found, and ended, by the
+Flower home in their environment.
+"""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from ssl import create_default_context
+from types import TracebackType
+from typing import Any, Self
+
+from fl_market.errors import MarketError
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPTS = ROOT / "scripts" / "deploy"
+CONNECTION = "market"
+"""Name under which ``operator.sh`` makes the SuperLink known."""
+_START_SECONDS = 90
+_END_SECONDS = 10
+
+
+def why_not_here() -> str:
+    """Return why this machine cannot run a deployment; an empty text where it can."""
+    if not version("flwr").startswith("1.39."):
+        return "from Flower 1.40 on SuperNodes speak HTTP, not gRPC"
+    if not Path("/proc/self/environ").exists():
+        return "it needs /proc to end what it starts by its own id"
+    if not SCRIPTS.is_dir():
+        return f"it needs a clone of fl-market, with {SCRIPTS}"
+    missing = [tool for tool in ("openssl", "ssh-keygen", "bash") if shutil.which(tool) is None]
+    return f"it needs {', '.join(missing)}" if missing else ""
+
+
+class Deployment:
+    """The processes of one market.
+
+    Parameters
+    ----------
+    folder
+        Where certificates, state and logs go.
+    nodes
+        Name of each node -> its agent's node configuration, besides ``partition-id``.
+    host
+        Address that the SuperLink listens on, and that nodes connect to.
+    launchers
+        Name of a node -> what its command begins with, such as a command that enters a network namespace.
+    environment
+        Variables for the broker's processes.
+
+    Raises
+    ------
+    MarketError
+        If this machine cannot run one, or a script fails.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        nodes: Mapping[str, str],
+        *,
+        host: str = "127.0.0.1",
+        launchers: Mapping[str, Sequence[str]] | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        if reason := why_not_here():
+            raise MarketError(f"no market can be deployed here: {reason}")
+        self.folder, self.nodes, self.host = folder.absolute(), dict(nodes), host
+        self._launchers, self._broker_environment = dict(launchers or {}), dict(environment or {})
+        self._certificates = self.folder / "certificates"
+        self._control, self._fleet, *local = _free_ports(2 + len(self.nodes))
+        self._local = dict(zip(self.nodes, local, strict=True))
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        self._environment = {**os.environ, "PATH": path, "FLWR_TELEMETRY_ENABLED": "0"}
+        self._children: list[subprocess.Popen[bytes]] = []
+
+    def __enter__(self) -> Self:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self._script("certificates.sh", self._certificates, self.host, *self.nodes)
+            self.start_superlink()
+            operator, address = self.folder / "operator", f"{self.host}:{self._control}"
+            self._script("operator.sh", operator, self._certificates, address, *self.nodes)
+            for node in self.nodes:
+                self.start_node(node)
+        except BaseException:
+            self.end()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.end()
+
+    # -- processes --------------------------------------------------------------------------------------------------
+
+    def start_superlink(self) -> None:
+        """Start the SuperLink, on the database that an earlier one may have left, and wait until it answers."""
+        self._start(
+            [], self._broker_environment, "superlink.sh", self.link, self._certificates, self.host, self._control,
+            self._fleet,
+        )  # fmt: skip
+        context = create_default_context(cafile=str(self._certificates / "ca.crt"))
+        deadline = time.monotonic() + _START_SECONDS
+        while time.monotonic() < deadline:
+            try:
+                with urllib.request.urlopen(f"https://{self.host}:{self._control}/health", context=context, timeout=5):
+                    return
+            except OSError:
+                time.sleep(0.5)
+        raise MarketError(f"the SuperLink did not start within {_START_SECONDS} s; see the logs in {self.folder}")
+
+    def start_node(self, node: str) -> None:
+        """Start a node's SuperNode, with the key and the folder that it always has."""
+        index = list(self.nodes).index(node)
+        self._start(
+            self._launchers.get(node, []), {}, "supernode.sh", self.folder / node, self._certificates / "ca.crt",
+            self._certificates / node, f"{self.host}:{self._fleet}", self._local[node],
+            f"partition-id={index} {self.nodes[node]}",
+        )  # fmt: skip
+
+    @property
+    def link(self) -> Path:
+        """The SuperLink's folder."""
+        return self.folder / "link"
+
+    def processes(self, of: Path, command: str = "") -> list[int]:
+        """Return the ids of the processes whose Flower home lies in a folder, and whose command contains a text."""
+        return [pid for pid in _running() if _home_in(pid, of) and command in _command(pid)]
+
+    def kill(self, of: Path, command: str = "") -> int:
+        """Send SIGKILL to these processes; return how many there were."""
+        found = self.processes(of, command)
+        for pid in found:
+            _send(pid, signal.SIGKILL)
+        self._reap()
+        return len(found)
+
+    def end(self) -> None:
+        """End everything that was started."""
+        deadline = time.monotonic() + _END_SECONDS
+        while left := self.processes(self.folder):
+            for pid in left:
+                _send(pid, signal.SIGTERM if time.monotonic() < deadline else signal.SIGKILL)
+            self._reap()
+            time.sleep(0.2)
+        self._reap()
+
+    # -- runs -------------------------------------------------------------------------------------------------------
+
+    def submit(self, options: Mapping[str, Any]) -> None:
+        """Submit a run with these options.
+
+        Raises
+        ------
+        MarketError
+            If it is not taken.
+        """
+        run_config = " ".join(f"{key}={json.dumps(value)}" for key, value in options.items())
+        self._flwr("run", str(ROOT), CONNECTION, "--run-config", run_config)
+
+    def last_status(self) -> str:
+        """Return the status of the run that was submitted last, such as ``running`` or ``finished:failed``.
+
+        Raises
+        ------
+        MarketError
+            If the SuperLink does not answer.
+        """
+        listed = json.loads(self._flwr("ls", CONNECTION, "--format", "json"))
+        runs = sorted(listed.get("runs", []), key=lambda run: str(run["pending-at"]))
+        return str(runs[-1]["status"]) if runs else "none"
+
+    def _flwr(self, *arguments: str) -> str:
+        try:
+            done = subprocess.run(
+                ["flwr", *arguments], env=self._environment | {"FLWR_HOME": str(self.folder / "operator")},
+                capture_output=True, text=True, timeout=120, check=False,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired as error:
+            raise MarketError(f"flwr {arguments[0]} did not answer in time") from error
+        if done.returncode != 0:
+            raise MarketError(f"flwr {arguments[0]} failed: {(done.stderr or done.stdout).strip()[-300:]}")
+        return done.stdout
+
+    # -- inside -----------------------------------------------------------------------------------------------------
+
+    def _script(self, name: str, *arguments: object) -> None:
+        done = subprocess.run(
+            [SCRIPTS / name, *map(str, arguments)], env=self._environment, capture_output=True, text=True, check=False
+        )
+        if done.returncode != 0:
+            raise MarketError(f"{name} failed: {(done.stderr or done.stdout).strip()[-300:]}")
+
+    def _start(self, launcher: Sequence[str], extra: Mapping[str, str], name: str, *arguments: object) -> None:
+        with (self.folder / f"{Path(str(arguments[0])).name}.log").open("ab") as log:
+            self._children.append(
+                subprocess.Popen(
+                    [*launcher, str(SCRIPTS / name), *map(str, arguments)],
+                    env=self._environment | dict(extra),
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                )
+            )
+
+    def _reap(self) -> None:
+        """Let go of children that have ended."""
+        self._children = [child for child in self._children if child.poll() is None]
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    for one in sockets:
+        one.bind(("127.0.0.1", 0))
+    ports = [int(one.getsockname()[1]) for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+def _running() -> list[int]:
+    return [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
+
+
+def _command(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def _home_in(pid: int, folder: Path) -> bool:
+    try:
+        entries = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:  # it has ended, or is somebody else's
+        return False
+    homes = [entry.removeprefix(b"FLWR_HOME=").decode() for entry in entries if entry.startswith(b"FLWR_HOME=")]
+    return any(Path(home).is_relative_to(folder) for home in homes)
+
+
+def _send(pid: int, number: signal.Signals) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return
