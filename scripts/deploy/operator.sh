@@ -13,4 +13,8 @@ address = "$address"
 root-certificates = "$certificates/ca.crt"
 T
 export FLWR_HOME=$folder FLWR_TELEMETRY_ENABLED=0 FLWR_DISABLE_UPDATE_CHECK=1
-for node in "$@"; do flwr supernode register "$certificates/$node.pub" market --name "$node"; done
+for node in "$@"; do
+  if ! answer=$(flwr supernode register "$certificates/$node.pub" market --name "$node" 2>&1); then
+    case $answer in *"already in use"*) ;; *) echo "$answer" >&2; exit 1 ;; esac # registered before: nothing to do
+  fi
+done
