@@ -5,6 +5,7 @@ Exit status 0 on success, 2 on bad arguments, 1 on a failed run; errors are one 
 
 import argparse
 import logging
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
@@ -381,6 +382,9 @@ def _bench_chaos(options: argparse.Namespace) -> int:
     def report(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
+    # ended by either signal, it ends what it has started
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     print(chaos(out_dir, kills=options.kills, seed=options.seed, overwrite=options.overwrite, report=report))
     print(Path(out_dir) / "chaos.json")
     return 0

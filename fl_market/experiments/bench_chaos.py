@@ -129,6 +129,7 @@ class _Chaos:
         next_kill, quiet_since = self._pause(), time.monotonic()
         while not (folder / RESULTS).exists():
             time.sleep(POLL_SECONDS)
+            self._deployment.supervise()
             if sum(self._outcome.kills.values()) < kills and time.monotonic() >= next_kill:
                 self._kill()
                 next_kill, quiet_since = self._pause(), time.monotonic()

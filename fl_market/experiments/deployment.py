@@ -130,6 +130,12 @@ class Deployment:
             f"partition-id={index} {self.nodes[node]}",
         )  # fmt: skip
 
+    def supervise(self) -> None:
+        """Start nodes again that have ended, as systemd does: a SuperLink refuses one that it takes for connected."""
+        for node in self.nodes:
+            if not self.processes(self.folder / node, "flower-supernode"):
+                self.start_node(node)
+
     @property
     def link(self) -> Path:
         """The SuperLink's folder."""
