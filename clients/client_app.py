@@ -19,7 +19,7 @@ from clients.privacy import KNOWN, private_training
 from clients.quote_history import learned_prior, remember, resolve
 from clients.training import evaluate, make_optimiser, pack, train, unpack
 from clients.valuation import decide, value, value_disclosed
-from fl_market.configuration import PRIVATE_OPTIONS, Configuration
+from fl_market.configuration import Configuration, agent_number
 from fl_market.errors import MarketError
 from fl_market.local_privacy import LocalPrivacy, parse_local_privacy
 from fl_market.naming import agent_name
@@ -290,15 +290,11 @@ def _records(message: Message, prefix: str) -> list[ArrayRecord]:
 
 
 def _options(context: Context) -> Configuration:
-    private = {name: value for name, value in context.node_config.items() if name in PRIVATE_OPTIONS}
-    return Configuration.from_mapping({**context.run_config, **private}).of_agent(_index(context))
+    return Configuration.of_node(context.run_config, context.node_config)
 
 
 def _index(context: Context) -> int:
-    index = context.node_config.get("partition-id")
-    if not isinstance(index, int):
-        raise MarketError("the node configuration lacks partition-id, the number of the agent: 0, 1, …")
-    return index
+    return agent_number(context.node_config)
 
 
 def _reply(message: Message, index: int, records: dict[str, Record]) -> Message:

@@ -38,7 +38,9 @@ PRIVATE_OPTIONS = (
     "device",
     "precision",
 )
-"""Options that an agent may set for itself, in its node configuration."""
+"""Options that are an agent's own affair: on a machine of its own they come from its node configuration alone."""
+TRAINING_OPTIONS = ("local-epochs", "batch-size", "optimiser", "learning-rate", "momentum", "augment")
+"""Options of a run that an agent may set otherwise for itself."""
 
 
 @dataclass(frozen=True)
@@ -302,6 +304,34 @@ class Configuration:
         """Return the options as Flower's run configuration takes them."""
         return {_kebab(field.name): getattr(self, field.name) for field in fields(self)}
 
+    @classmethod
+    def of_node(cls, run: Mapping[str, Any], node: Mapping[str, Any]) -> Self:
+        """Return the options of the agent at a node.
+
+        Parameters
+        ----------
+        run
+            The run's, which the broker's operator sets. What is an agent's own affair is taken from them in a
+            simulation only, where one operator plays all parts: the node configuration then has ``num-partitions``.
+        node
+            Its node configuration: ``partition-id`` is the agent's number.
+
+        Raises
+        ------
+        MarketError
+            If the node has no number, or an option that is not an agent's.
+        """
+        index = agent_number(node)
+        accepted = (*PRIVATE_OPTIONS, *TRAINING_OPTIONS)
+        own = {name: value for name, value in node.items() if name not in ("partition-id", "num-partitions")}
+        if unknown := sorted(set(own) - set(accepted)):
+            raise MarketError(
+                f"the node configuration cannot set {unknown[0]!r}; accepted are partition-id, {', '.join(accepted)}"
+            )
+        simulated = "num-partitions" in node
+        common = {name: value for name, value in run.items() if simulated or name not in PRIVATE_OPTIONS}
+        return cls.from_mapping({**common, **own}).of_agent(index)
+
     def of_agent(self, index: int) -> Self:
         """Return the options of one agent: of profiles and labels, which may differ among agents, its own."""
         profiles, labels = _of_agents(self.profile), _of_agents(self.labels)
@@ -360,6 +390,20 @@ class Configuration:
         if self.layers != ALL:
             select_layers(task.template, self.layers)
         return task
+
+
+def agent_number(node: Mapping[str, Any]) -> int:
+    """Return the number of the agent that a node configuration names.
+
+    Raises
+    ------
+    MarketError
+        If it names none.
+    """
+    index = node.get("partition-id")
+    if not isinstance(index, int) or isinstance(index, bool) or index < 0:
+        raise MarketError("the node configuration lacks partition-id, the number of the agent: 0, 1, …")
+    return index
 
 
 def _of_agents(text: str) -> list[str]:

@@ -30,11 +30,11 @@ OPTIONS = {
     "num-server-rounds": ROUNDS,
     "first-round": 2,
     "learning-rate": 0.1,
-    "prior": "exponential(1000)",
     "bind-accounts": True,
     "reply-timeout": 120.0,
     "connect-timeout": 240.0,
 }
+OWN_OPTIONS = 'prior="exponential(1000)"'
 TARGETS = ("ServerApp", "SuperLink", "SuperNode")
 PAUSE = (5.0, 45.0)
 """Seconds between two kills, at least and at most."""
@@ -92,7 +92,9 @@ def chaos(out_dir: str, *, kills: int = 50, seed: int = 0, overwrite: bool = Fal
     database = folder / f"ledger-{time.time_ns()}.db"
     work = folder / f"deployment-{time.time_ns()}"
     started = time.monotonic()
-    with Deployment(work, dict.fromkeys(NODES, ""), environment={LEDGER: f"sqlite:///{database}"}) as deployment:
+    with Deployment(
+        work, dict.fromkeys(NODES, OWN_OPTIONS), environment={LEDGER: f"sqlite:///{database}"}
+    ) as deployment:
         outcome = _Chaos(deployment, database, numpy_generator(seed, "chaos"), report).run(kills)
     document = {
         "kills": dict(outcome.kills),

@@ -194,8 +194,32 @@ def test_an_agent_s_own_settings_come_from_its_node():
     agent.context.node_config["prior"] = "uniform(0, 1)"
     reply = agent.send("query.quote", quotes=ConfigRecord(to_columns([QuoteRequest("q", "all")])))
     assert from_columns(Ask, reply.content["asks"]) == [Ask("q", 500_000)]
-    agent.context.node_config["learning-rate"] = 1e9
-    assert not agent.send("train").has_error(), "what is not the agent's own to set is ignored"
+    agent.context.node_config["fit-steps"] = 1
+    assert "the node configuration cannot set 'fit-steps'; accepted are partition-id, profile" in error_of(agent)
+
+
+def error_of(agent):
+    return agent.send("train").error.reason
+
+
+def test_on_a_machine_of_its_own_an_agent_s_affairs_are_not_the_broker_s():
+    """The run's options set them in a simulation only."""
+    run = {"prior": "uniform(0, 1)", "spending-limit": 9.0, "agent-dir": "/somewhere", "learning-rate": 0.5}
+    simulated = Configuration.of_node(run, {"partition-id": 1, "num-partitions": 2})
+    assert (simulated.prior, simulated.spending_limit, simulated.agent_dir) == ("uniform(0, 1)", 9.0, "/somewhere")
+    deployed = Configuration.of_node(run, {"partition-id": 1, "spending-limit": 2})
+    assert (deployed.prior, deployed.spending_limit, deployed.agent_dir) == ("exponential(10)", 2.0, "")
+    assert deployed.learning_rate == 0.5, "what all agents do alike is the run's, unless an agent does otherwise"
+    assert Configuration.of_node(run, {"partition-id": 1, "learning-rate": 0.1}).learning_rate == 0.1
+    for node, complaint in (
+        ({}, "partition-id"),
+        ({"partition-id": -1}, "partition-id"),
+        ({"partition-id": 0, "spending-limt": 1.0}, "cannot set 'spending-limt'"),
+        ({"partition-id": 0, "spending-limit": -1.0}, "spending-limit cannot be -1.0"),
+        ({"partition-id": 0, "strategy": "fedavg"}, "cannot set 'strategy'"),
+    ):
+        with pytest.raises(MarketError, match=complaint):
+            Configuration.of_node(run, node)
 
 
 def test_a_node_without_a_number_says_so():

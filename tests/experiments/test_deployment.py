@@ -22,10 +22,10 @@ OPTIONS = {
     "num-server-rounds": 3,
     "first-round": 2,
     "learning-rate": 0.1,
-    "prior": "exponential(1000)",
     "bind-accounts": True,
 }
-PRIVATE = {"north": "purchase-limit=0.06", "south": "reserve-price=0.01", "west": ""}
+PRIOR = 'prior="exponential(1000)"'
+PRIVATE = {"north": f"{PRIOR} purchase-limit=0.06", "south": f"{PRIOR} reserve-price=0.01", "west": PRIOR}
 
 pytestmark = pytest.mark.skipif(bool(why_not_here()), reason=why_not_here())
 
@@ -80,7 +80,7 @@ def run_with_private_options(options):
     for context, node in zip(grid.contexts.values(), PRIVATE, strict=False):
         for option in PRIVATE[node].split():
             name, value = option.split("=")
-            context.node_config[name] = float(value)
+            context.node_config[name] = value.strip('"') if name == "prior" else float(value)
     return run_arm(grid, configuration)
 
 
