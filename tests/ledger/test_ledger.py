@@ -48,6 +48,43 @@ def test_a_refund(ledger, delivered):
     assert ledger.verify() == []
 
 
+def test_a_refunded_deal_can_be_paid_late_once(ledger):
+    ledger.agree(deal())
+    for step in (ledger.escrow, ledger.deliver, ledger.refund):
+        assert ledger.pay_late("d") is ledger.state("d") is not DealState.PAID_LATE
+        step("d")
+    for _ in range(2):
+        assert ledger.pay_late("d") is DealState.PAID_LATE
+        assert ledger.balances() == {"A": 70, "B": 130, "C": 100, ENDOWMENT: -300, ESCROW: 0}
+    assert [ledger.settle("d"), ledger.refund("d"), ledger.abandon("d")] == [DealState.PAID_LATE] * 3
+    assert ledger.balance("A") == 70
+    assert ledger.verify() == []
+
+
+def test_a_refunded_deal_stays_so_where_its_buyer_cannot_pay(ledger):
+    for identifier, price in (("d", 80), ("e", 50)):
+        ledger.agree(deal(identifier, price=price, bid=100))
+    ledger.escrow("d")
+    ledger.refund("d")
+    ledger.escrow("e")
+    assert ledger.pay_late("d") is DealState.REFUNDED
+    assert ledger.balance("A") == 50
+    assert ledger.verify() == []
+
+
+def test_an_account_has_one_owner(ledger):
+    assert ledger.open_account("D", 7, "node 1") == 7
+    assert ledger.open_account("D", 9, "node 1") == 7
+    for owner in ("node 2", ""):
+        with pytest.raises(MarketError, match="the account 'D' belongs to another node"):
+            ledger.open_account("D", 7, owner)
+    with pytest.raises(MarketError, match="the account 'A' belongs to another node"):
+        ledger.open_account("A", 7, "node 1")
+    assert ledger.balance("D") == 7
+    execute(ledger, "UPDATE entries SET memo = 'node 2' WHERE memo = 'node 1'")
+    assert "was edited" in ledger.verify()[0], "the owner is in the journal"
+
+
 def test_a_broke_buyer_buys_nothing(ledger):
     ledger.agree(deal(price=101, bid=200))
     assert ledger.escrow("d") is DealState.VOID
@@ -88,7 +125,9 @@ def test_what_does_not_fit_is_refused_and_changes_no_balance(ledger, change, mes
 
 STEPS = st.lists(
     st.tuples(
-        st.sampled_from(["agree", "escrow", "deliver", "settle", "refund"]), st.integers(0, 4), st.integers(0, 90)
+        st.sampled_from(["agree", "escrow", "deliver", "settle", "refund", "pay_late", "abandon"]),
+        st.integers(0, 4),
+        st.integers(0, 90),
     ),
     max_size=40,
 )
