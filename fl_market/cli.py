@@ -143,6 +143,7 @@ def _parser() -> argparse.ArgumentParser:
     chaos.add_argument("--seed", type=int, default=0, metavar="S", help="decides what is killed, and when")
     chaos.add_argument("--out", default="", metavar="DIR", help="folder for chaos.json, the deployment and its logs")
     chaos.add_argument("--overwrite", action="store_true", help="overwrite chaos.json in --out")
+    chaos.add_argument("--debug", action="store_true", help="show tracebacks")
     chaos.set_defaults(command=_bench_chaos)
 
     ledger = commands.add_parser("ledger", help="look into a ledger")
@@ -377,14 +378,15 @@ def _bench_align(options: argparse.Namespace) -> int:
 def _bench_chaos(options: argparse.Namespace) -> int:
     from fl_market.experiments.bench_chaos import chaos
 
+    if options.kills < 1:
+        raise _BadArgumentsError(f"--kills cannot be {options.kills}; accepted is a whole number of at least 1")
     out_dir = options.out or _new_folder("bench-chaos")
 
     def report(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
-    # ended by either signal, it ends what it has started
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.default_int_handler)
+    # ended by a signal, it ends what it has started
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     print(chaos(out_dir, kills=options.kills, seed=options.seed, overwrite=options.overwrite, report=report))
     print(Path(out_dir) / "chaos.json")
     return 0

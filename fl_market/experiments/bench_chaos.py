@@ -7,7 +7,7 @@ once; a run that failed is resumed. What must hold is checked after every kill.
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -185,46 +185,62 @@ class _Chaos:
                 time.sleep(5)
 
     def _check(self, when: str, finished: bool) -> None:
-        for problem in self._problems(finished):
+        folders = {
+            agent_name(index): self._deployment.folder / node / "agent" / agent_name(index)
+            for index, node in enumerate(NODES)
+        }
+        for problem in market_problems(self._database, folders, finished):
             self._outcome.problems.append(f"{when}: {problem}")
             self._note(f"{when}: {problem}")
 
-    def _problems(self, finished: bool) -> Iterator[str]:
-        if not self._database.exists():
-            return
-        try:
-            ledger = Ledger.open_existing(f"sqlite:///{self._database}")
-        except MarketError:
-            if finished:
-                raise
-            return  # the process was killed before it had made the tables
-        with ledger:
-            yield from ledger.verify()
-            deals = ledger.deals()
-        if not finished:
-            return
+    def _note(self, line: str) -> None:
+        self._report(f"{time.monotonic() - self._began:6.0f} s: {line}")
+
+
+def market_problems(database: Path, agents: Mapping[str, Path], finished: bool) -> Iterator[str]:
+    """Yield what is wrong with a market's books, a sentence each.
+
+    Parameters
+    ----------
+    database
+        The ledger's file.
+    agents
+        Name of each agent -> the folder in which it keeps its receipts.
+    finished
+        Whether the market has ended: then no deal may be half done, no payment without a receipt of the delivery, and
+        no receipt without payment or refund.
+    """
+    if not database.exists():
+        return
+    try:
+        ledger = Ledger.open_existing(f"sqlite:///{database}")
+    except MarketError:
+        if finished:
+            raise
+        return  # its process was killed before it had made the tables
+    with ledger:
+        yield from ledger.verify()
+        deals = ledger.deals()
+    if finished:
         for deal, state in deals:
             if state in (DealState.AGREED, DealState.ESCROWED, DealState.DELIVERED):
                 yield f"the deal {deal.id} is half done: {state}"
-        for index, node in enumerate(NODES):
-            yield from self._receipt_problems(agent_name(index), self._deployment.folder / node / "agent", deals)
+        for name, folder in agents.items():
+            yield from _receipt_problems(name, folder / "receipts.jsonl", deals)
 
-    def _receipt_problems(self, name: str, folder: Path, deals: Sequence[tuple[Deal, DealState]]) -> Iterator[str]:
-        journal = folder / name / "receipts.jsonl"
-        receipts = Counter(
-            (entry["round"], entry["price"])
-            for entry in (read_receipts(journal) if journal.exists() else [])
-            if entry["side"] == "bought"
-        )
-        paid: Counter[tuple[int, int]] = Counter()
-        refunded: Counter[tuple[int, int]] = Counter()
-        for deal, state in deals:
-            if deal.buyer == name:
-                (paid if state.paid else refunded)[deal.round, deal.price] += 1
-        for (number, price), count in (paid - receipts).items():
-            yield f"{name} paid {price} in round {number} for what it never acknowledged, {count} times"
-        for (number, price), count in (receipts - paid - refunded).items():
-            yield f"{name} holds a receipt of {price} in round {number} without payment or refund, {count} times"
 
-    def _note(self, line: str) -> None:
-        self._report(f"{time.monotonic() - self._began:6.0f} s: {line}")
+def _receipt_problems(name: str, journal: Path, deals: Sequence[tuple[Deal, DealState]]) -> Iterator[str]:
+    receipts = Counter(
+        (entry["round"], entry["price"])
+        for entry in (read_receipts(journal) if journal.exists() else [])
+        if entry["side"] == "bought"
+    )
+    paid: Counter[tuple[int, int]] = Counter()
+    refunded: Counter[tuple[int, int]] = Counter()
+    for deal, state in deals:
+        if deal.buyer == name:
+            (paid if state.paid else refunded)[deal.round, deal.price] += 1
+    for (number, price), count in (paid - receipts).items():
+        yield f"{name} paid {price} in round {number} for what it never received, {count} times"
+    for (number, price), count in (receipts - paid - refunded).items():
+        yield f"{name} received what costs {price} in round {number} without payment or refund, {count} times"

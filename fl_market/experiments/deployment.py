@@ -28,6 +28,7 @@ CONNECTION = "market"
 """Name under which ``operator.sh`` makes the SuperLink known."""
 _START_SECONDS = 90
 _END_SECONDS = 10
+_REST_SECONDS = 15
 
 
 def why_not_here() -> str:
@@ -83,6 +84,7 @@ class Deployment:
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         self._environment = {**os.environ, "PATH": path, "FLWR_TELEMETRY_ENABLED": "0"}
         self._children: list[subprocess.Popen[bytes]] = []
+        self._started: dict[str, float] = {}
 
     def __enter__(self) -> Self:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -123,6 +125,7 @@ class Deployment:
 
     def start_node(self, node: str) -> None:
         """Start a node's SuperNode, with the key and the folder that it always has."""
+        self._started[node] = time.monotonic()
         index = list(self.nodes).index(node)
         self._start(
             self._launchers.get(node, []), {}, "supernode.sh", self.folder / node, self._certificates / "ca.crt",
@@ -133,7 +136,8 @@ class Deployment:
     def supervise(self) -> None:
         """Start nodes again that have ended, as systemd does: a SuperLink refuses one that it takes for connected."""
         for node in self.nodes:
-            if not self.processes(self.folder / node, "flower-supernode"):
+            rested = time.monotonic() - self._started.get(node, 0.0) >= _REST_SECONDS
+            if rested and not self.processes(self.folder / node, "flower-supernode"):
                 self.start_node(node)
 
     @property
