@@ -155,20 +155,21 @@ def table2(folder: Path, plan: Plan, report: Report) -> str:
     options: dict[str, tuple[str, dict[str, Any]]] = {"none": ("siloed", {})}
     options |= {layers: ("market", {"layers": layers}) for layers in LAYERS}
     budgets = {f"best {budget:.0%}": ("market-fine", {"layer_budget": budget}) for budget in BUDGETS}
-    whole: dict[str, tuple[str, dict[str, Any]]] = {"all, α per row": ("market-fine", {})}
+    by_row = {_by_row(layers): ("market-fine", {"layers": layers}) for layers in LAYERS}
     rows = {
         label: [plan.cell("mnist", arm, seed, **changed) for seed in plan.seeds]
-        for label, (arm, changed) in (options | budgets | whole).items()
+        for label, (arm, changed) in (options | by_row | budgets).items()
     }
     cells = [cell for some in reversed(rows.values()) for cell in some]
     results = dict(zip(cells, run_cells(cells, folder, jobs=plan.jobs, report=report), strict=True))
     found = {label: _accuracies([results[cell] for cell in some]) for label, some in rows.items()}
-    shares = {label: _gain(found, label, "none") / _gain(found, "all, α per row", "none") for label in budgets}
+    shares = {label: _gain(found, label, "none") / _gain(found, _by_row("all"), "none") for label in budgets}
     document = {
         "scale": plan.scale,
         "seeds": list(plan.seeds),
         "rows": {label: found[label] for label in options},
-        "budgets": {label: found[label] for label in (*budgets, *whole)},
+        "rows with a weight for each output row": {label: found[label] for label in by_row},
+        "budgets": {label: found[label] for label in budgets},
         "share of the gain": shares,
     }
     write_json(folder / "table2.json", document)
@@ -228,6 +229,10 @@ def run_table(name: str, out_dir: str, plan: Plan, report: Report = lambda line:
     Cells that an earlier, perhaps interrupted, run left in the folder are not computed again.
     """
     return TABLES[name](prepare_folder(Path(out_dir)), plan, report)
+
+
+def _by_row(layers: str) -> str:
+    return f"{layers}, α per row"
 
 
 def _accuracies(results: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
