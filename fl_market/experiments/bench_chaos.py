@@ -1,8 +1,8 @@
 """``fl-market bench chaos``: kill processes of deployed markets at random, and see that nobody loses a credit.
 
-Markets of a few rounds run one after the other among three agents, on one ledger. After a random time, one of the
-ServerApp, the SuperLink (with all that runs on its machine) or a SuperNode is sent ``SIGKILL``, and started again at
-once; a run that failed is resumed. What must hold is checked after every kill.
+Markets of a few rounds run one after the other among three agents, on one ledger. At random moments, every other time
+while there is a trade, one of the ServerApp, the SuperLink (with all that runs on its machine) or a SuperNode is sent
+``SIGKILL``, and started again; a run that failed is resumed. What must hold is checked after every kill.
 """
 
 import time
@@ -36,9 +36,11 @@ OPTIONS = {
 }
 OWN_OPTIONS = 'prior="exponential(1000)"'
 TARGETS = ("ServerApp", "SuperLink", "SuperNode")
-PAUSE = (5.0, 45.0)
-"""Seconds between two kills, at least and at most."""
-POLL_SECONDS = 3.0
+PAUSE = (5.0, 30.0)
+"""Seconds from one kill to the next, at least and at most, where it does not wait for a trade."""
+TRADE, NO_TRADE = (0.0, 30.0), 180.0
+"""Seconds from a trade (the ledger's journal grows) to the next kill where it waits for one; seconds that it waits."""
+POLL_SECONDS, STATUS_SECONDS = 1.0, 12.0
 PATIENCE = 900.0
 """Seconds without a kill after which a run must have ended."""
 
@@ -57,6 +59,10 @@ class Outcome:
         Markets that ran to their end.
     resumed
         How often one was resumed.
+    trades
+        How many kills came after a trade had begun.
+    deals
+        State -> deals.
     problems
         What did not hold, a sentence each.
     """
@@ -64,6 +70,8 @@ class Outcome:
     kills: Counter[str] = field(default_factory=Counter)
     markets: int = 0
     resumed: int = 0
+    trades: int = 0
+    deals: Counter[str] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)
 
 
@@ -96,16 +104,21 @@ def chaos(out_dir: str, *, kills: int = 50, seed: int = 0, overwrite: bool = Fal
         work, dict.fromkeys(NODES, OWN_OPTIONS), environment={LEDGER: f"sqlite:///{database}"}
     ) as deployment:
         outcome = _Chaos(deployment, database, numpy_generator(seed, "chaos"), report).run(kills)
+    with Ledger.open_existing(f"sqlite:///{database}") as ledger:
+        outcome.deals.update(str(state) for _, state in ledger.deals())
     document = {
         "kills": dict(outcome.kills),
         "markets": outcome.markets,
         "resumed": outcome.resumed,
+        "kills after a trade had begun": outcome.trades,
+        "deals": dict(outcome.deals),
         "seconds": time.monotonic() - started,
         "problems": outcome.problems,
     }
     write_json(folder / "chaos.json", document)
     rows = [(f"kills of a {target}", str(outcome.kills[target])) for target in TARGETS]
     rows += [("markets that ended", str(outcome.markets)), ("resumed", str(outcome.resumed))]
+    rows += [(f"deals {state}", str(count)) for state, count in sorted(outcome.deals.items())]
     rows += [("what did not hold", "\n".join(outcome.problems) or "nothing")]
     return summary_table(f"{sum(outcome.kills.values())} kills in {document['seconds']:.0f} s", ("", ""), rows)
 
@@ -115,6 +128,7 @@ class _Chaos:
         self._deployment, self._database, self._dice, self._report = deployment, database, dice, report
         self._outcome = Outcome()
         self._began = time.monotonic()
+        self._wait_for_trade, self._due, self._size, self._turn = False, 0.0, 0, 0
 
     def run(self, kills: int) -> Outcome:
         """Run markets until there were so many kills, and the last one has ended."""
@@ -128,13 +142,18 @@ class _Chaos:
         options = OPTIONS | {"out-dir": str(folder), "seed": number}
         self._patiently(lambda: self._deployment.submit(options))
         self._note(f"market {number} began")
-        next_kill, quiet_since = self._pause(), time.monotonic()
+        self._plan()
+        quiet_since = asked = time.monotonic()
         while not (folder / RESULTS).exists():
             time.sleep(POLL_SECONDS)
             self._deployment.supervise()
-            if sum(self._outcome.kills.values()) < kills and time.monotonic() >= next_kill:
+            if sum(self._outcome.kills.values()) < kills and self._is_due():
                 self._kill()
-                next_kill, quiet_since = self._pause(), time.monotonic()
+                self._plan()
+                quiet_since = time.monotonic()
+            if time.monotonic() - asked < STATUS_SECONDS:
+                continue
+            asked = time.monotonic()
             if self._ended() and not (folder / RESULTS).exists():
                 if (folder / CONFIGURATION).exists():  # else it did not even begin
                     options["resume"] = str(folder)
@@ -147,8 +166,27 @@ class _Chaos:
         self._note(f"market {number} ended")
         self._check(f"after market {number}", finished=True)
 
-    def _pause(self) -> float:
-        return time.monotonic() + self._dice.uniform(*PAUSE)
+    def _plan(self) -> None:
+        """Decide when the next kill is due: after a pause, or some time after the next trade."""
+        now = time.monotonic()
+        self._turn += 1
+        self._wait_for_trade = self._turn % 2 == 0
+        self._size = self._journal_size()
+        self._due = now + (NO_TRADE if self._wait_for_trade else self._dice.uniform(*PAUSE))
+
+    def _is_due(self) -> bool:
+        if self._wait_for_trade and self._journal_size() > self._size:
+            self._wait_for_trade = False
+            self._due = time.monotonic() + self._dice.uniform(*TRADE)
+            self._outcome.trades += 1
+        return time.monotonic() >= self._due
+
+    def _journal_size(self) -> int:
+        try:
+            with Ledger.open_existing(f"sqlite:///{self._database}") as ledger:
+                return ledger.position()[0]
+        except MarketError:  # there is none yet
+            return 0
 
     def _kill(self) -> None:
         target = str(self._dice.choice(TARGETS))
