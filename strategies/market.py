@@ -154,8 +154,8 @@ class ParameterMarket(Strategy):
             self._keep(0, [], [])  # so that a crash in the first round is no special case
         config["initialisation"] = "common" if self._common_init else "independent"
         nodes = self._wait_for_nodes(grid, server_round)
-        self._seat_awaited(server_round, [node for node in nodes if node not in self._seats])
-        for node in nodes:
+        silent = self._seat_awaited(server_round, [node for node in nodes if node not in self._seats])
+        for node in (node for node in nodes if node not in silent):
             contents[node] = _content_for(self._seats.get(node), server_round, config)
         self._sent = build_messages(contents, MessageType.TRAIN, server_round)
         return self._sent
@@ -202,11 +202,14 @@ class ParameterMarket(Strategy):
                 f"{error}; what was done up to round {server_round - 1} is kept: resume the run"
             ) from None
 
-    def _seat_awaited(self, server_round: int, nodes: list[int]) -> None:
-        """Give agents that the checkpoint knows their seats again, at whatever nodes they are now."""
+    def _seat_awaited(self, server_round: int, nodes: list[int]) -> set[int]:
+        """Give agents that the checkpoint knows their seats again, at whatever nodes they are now.
+
+        Return the nodes that did not say who they are: trained anew, an agent would lose the model that it had.
+        """
         assert self._grid is not None
         if not self._awaited or not nodes:
-            return
+            return set()
         config = {"config": ConfigRecord({"server-round": server_round})}
         answers, failures = ask(
             self._grid, {node: RecordDict(dict(config)) for node in nodes}, IDENTIFY, server_round, self._reply_timeout
@@ -219,10 +222,12 @@ class ParameterMarket(Strategy):
                 try:
                     self.broker.seat(name, self._owner(node))
                 except MarketError as error:
-                    warn(server_round, self._who(node), str(error))
+                    failures[node] = str(error)
+                    warn(server_round, self._who(node), failures[node])
                     continue
                 model = self._awaited.pop(name)
                 self._seats[node] = _Seat(name, node, model, digest(model), "")
+        return set(failures)
 
     def _take_in(self, node: int, content: RecordDict) -> _Seat:
         """Seat the agent that replied, with the model that it trained.
@@ -459,7 +464,7 @@ class ParameterMarket(Strategy):
     def _keep(self, server_round: int, settled: list[str], refunded: list[str]) -> None:
         if self._checkpoints is None:
             return
-        models = {seat.name: seat.model for seat in self._seats.values()} | self._awaited
+        models = self._awaited | {seat.name: seat.model for seat in self._seats.values()}
         position, pseudonyms = self.broker.ledger.position(), dict(self.pseudonyms.known)
         self._checkpoints.write(
             Checkpoint(

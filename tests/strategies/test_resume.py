@@ -12,6 +12,7 @@ import time
 from dataclasses import replace
 
 import pytest
+from flwr.app import Error, Message
 
 from fl_market.cli import main
 from fl_market.configuration import Configuration
@@ -19,7 +20,9 @@ from fl_market.errors import MarketError
 from fl_market.experiments.engines import run_inline
 from fl_market.experiments.inline_grid import InlineGrid
 from fl_market.ledger import ESCROW, DealState, Ledger
+from fl_market.protocol import IDENTIFY
 from fl_market.reports.files import LEDGER, read_configuration
+from strategies.checkpoints import Checkpoints
 from strategies.server_app import run_arm
 from tests import postgres
 
@@ -360,3 +363,31 @@ def test_a_resumed_run_goes_on_with_the_agents_that_come_back(tmp_path, caplog):
     assert [entry.round for entry in result.agents["A"].rounds] == [1, 2, 3]
     assert [entry.round for entry in result.agents["C"].rounds] == [1, 2]
     assert "2 of 3 agents are connected" in caplog.text
+
+
+def test_an_agent_that_does_not_say_who_it_is_after_a_resume_keeps_its_model(tmp_path):
+    """It is left out of the round, and asked again in the next."""
+    from clients.client_app import app
+
+    run_inline(configured(tmp_path, num_server_rounds=4))
+    shutil.rmtree(tmp_path / "checkpoints-market-priced" / "round-000004")
+    known = Checkpoints(tmp_path / "checkpoints-market-priced").last()
+
+    class Deaf(InlineGrid):
+        """A grid on which B misses the first question."""
+
+        questions = 0
+
+        def answer(self, message):
+            if message.metadata.message_type == IDENTIFY and message.metadata.dst_node_id == 1001:
+                self.questions += 1
+                if self.questions == 1:
+                    return Message(Error(1, "what?"), reply_to=message)
+            return super().answer(message)
+
+    options = configured(tmp_path, num_server_rounds=6, resume=str(tmp_path))
+    result = run_arm(Deaf(app, 2, options.to_mapping()), options)
+    assert [entry.round for entry in result.agents["A"].rounds] == [1, 2, 3, 4, 5, 6]
+    assert [entry.round for entry in result.agents["B"].rounds] == [1, 2, 3, 5, 6]
+    kept = [Checkpoints(tmp_path / "checkpoints-market-priced").last()]
+    assert set(kept[0].models) == set(known.models) == {"A", "B"}
