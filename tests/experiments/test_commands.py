@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -104,27 +105,35 @@ def test_both_engines_give_equal_results(tmp_path):
     assert documents[0] == documents[1]
 
 
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="processes are found in /proc, which this system lacks")
 def test_nothing_is_left_running_after_a_simulation(tmp_path):
-    before = processes()
-    done = command("run", "--engine", "simulation", "--rounds", "1", "--out", tmp_path, "--quiet")
-    assert done.returncode == 0, done.stderr
-    left = {name for pid, name in processes().items() if pid not in before}
-    assert not [name for name in left if "ray" in name or "flower" in name or "fl_market" in name], left
+    """Of what the command starts, all inherits a mark; tests in other processes start the same programs."""
+    environment = os.environ | {"FL_MARKET_MARK": str(tmp_path)}
+    arguments = ["run", "--engine", "simulation", "--rounds", "1", "--out", str(tmp_path), "--quiet"]
+    seen = set()
+    with subprocess.Popen(
+        [sys.executable, "-m", "fl_market.cli", *arguments],
+        env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+    ) as child:  # fmt: skip
+        while child.poll() is None:
+            seen |= marked(tmp_path)
+            time.sleep(0.5)
+        assert child.returncode == 0, child.stderr.read().decode()
+    assert len(seen) > 2, "Ray's processes are seen while they run"
+    assert marked(tmp_path) == set()
 
 
-def processes():
-    found = {}
-    for folder in Path("/proc").glob("[0-9]*"):
+def marked(folder):
+    """Return the ids of the processes that bear a folder's mark."""
+    found = set()
+    for process in Path("/proc").glob("[0-9]*"):
         try:
-            found[folder.name] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            entries = (process / "environ").read_bytes().split(b"\0")
         except OSError:
             continue
+        if f"FL_MARKET_MARK={folder}".encode() in entries:
+            found.add(int(process.name))
     return found
-
-
-@pytest.mark.skipif(not Path("/proc").is_dir(), reason="processes are counted in /proc, which this system lacks")
-def test_processes_are_seen():
-    assert str(os.getpid()) in processes()
 
 
 def test_seeds_are_summarised(tmp_path, capsys):
