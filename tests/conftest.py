@@ -13,6 +13,12 @@ os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
+
+def pytest_collection_modifyitems(items):
+    """Start the longest tests first: else one process ends long after the others."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 

@@ -27,7 +27,7 @@ OPTIONS = {
 PRIOR = 'prior="exponential(1000)"'
 PRIVATE = {"north": f"{PRIOR} purchase-limit=0.06", "south": f"{PRIOR} reserve-price=0.01", "west": PRIOR}
 
-pytestmark = pytest.mark.skipif(bool(why_not_here()), reason=why_not_here())
+pytestmark = [pytest.mark.long, pytest.mark.skipif(bool(why_not_here()), reason=why_not_here())]
 
 
 def run(deployment, options):

@@ -13,6 +13,7 @@ from tests.processes import end_processes_of
 
 pytestmark = [
     pytest.mark.flower,
+    pytest.mark.long,
     pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs /proc to end Flower's local SuperLink by its own id"),
 ]
 ROOT = Path(__file__).resolve().parents[2]
