@@ -10,10 +10,10 @@ demo: $(READY)
 	$(VENV)/bin/fl-market compare --engine simulation --arms siloed,fedavg,market,market-priced --out runs/demo --overwrite
 
 test: $(READY)
-	$(VENV)/bin/pytest -n 3 --dist load --maxschedchunk 1
+	$(VENV)/bin/pytest -n 3 --dist worksteal
 
 test-flwr-1.41: $(FLWR_1_41)/.ready
-	$(FLWR_1_41)/bin/pytest -n 3 --dist load --maxschedchunk 1 -m flower
+	$(FLWR_1_41)/bin/pytest -n 3 --dist worksteal -m flower
 
 lint: $(READY)
 	$(VENV)/bin/ruff format --check .
