@@ -9,6 +9,9 @@ FLWR_1_41 := .venv-flwr-1.41
 demo: $(READY)
 	$(VENV)/bin/fl-market compare --engine simulation --arms siloed,fedavg,market,market-priced --out runs/demo --overwrite
 
+# three processes for two cores, since real federations wait much; each computes on one thread
+test test-flwr-1.41: export OMP_NUM_THREADS := 1
+
 test: $(READY)
 	$(VENV)/bin/pytest -n 3 --dist worksteal
 

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.flower
 
 
 def configured(task, folder, **options):
-    small = {"train_samples": 400, "broker_samples": 200, "num_server_rounds": 2, "first_round": 2}
+    small = {"train_samples": 300, "broker_samples": 120, "num_server_rounds": 2, "first_round": 2, "test_every": 2}
     training = {"learning_rate": 0.05, "momentum": 0.9, "prior": "exponential(1000)"}
     return Configuration(task=task, strategy="market-priced", out_dir=str(folder), **small, **training, **options)
 
