@@ -223,12 +223,13 @@ def test_debug_shows_the_traceback(tmp_path):
     assert "Traceback" in done.stderr
 
 
-def test_progress_is_plain_lines_where_there_is_no_terminal(tmp_path):
-    done = command("compare", "--arms", "market", "--out", tmp_path / "a", *QUICK[:-1])
-    lines = done.stderr.strip().splitlines()
-    assert [line.split(",")[0] for line in lines] == [f"market: round {i}/3" for i in (1, 2, 3)]
-    assert "\x1b" not in done.stderr + done.stdout
-    assert command("compare", "--arms", "market", "--out", tmp_path / "b", *QUICK).stderr == ""
+def test_progress_is_plain_lines_where_there_is_no_terminal(tmp_path, capsys):
+    assert main(["compare", "--arms", "market", "--out", str(tmp_path / "a"), *QUICK[:-1]]) == 0
+    out, err = capsys.readouterr()
+    assert [line.split(",")[0] for line in err.strip().splitlines()] == [f"market: round {i}/3" for i in (1, 2, 3)]
+    assert "\x1b" not in err + out
+    assert main(["compare", "--arms", "market", "--out", str(tmp_path / "b"), *QUICK]) == 0
+    assert capsys.readouterr().err == ""
 
 
 def test_progress_is_a_bar_where_there_is_a_terminal(monkeypatch, capsys):

@@ -21,7 +21,6 @@ def configured(task, folder, **options):
     ("task", "options"),
     [
         ("mnist-resnet8", {"norm": "batch"}),
-        ("mnist-resnet8", {"norm": "layer"}),
         ("mnist-resnet8", {"norm": "group"}),
         ("digits-vit", {}),
     ],
