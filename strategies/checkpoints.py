@@ -78,15 +78,19 @@ class Checkpoints:
         """
         name = f"round-{checkpoint.round:06d}"
         unfinished, finished = self._folder / f"{name}.unfinished", self._folder / name
+        replaced = self._folder / f"{name}.replaced"
         tensors = _tensors(checkpoint)
         try:
             shutil.rmtree(unfinished, ignore_errors=True)
             unfinished.mkdir(parents=True)
             _write(unfinished / TENSORS, save(tensors))
             _write(unfinished / STATE, json.dumps(_document(checkpoint), indent=1).encode())
-            shutil.rmtree(finished, ignore_errors=True)  # of a run that was resumed from an earlier round
+            if finished.exists():  # of a run that was resumed; it counts until its successor is there
+                shutil.rmtree(replaced, ignore_errors=True)
+                finished.rename(replaced)
             unfinished.rename(finished)
             _synchronise(self._folder)
+            shutil.rmtree(replaced, ignore_errors=True)
         except OSError as error:
             raise MarketError(f"the checkpoint {finished} cannot be written: {error.strerror or error}") from error
         for old in self._finished()[: -self._kept]:
@@ -113,7 +117,8 @@ class Checkpoints:
             raise MarketError(f"the checkpoint {finished[-1]} cannot be read: {error}") from error
 
     def _finished(self) -> list[Path]:
-        return sorted(path for path in self._folder.glob("round-*") if path.suffix != ".unfinished")
+        whole = (path for path in self._folder.glob("round-*") if path.suffix != ".unfinished")
+        return sorted(whole, key=lambda path: (path.stem, path.suffix != ".replaced"))
 
 
 def _tensors(checkpoint: Checkpoint) -> dict[str, Tensor]:

@@ -134,6 +134,8 @@ class ParameterMarket(Strategy):
         for deal in checkpoint.refunded:
             self.broker.ledger.refund(deal)
         self.broker.abandon_open_deals()
+        # by name, before money moves: the run that comes after this one must know its deals for the market's own
+        self._keep(checkpoint.round, [], [])
 
     def summary(self) -> None:
         """Log the strategy's settings."""

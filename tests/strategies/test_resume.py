@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from flwr.app import Error, Message
@@ -145,6 +146,51 @@ def test_a_process_killed_at_random_can_be_resumed_until_it_is_done(tmp_path, un
     document = json.loads((tmp_path / "results.json").read_text())["arms"]["market-priced"]
     for name, agent in uninterrupted.agents.items():
         assert document["agents"][name]["rounds"] == [vars(entry) for entry in agent.rounds]
+
+
+def test_a_run_that_crashes_where_the_one_before_it_did_leaves_no_deal_open(tmp_path, monkeypatch, uninterrupted):
+    """Both delivered in round 3, and neither lived to keep it; the third must refund the deals of both."""
+    write = Checkpoints.write
+
+    def crash(checkpoints, checkpoint):
+        if checkpoint.round == 3:
+            raise CrashError
+        write(checkpoints, checkpoint)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Checkpoints, "write", crash)
+        with pytest.raises(CrashError):
+            run_inline(configured(tmp_path))
+        with pytest.raises(CrashError):
+            resumed(tmp_path)
+    _, deals = check_ledger(tmp_path)
+    assert [deal.id.split("/")[0] for deal, state in deals if state is DealState.DELIVERED] == ["market-priced~2"] * 2
+    result = resumed(tmp_path)
+    escrow, deals = check_ledger(tmp_path)
+    assert escrow == 0
+    assert [state for deal, state in deals if deal.round == 3] == [DealState.REFUNDED] * 4 + [DealState.SETTLED] * 2
+    assert settled(result) == settled(uninterrupted)
+
+
+def test_a_checkpoint_that_was_just_being_replaced_still_counts(tmp_path, monkeypatch):
+    run_inline(configured(tmp_path, num_server_rounds=2, checkpoints_kept=1))
+    checkpoints = Checkpoints(tmp_path / "checkpoints-market-priced", kept=1)
+    rename = Path.rename
+
+    def crash(path, target):
+        if path.suffix == ".unfinished":
+            raise CrashError
+        return rename(path, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", crash)
+        with pytest.raises(CrashError):
+            checkpoints.write(checkpoints.last())
+    last = checkpoints.last()
+    assert last is not None
+    assert last.round == 2
+    checkpoints.write(last)
+    assert [path.name for path in (tmp_path / "checkpoints-market-priced").iterdir()] == ["round-000002"]
 
 
 def test_so_many_checkpoints_are_kept(tmp_path):
