@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import chain, count
 from pathlib import Path
 
 from flwr.serverapp.strategy import Strategy
@@ -113,7 +112,7 @@ def _among_nodes(
         certify,
         ledger=setting.ledger,
         terms=terms,
-        run=_run_name(options.strategy, setting.ledger),
+        run=setting.ledger.begin_run(options.strategy),
         seed=options.seed,
         build=task.build,
         hardware=options.hardware,
@@ -132,12 +131,6 @@ def _among_nodes(
         checkpoints=checkpoints,
         bind_accounts=options.bind_accounts,
     )
-
-
-def _run_name(arm: str, ledger: Ledger) -> str:
-    """Return what the ids of an arm's deals begin with: a resumed run repeats rounds, whose deals are others."""
-    known = {deal.id.partition("/")[0] for deal, _ in ledger.deals()}
-    return next(name for name in chain([arm], (f"{arm}~{number}" for number in count(2))) if name not in known)
 
 
 def _fedfomo(setting: Setting) -> Strategy:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from itertools import chain, count
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -13,7 +14,7 @@ from fl_market.errors import MarketError
 from fl_market.ledger.database import open_database
 from fl_market.ledger.deals import SUCCESSORS, Deal, DealState
 from fl_market.ledger.journal import GENESIS, Entry
-from fl_market.ledger.schema import accounts, deals, entries
+from fl_market.ledger.schema import accounts, deals, entries, runs
 from fl_market.ledger.verification import verify
 from fl_market.pricing.money import credits_text
 
@@ -31,8 +32,9 @@ T = TypeVar("T")
 class Ledger:
     """Accounts, deals and the journal of all that happened, in one database.
 
-    Each method that changes something is one transaction, and idempotent: called again it changes nothing. The sum of
-    all balances is 0 at every commit, and no balance but that of the endowment account is ever below zero.
+    Each method that changes something is one transaction and, but for :meth:`begin_run`, idempotent: called again it
+    changes nothing. The sum of all balances is 0 at every commit, and no balance but that of the endowment account is
+    ever below zero.
 
     Parameters
     ----------
@@ -86,6 +88,19 @@ class Ledger:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def begin_run(self, arm: str) -> str:
+        """Return the first of ``arm``, ``arm~2``, ``arm~3``, … that no run has had; none will get it again.
+
+        The ids of a run's deals begin with this name. Runs that share a ledger, also at the same time, and runs that
+        repeat the rounds of one that was lost, thus never take each other's deals for their own.
+        """
+        with self._transaction() as connection:
+            taken = set(connection.execute(select(runs.c.name)).scalars())
+            names = chain([arm], (f"{arm}~{number}" for number in count(2)))
+            name = next(name for name in names if name not in taken)
+            connection.execute(insert(runs).values(name=name))
+        return name
 
     # -- accounts ---------------------------------------------------------------------------------------------------
 

@@ -29,6 +29,9 @@ deals = Table(
     Column("state", String(20), nullable=False),
 )
 
+# the ids of a run's deals begin with its name
+runs = Table("runs", metadata, Column("name", String(200), primary_key=True))
+
 entries = Table(
     "entries",
     metadata,

@@ -72,6 +72,14 @@ def test_a_refunded_deal_stays_so_where_its_buyer_cannot_pay(ledger):
     assert ledger.verify() == []
 
 
+def test_no_two_runs_bear_one_name(ledger_url):
+    """Not even where neither has traded yet when the other begins."""
+    with Ledger.open(ledger_url) as one, Ledger.open(ledger_url) as other:
+        begun = [ledger.begin_run(arm) for arm in ("market", "market-fine") for ledger in (one, other)]
+        assert begun == ["market", "market~2", "market-fine", "market-fine~2"]
+        assert one.begin_run("market") == "market~3"
+
+
 def test_an_account_has_one_owner(ledger):
     assert ledger.open_account("D", 7, "node 1") == 7
     assert ledger.open_account("D", 9, "node 1") == 7

@@ -368,6 +368,25 @@ def test_runs_that_share_a_ledger_do_not_disturb_each_other(tmp_path, monkeypatc
     assert moved == {name: result.earned - result.paid for name, result in second.agents.items()}
 
 
+def test_a_run_that_died_before_it_traded_leaves_alone_what_another_did_meanwhile(tmp_path, monkeypatch):
+    """Both began with the ledger that they share still empty, and the other one's deals are still open."""
+    monkeypatch.setenv(LEDGER, f"sqlite:///{tmp_path / 'shared.db'}")
+
+    def crash(*arguments):
+        raise CrashError
+
+    for name, step in (("first", "agree"), ("other", "settle")):
+        with monkeypatch.context() as patched:
+            patched.setattr(Ledger, step, crash)
+            with pytest.raises(CrashError):
+                run_inline(configured(tmp_path / name))
+    result = resumed(tmp_path / "first")
+    assert {deal.id.split("/")[0] for deal, _ in result.trades} == {"market-priced~3"}
+    with Ledger.open(f"sqlite:///{tmp_path / 'shared.db'}") as ledger:
+        states = {deal.id: state for deal, state in ledger.deals() if deal.id.startswith("market-priced~2/")}
+    assert set(states.values()) == {DealState.DELIVERED}
+
+
 def test_the_broker_waits_for_agents_that_are_all_gone_says_for_whom_and_gives_up_with_everything_saved(
     tmp_path, caplog, uninterrupted
 ):
