@@ -1,6 +1,7 @@
 """The broker's Flower app: runs one arm and reports it."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from logging import INFO
 from pathlib import Path
@@ -17,6 +18,7 @@ from fl_market.ledger import Deal, DealState, Ledger
 from fl_market.naming import agent_name
 from fl_market.reports import AgentResult, ArmResult
 from fl_market.reports.files import (
+    at_work,
     checkpoints_path,
     clear_folder,
     ledger_url,
@@ -67,7 +69,7 @@ def run_arm(grid: Grid, configuration: Configuration, observer: Observer | None 
     arm = arm_named(configuration.strategy)
     task = configuration.load_task()
     history = History(configuration.strategy, configuration.num_server_rounds, observer)
-    with Ledger.open(ledger_url(configuration)) as ledger:
+    with _at_work(configuration), Ledger.open(ledger_url(configuration)) as ledger:
         strategy = arm.build(Setting(configuration, task, history, ledger))
         finished = _prepare(configuration, strategy)
         common = task.initial_model(configuration.seed)
@@ -93,6 +95,13 @@ def run_arm(grid: Grid, configuration: Configuration, observer: Observer | None 
             trades=trades,
             seconds=seconds,
         )
+
+
+def _at_work(configuration: Configuration) -> AbstractContextManager[None]:
+    """Return what keeps another process away from a run that is written to a folder."""
+    if not configuration.out_dir:
+        return nullcontext()
+    return at_work(Path(configuration.out_dir), configuration.strategy)
 
 
 def _resumed(given: Configuration) -> Configuration:

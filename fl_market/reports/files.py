@@ -3,10 +3,13 @@
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from fl_market.configuration import Configuration
 from fl_market.errors import MarketError
@@ -76,6 +79,30 @@ def clear_folder(folder: Path, overwrite: bool) -> None:
         raise MarketError(f"{folder} already holds a run ({left[0].name}); choose another --out, or pass --overwrite")
     for path in left:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+@contextmanager
+def at_work(folder: Path, arm: str) -> Iterator[None]:
+    """Let no other process run the arm in the folder meanwhile: each would end the other's open deals.
+
+    The lock goes with its process, however that ends.
+
+    Raises
+    ------
+    MarketError
+        If there is one at work, or the folder cannot be written.
+    """
+    lock = FileLock(prepare_folder(folder) / f".{arm}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise MarketError(f"another process is running {arm} in {folder}; end it, or wait for it") from None
+    except OSError as error:
+        raise MarketError(f"nothing can be written in the folder {folder}: {error.strerror or error}") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def claim_file(folder: Path, name: str, overwrite: bool) -> Path:

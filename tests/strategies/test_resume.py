@@ -22,7 +22,7 @@ from fl_market.experiments.engines import run_inline
 from fl_market.experiments.inline_grid import InlineGrid
 from fl_market.ledger import ESCROW, DealState, Ledger
 from fl_market.protocol import IDENTIFY
-from fl_market.reports.files import LEDGER, read_configuration
+from fl_market.reports.files import LEDGER, at_work, read_configuration
 from strategies.checkpoints import Checkpoints
 from strategies.server_app import run_arm
 from tests import postgres
@@ -235,6 +235,19 @@ def test_what_cannot_be_resumed_is_named(tmp_path, capsys):
     assert main(["run", "--resume", str(tmp_path / "b"), "--engine", "inline", "--quiet"]) == 1
     assert "cannot be read" in capsys.readouterr().err
     assert main(["compare", "--resume", str(tmp_path / "b"), "--quiet"]) == 2
+
+
+def test_a_run_is_not_resumed_while_it_is_at_work(tmp_path):
+    """Two brokers of one market would end each other's open deals."""
+    run_inline(configured(tmp_path, num_server_rounds=3))
+    _, before = check_ledger(tmp_path)
+    with (
+        at_work(tmp_path, "market-priced"),
+        pytest.raises(MarketError, match=r"another process is running market-priced in .*; end it, or wait"),
+    ):
+        resumed(tmp_path)
+    assert check_ledger(tmp_path) == (0, before)
+    assert settled(resumed(tmp_path))
 
 
 def test_a_finished_run_resumed_returns_its_result(tmp_path):
