@@ -104,8 +104,10 @@ class AgentDisk:
             if (str(run), receipt.deal, receipt.side) not in known
         ]
         if lines:
-            with _writing(self._folder), (self._folder / RECEIPTS).open("a", encoding="utf-8") as file:
-                file.writelines(lines)
+            with _writing(self._folder), (self._folder / RECEIPTS).open("a+b") as file:
+                file.seek(0)
+                file.truncate(file.read().rfind(b"\n") + 1)  # what was cut off while it was written
+                file.write("".join(lines).encode())
                 file.flush()
                 os.fsync(file.fileno())
 

@@ -4,9 +4,10 @@ What the agent must remember (its model and its optimiser) is in Flower's ``Cont
 node.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
@@ -15,7 +16,7 @@ from torch import nn
 from clients.adaptive_aggregation import adapt
 from clients.agent_data import AgentData, load_agent_data, pooled
 from clients.agent_disk import AgentDisk
-from clients.privacy import KNOWN, private_training
+from clients.privacy import KNOWN, forget_given_away, given_away, private_training
 from clients.quote_history import learned_prior, remember, resolve
 from clients.training import evaluate, make_optimiser, pack, train, unpack
 from clients.valuation import decide, value, value_disclosed
@@ -98,7 +99,7 @@ def identify(message: Message, context: Context) -> Message:
 def answer_offers(message: Message, context: Context) -> Message:
     """Bid on the best offer, or decline."""
     offers, options = from_columns(Offer, message.content.config_records["offers"]), _options(context)
-    most_each = micro_credits(options.purchase_limit) or None
+    most_each = micro_credits(options.purchase_limit) if options.purchase_limit else None
     left = None
     if options.spending_limit:
         left = max(0, micro_credits(options.spending_limit) - _spent(context))
@@ -109,8 +110,8 @@ def answer_offers(message: Message, context: Context) -> Message:
 @app.query("debt")
 def answer_debts(message: Message, context: Context) -> Message:
     """Agree to pay for deliveries that the broker had no acknowledgement of, if the agent holds all their receipts."""
-    debts = from_columns(Debt, message.content.config_records["debts"])
-    agreed = {debt.deal for debt in debts} <= _receipted(context)
+    debts, receipted = from_columns(Debt, message.content.config_records["debts"]), _receipted(context)
+    agreed = all(receipted.get(debt.deal) == debt.price for debt in debts)
     return _reply(message, _index(context), {"payment": ConfigRecord({"agreed": agreed})})
 
 
@@ -158,8 +159,10 @@ def _keep(context: Context, state: StateDict, receipts: Sequence[Receipt], marke
     """Write the agent's model and receipts to its own disk, before anything is acknowledged; and what it has spent."""
     bought = [receipt for receipt in receipts if receipt.side == "bought"]
     spent = _spent_since_start(context) + sum(receipt.price for receipt in bought)
-    deals = sorted(_receipted_since_start(context).union(receipt.deal for receipt in bought))
-    context.state[BOUGHT] = ConfigRecord({"micro-credits": spent, "deals": deals})
+    prices = _receipted_since_start(context) | {receipt.deal: receipt.price for receipt in bought}
+    context.state[BOUGHT] = ConfigRecord(
+        {"micro-credits": spent, "deals": list(prices), "prices": list(prices.values())}
+    )
     if (disk := _disk(context)) is not None:
         disk.note(receipts, context.run_id, market_round)
         disk.save_memory({name: dict(record) for name, record in context.state.config_records.items()}, digest(state))
@@ -177,17 +180,16 @@ def _spent_since_start(context: Context) -> int:
     return 0 if record is None else int(str(record["micro-credits"]))
 
 
-def _receipted(context: Context) -> set[str]:
-    """Return the deals of which the agent holds a receipt for what it bought."""
+def _receipted(context: Context) -> dict[str, int]:
+    """Return the price of each deal of which the agent holds a receipt for what it bought."""
     disk = _disk(context)
-    kept = [] if disk is None else [str(entry["deal"]) for entry in disk.receipts() if entry["side"] == "bought"]
-    return _receipted_since_start(context).union(kept)
+    entries = [] if disk is None else [entry for entry in disk.receipts() if entry["side"] == "bought"]
+    return {str(entry["deal"]): int(entry["price"]) for entry in entries} | _receipted_since_start(context)
 
 
-def _receipted_since_start(context: Context) -> set[str]:
-    record = context.state.config_records.get(BOUGHT)
-    deals = [] if record is None else record["deals"]
-    return {str(deal) for deal in deals} if isinstance(deals, list) else set()
+def _receipted_since_start(context: Context) -> dict[str, int]:
+    record: Mapping[str, Any] = context.state.config_records.get(BOUGHT, {})
+    return dict(zip(record.get("deals", []), record.get("prices", []), strict=True))
 
 
 def _acknowledgement(context: Context) -> ConfigRecord:
@@ -233,7 +235,8 @@ def _profile(options: Configuration, data: AgentData) -> dict[str, Record]:
 def _receive(message: Message, context: Context) -> None:
     """Take over the parameters that a message carries; without any, make sure that the agent's own are those meant.
 
-    The optimiser restarts where the parameters changed, and survives where they did not.
+    The optimiser restarts where the parameters changed, and survives where they did not. What the agent gave away
+    blurred does not take the place of what it holds exactly, when a broker that missed a reply sends it back.
 
     Raises
     ------
@@ -247,10 +250,13 @@ def _receive(message: Message, context: Context) -> None:
         sha = digest(carried.to_torch_state_dict())
         if expected and sha != expected:
             raise MarketError("the parameters that arrived are not those that were sent: their SHA-256 differs")
+        if own is not None and sha in given_away(context):
+            return  # the broker's copy of what the agent has itself, and exactly
         if own is None or digest(own.to_torch_state_dict()) != sha:
             context.state[MODEL] = carried
             if KNOWN in context.state:
                 context.state[KNOWN] = carried
+                forget_given_away(context)
             if OPTIMISER in context.state:
                 del context.state[OPTIMISER]
             if own is None and (disk := _disk(context)) is not None:

@@ -1,18 +1,35 @@
 """Local differential privacy by Flower's own modifier: the broker gets a clipped and noisy copy of the model."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
-from flwr.app import ArrayRecord, Context, Message
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message
 from flwr.clientapp.mod import LocalDpMod
 from flwr.clientapp.typing import ClientAppCallable
 
 from fl_market.local_privacy import LocalPrivacy
-from fl_market.parameters import StateDict
+from fl_market.parameters import StateDict, digest
 
 KNOWN = "known-to-the-broker"
 """The record of the agent's state with what the broker knows of its model, where that is not the model itself."""
+
+
+GIVEN = "given-away"
+"""The record of the agent's state with the SHA-256 of the last copies that it gave away of the model that it holds."""
+GIVEN_KEPT = 3
+
+
+def given_away(context: Context) -> list[str]:
+    """Return the SHA-256 of the last blurred copies of the agent's model, while it has bought nothing since."""
+    record: Mapping[str, Any] = context.state.config_records.get(GIVEN, {})
+    return list(record.get("digests", []))
+
+
+def forget_given_away(context: Context) -> None:
+    """Note that the agent holds another model now, of which nothing was given away."""
+    context.state[GIVEN] = ConfigRecord({"digests": []})
 
 
 def private_training(
@@ -50,7 +67,9 @@ def private_training(
         blur = LocalDpMod(privacy.clipping_norm, privacy.sensitivity, privacy.epsilon, privacy.delta)
         reply = blur(message, context, unpredictable)
         if not reply.has_error():
-            context.state[KNOWN] = next(iter(reply.content.array_records.values()))
+            given = context.state[KNOWN] = next(iter(reply.content.array_records.values()))
+            digests = [*given_away(context), digest(given.to_torch_state_dict())]
+            context.state[GIVEN] = ConfigRecord({"digests": digests[-GIVEN_KEPT:]})
         return reply
 
     return modifier

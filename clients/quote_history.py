@@ -53,6 +53,8 @@ def learned_prior(
     declined: list[float] = []
     accepted: list[float] = []
     unit = bid_scale * CREDIT
+    if not unit:
+        return None  # its asks say nothing of gains
     for ask, price in zip(columns["ask"], columns["price"], strict=True):
         if price == _DECLINED and ask > 0:
             declined.append(ask / unit)
@@ -60,11 +62,10 @@ def learned_prior(
             values.append(rule.reveals(price, ask) / unit)
         elif price >= 0:
             accepted.append(ask / unit)
-    if len(values) + len(declined) + len(accepted) < ENOUGH and unit > 0:
+    if len(values) + len(declined) + len(accepted) < ENOUGH:
         accepted += [price.amount / unit for price in public]
-    if unit <= 0 or len(values) + len(declined) + len(accepted) < ENOUGH:
-        return None
-    return Empirical(values, declined, accepted)
+    seen = len(values) + len(declined) + len(accepted)
+    return Empirical(values, declined, accepted) if seen >= ENOUGH else None
 
 
 def _columns(context: Context) -> dict[str, list[Any]]:

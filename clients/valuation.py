@@ -29,7 +29,7 @@ def decide(
         nothing is left, there is no bid.
     """
     alone = [offer for offer in offers if not offer.after]
-    best = max(alone, key=lambda offer: (offer.lower_bound, offer.gain, offer.id), default=None)
+    best = max(alone, key=lambda offer: (offer.lower_bound, offer.gain), default=None)  # ids are random
     bids: list[Bid] = []
     left = most_in_all
     while best is not None and left != 0:

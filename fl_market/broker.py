@@ -1,8 +1,8 @@
 """The broker: one trading round over plain models (paper, section 3.1, figure 1, and Algorithm 1).
 
 Nothing here knows of messages. A round is :meth:`Broker.try_before_purchase`, then the agents' bids, then their asks,
-then :meth:`Broker.bargain`, which agrees on deals and puts the payments into escrow; :meth:`Broker.settle` and
-:meth:`Broker.refund` end a deal once the delivery is acknowledged, or is not.
+then :meth:`Broker.bargain`, which agrees on deals and puts the payments into escrow; :meth:`Ledger.settle` and
+:meth:`Ledger.refund` end a deal once the delivery is acknowledged, or is not.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -35,6 +35,9 @@ from fl_market.trials import Showroom, Terms, Trial, certified_losses, surest
 
 __all__ = ["Broker", "BrokerMemory", "Terms", "Trial"]
 
+DELIVERIES_KEPT = 3
+"""Deliveries to each buyer that sellers' parameters are compared with."""
+
 
 @dataclass(frozen=True)
 class BrokerMemory:
@@ -43,7 +46,7 @@ class BrokerMemory:
     Attributes
     ----------
     delivered
-        Agent -> the model that it acknowledged last.
+        Agent -> the last models that it was delivered, acknowledged or not.
     permutations
         Pair of agents -> where the next search for their match starts.
     profiles
@@ -54,7 +57,7 @@ class BrokerMemory:
         What the ids of the market's deals begin with.
     """
 
-    delivered: Mapping[str, StateDict] = field(default_factory=dict)
+    delivered: Mapping[str, Sequence[StateDict]] = field(default_factory=dict)
     permutations: Mapping[tuple[str, str], Permutation] = field(default_factory=dict)
     profiles: Mapping[str, Profile] = field(default_factory=dict)
     unpaid: Mapping[str, Sequence[Sequence[str]]] = field(default_factory=dict)
@@ -118,7 +121,7 @@ class Broker:
         self._run, self._seed, self._hardware = run, seed, hardware
         self._runs = [run]
         self.resellers: frozenset[str] = frozenset()
-        self._delivered: dict[str, StateDict] = {}
+        self._delivered: dict[str, list[StateDict]] = {}
         self._permutations: dict[tuple[str, str], Permutation] = {}
         self._unpaid: dict[str, list[list[str]]] = {}
 
@@ -153,18 +156,35 @@ class Broker:
 
         return mean_loss
 
-    def template(self, agent: str) -> StateDict:
-        """Return a state dict of the names, shapes and dtypes that the agent's model must have."""
-        return self._buyers.of(agent).template
+    def template(self, agent: str, profile: Profile | None = None) -> StateDict:
+        """Return a state dict of the names, shapes and dtypes that the agent's model must have.
+
+        Parameters
+        ----------
+        agent
+            Its name.
+        profile
+            One that it is about to register; by default, the one that it has registered, if any.
+
+        Raises
+        ------
+        MarketError
+            If the profile's labels are not some of the broker's.
+        """
+        return (self._buyers.of(agent) if profile is None else self._buyers.of_labels(profile.labels)).template
 
     def record_delivery(self, buyer: str, merged: StateDict) -> None:
-        """Remember what a buyer acknowledged, until it buys again."""
-        self._delivered[buyer] = merged
+        """Remember what a buyer acknowledged."""
+        self._remember_delivered(buyer, merged)
         self._unpaid.pop(buyer, None)
 
-    def record_silence(self, buyer: str, deals: Sequence[Deal]) -> None:
-        """Remember what a buyer was delivered, but did not acknowledge."""
+    def record_silence(self, buyer: str, deals: Sequence[Deal], merged: StateDict) -> None:
+        """Remember what a buyer was delivered, but did not acknowledge: it may hold it all the same."""
+        self._remember_delivered(buyer, merged)
         self._unpaid.setdefault(buyer, []).append([deal.id for deal in deals])
+
+    def _remember_delivered(self, buyer: str, merged: StateDict) -> None:
+        self._delivered[buyer] = [*self._delivered.get(buyer, ()), merged][-DELIVERIES_KEPT:]
 
     def may_buy(self, buyer: str) -> bool:
         """Return whether a buyer has the right to buy: it loses it by leaving one delivery after another unpaid."""
@@ -203,12 +223,17 @@ class Broker:
         """What must be kept for the market to go on as if nothing had happened."""
         unpaid = {buyer: [list(deals) for deals in some] for buyer, some in self._unpaid.items()}
         return BrokerMemory(
-            dict(self._delivered), dict(self._permutations), dict(self._buyers.profiles), unpaid, tuple(self._runs)
+            {buyer: list(models) for buyer, models in self._delivered.items()},
+            dict(self._permutations),
+            dict(self._buyers.profiles),
+            unpaid,
+            tuple(self._runs),
         )
 
     def restore(self, memory: BrokerMemory) -> None:
         """Take over what another broker of the same market remembered."""
-        self._delivered, self._permutations = dict(memory.delivered), dict(memory.permutations)
+        self._delivered = {buyer: list(models) for buyer, models in memory.delivered.items()}
+        self._permutations = dict(memory.permutations)
         self._unpaid = {buyer: [list(deals) for deals in some] for buyer, some in memory.unpaid.items()}
         self._runs = [*(run for run in memory.runs if run != self._run), self._run]
         for agent, profile in memory.profiles.items():
@@ -340,10 +365,10 @@ class Broker:
 
     def _resells(self, agent: str, model: StateDict) -> bool:
         """Return whether what an agent has to sell was delivered to somebody, in whatever order of the units."""
-        for owner, delivered in self._delivered.items():
+        for owner, deliveries in self._delivered.items():
             spec, shared = self._in_common(agent, owner)
-            sold, known = ({name: state[name] for name in shared} for state in (model, delivered))
-            if novelty(spec, sold, [known], self.terms.novelty) <= self.terms.novelty:
+            sold, *known = ({name: state[name] for name in shared} for state in (model, *deliveries))
+            if novelty(spec, sold, known, self.terms.novelty) <= self.terms.novelty:
                 return True
         return False
 

@@ -84,10 +84,10 @@ class Buyers:
         self._build, self._criterion, self._seed = build, criterion, seed
         self._repaired, self._hardware = repaired, hardware
         self._splits = hardware.place(*fit), hardware.place(*certify)
-        self._with_labels: dict[tuple[int, ...], Buyer] = {}
+        self._by_labels: dict[tuple[int, ...], Buyer] = {}
         self._buyers: dict[str, Buyer] = {}
         self.profiles: dict[str, Profile] = {}
-        self.common = self._buyer_with(())
+        self.common = self.of_labels(())
 
     def of(self, agent: str) -> Buyer:
         """Return an agent as a buyer."""
@@ -101,7 +101,7 @@ class Buyers:
         MarketError
             If the labels are not some of the broker's, or weights or validation data do not fit the agent's model.
         """
-        buyer = self._buyer_with(profile.labels)
+        buyer = self.of_labels(profile.labels)
         purpose = buyer.purpose
         if profile.validation is not None:
             check_validation(profile.validation, self.common.purpose.fit, buyer.classes)
@@ -125,9 +125,9 @@ class Buyers:
         }
         return tuple(layer for layer in layers if layer not in heads)
 
-    def _buyer_with(self, labels: tuple[int, ...]) -> Buyer:
+    def of_labels(self, labels: tuple[int, ...]) -> Buyer:
         """Return a buyer of one set of labels that has no other purpose."""
-        if labels not in self._with_labels:
+        if labels not in self._by_labels:
             fit, certify = self._splits
             if labels:
                 self._check_labels(labels)
@@ -136,14 +136,14 @@ class Buyers:
             repair = repair_for(model, fit[0]) if self._repaired else None
             # measured: of the networks that are repaired, perceptrons alone gain from evaluating the grid of α together
             owners = [module for module in model.modules() if next(module.parameters(recurse=False), None) is not None]
-            self._with_labels[labels] = Buyer(
+            self._by_labels[labels] = Buyer(
                 labels,
                 {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()},
                 Purpose(ModelLoss(model, self._criterion, hardware=self._hardware), fit, certify),
                 repair,
                 isinstance(repair, Repair) and all(isinstance(module, nn.Linear) for module in owners),
             )
-        return self._with_labels[labels]
+        return self._by_labels[labels]
 
     def _check_labels(self, labels: tuple[int, ...]) -> None:
         classes = self.common.classes

@@ -1,6 +1,9 @@
 """Names: of agents, and the pseudonyms under which they meet."""
 
+import re
 import secrets
+
+from fl_market.errors import MarketError
 
 
 def agent_name(index: int) -> str:
@@ -17,6 +20,14 @@ def agent_name(index: int) -> str:
         index, letter = divmod(index - 1, 26)
         name = chr(ord("A") + letter) + name
     return name
+
+
+def check_agent_name(name: str) -> None:
+    """Raise MarketError unless a text can be an agent's name: ids, of deals for instance, are made of names."""
+    if not re.fullmatch(r"[\w.-]{1,60}", name):
+        raise MarketError(
+            f"an agent cannot be named {name[:60]!r}; accepted are up to 60 letters, digits, '_', '.' and '-'"
+        )
 
 
 class Pseudonyms:

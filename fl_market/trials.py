@@ -8,9 +8,10 @@ from torch import Tensor
 
 from fl_market.buyers import Buyer
 from fl_market.errors import MarketError
-from fl_market.gains import Batch, Certificate, Purpose, certify, class_rises
+from fl_market.gains import GAINS, Batch, Certificate, Purpose, certify, class_rises
 from fl_market.merging import (
     ALL,
+    GRANULARITIES,
     Alpha,
     Merge,
     best_layers,
@@ -25,6 +26,7 @@ from fl_market.merging import (
 )
 from fl_market.parameters import StateDict
 from fl_market.pricing import PricingRule, free
+from fl_market.protocol import DISCLOSURES
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,11 @@ class Terms:
         Deliveries, one after the other, that a buyer may leave unacknowledged before it loses the right to buy.
     endowment
         Micro-credits that each agent's account opens with.
+
+    Raises
+    ------
+    MarketError
+        If the granularity, the disclosure or the form of the gain is none.
     """
 
     aligned: bool = True
@@ -83,6 +90,12 @@ class Terms:
     class_tolerance: float = 0.0
     unpaid_deliveries: int = 3
     endowment: int = 100_000_000
+
+    def __post_init__(self) -> None:
+        """Check what would else pass for parameters that nobody wants."""
+        for name, accepted in (("granularity", GRANULARITIES), ("disclosure", DISCLOSURES), ("gain", GAINS)):
+            if getattr(self, name) not in accepted:
+                raise MarketError(f"{name} cannot be {getattr(self, name)!r}; accepted are {', '.join(accepted)}")
 
 
 @dataclass(frozen=True)

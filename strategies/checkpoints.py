@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from fl_market.gains import Profile
 from fl_market.parameters import StateDict
 
 STATE, TENSORS = "state.json", "tensors.safetensors"
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,11 @@ class Checkpoint:
     round: int
     models: Mapping[str, StateDict]
     memory: BrokerMemory
-    settled: Sequence[str] = ()
-    refunded: Sequence[str] = ()
-    history: Mapping[str, Any] = field(default_factory=dict)
-    ledger: tuple[int, str] = (0, "")
-    pseudonyms: Mapping[str, str] = field(default_factory=dict)
+    settled: Sequence[str]
+    refunded: Sequence[str]
+    history: Mapping[str, Any]
+    ledger: tuple[int, str]
+    pseudonyms: Mapping[str, str]
 
 
 class Checkpoints:
@@ -126,8 +126,9 @@ def _tensors(checkpoint: Checkpoint) -> dict[str, Tensor]:
     named: dict[str, Tensor] = {}
     for agent, model in checkpoint.models.items():
         named |= {f"model\n{agent}\n{name}": tensor for name, tensor in model.items()}
-    for agent, model in checkpoint.memory.delivered.items():
-        named |= {f"delivered\n{agent}\n{name}": tensor for name, tensor in model.items()}
+    for agent, models in checkpoint.memory.delivered.items():
+        for place, state in enumerate(models):
+            named |= {f"delivered\n{agent}\n{place}\n{name}": tensor for name, tensor in state.items()}
     for (first, second), permutation in checkpoint.memory.permutations.items():
         named |= {
             f"permutation\n{first}\n{second}\n{group}": torch.tensor(order) for group, order in permutation.items()
@@ -159,7 +160,7 @@ def _document(checkpoint: Checkpoint) -> dict[str, Any]:
 
 def _checkpoint(document: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Checkpoint:
     models: dict[str, dict[str, Tensor]] = {}
-    delivered: dict[str, dict[str, Tensor]] = {}
+    delivered: dict[str, dict[int, dict[str, Tensor]]] = {}
     permutations: dict[tuple[str, str], dict[str, Any]] = {}
     validation: dict[str, dict[int, Tensor]] = {}
     for key, tensor in tensors.items():
@@ -168,8 +169,10 @@ def _checkpoint(document: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> C
             permutations.setdefault((names[0], names[1]), {})[names[2]] = tensor.numpy()
         elif kind == "validation":
             validation.setdefault(names[0], {})[int(names[1])] = tensor
+        elif kind == "delivered":
+            delivered.setdefault(names[0], {}).setdefault(int(names[1]), {})[names[2]] = tensor
         else:
-            (models if kind == "model" else delivered).setdefault(names[0], {})[names[1]] = tensor
+            models.setdefault(names[0], {})[names[1]] = tensor
     profiles = {
         agent: Profile(
             tuple(texts["labels"]),
@@ -178,7 +181,8 @@ def _checkpoint(document: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> C
         )
         for agent, texts in document["profiles"].items()
     }
-    memory = BrokerMemory(delivered, permutations, profiles, document["unpaid"], document["runs"])
+    in_order = {agent: [some[place] for place in sorted(some)] for agent, some in delivered.items()}
+    memory = BrokerMemory(in_order, permutations, profiles, document["unpaid"], document["runs"])
     return Checkpoint(
         document["round"],
         models,

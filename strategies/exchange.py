@@ -79,7 +79,8 @@ def collect(messages: Iterable[Message], replies: Iterable[Message]) -> tuple[di
         if node is None or node in contents:
             continue
         if reply.has_error():
-            failures[node] = str(reply.error.reason).strip().splitlines()[-1] if reply.error.reason else "an error"
+            lines = str(reply.error.reason or "").strip().splitlines()
+            failures[node] = lines[-1] if lines else "an error"
         else:
             contents[node] = reply.content
     for node in asked.values():

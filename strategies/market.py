@@ -123,7 +123,17 @@ class ParameterMarket(Strategy):
         """Go on after a checkpoint: Flower's first round is then the one after it (Flower itself does not resume).
 
         What the checkpoint had decided on its round's deals is done, and those of a round that was lost are ended.
+
+        Raises
+        ------
+        MarketError
+            If the ledger is another one.
         """
+        if not self.broker.ledger.holds(checkpoint.ledger):
+            raise MarketError(
+                f"the checkpoint of round {checkpoint.round} belongs to another ledger: "
+                f"this one lacks its entry {checkpoint.ledger[0]}"
+            )
         self.finished = checkpoint.round
         self.history.restore(checkpoint.history)
         self.broker.restore(checkpoint.memory)
@@ -246,13 +256,14 @@ class ParameterMarket(Strategy):
         known = self._seats.get(node)
         if known is not None and known.name != name:
             raise MarketError(f"agent {known.name} now claims to be agent {name}")
-        if known is None and (profile := _profile(content)) is not None:
-            self.broker.register(name, profile)
+        profile = _profile(content) if known is None else None
         model = _parameters(content)
-        check_parameters(model, self.broker.template(name))
+        check_parameters(model, self.broker.template(name, profile))
         held = _text(content, "acknowledgement", "model-digest")
         if known is None:
-            self.broker.seat(name, self._owner(node))
+            self.broker.seat(name, self._owner(node))  # before anything that a stranger says of the agent is kept
+            if profile is not None:
+                self.broker.register(name, profile)
             known = self._seats[node] = _Seat(name, node, model, held, held)
         known.model, known.model_digest, known.agent_digest = model, held, held
         return known
@@ -459,7 +470,7 @@ class ParameterMarket(Strategy):
             self.history.deals += len(deals)
             return True
         seat.keep(deals[0][1].before)
-        self.broker.record_silence(seat.name, [deal for deal, _ in deals])
+        self.broker.record_silence(seat.name, [deal for deal, _ in deals], deals[-1][1].merged)
         warn(server_round, self._named(seat.name), "it did not acknowledge its purchase, which is refunded")
         return False
 

@@ -1,5 +1,6 @@
 """The broker's Flower app: runs one arm and reports it."""
 
+import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -18,6 +19,7 @@ from fl_market.ledger import Deal, DealState, Ledger
 from fl_market.naming import agent_name
 from fl_market.reports import AgentResult, ArmResult
 from fl_market.reports.files import (
+    LEDGER,
     at_work,
     checkpoints_path,
     clear_folder,
@@ -69,7 +71,7 @@ def run_arm(grid: Grid, configuration: Configuration, observer: Observer | None 
     arm = arm_named(configuration.strategy)
     task = configuration.load_task()
     history = History(configuration.strategy, configuration.num_server_rounds, observer)
-    with _at_work(configuration), Ledger.open(ledger_url(configuration)) as ledger:
+    with _at_work(configuration), _opened_ledger(configuration) as ledger:
         strategy = arm.build(Setting(configuration, task, history, ledger))
         finished = _prepare(configuration, strategy)
         common = task.initial_model(configuration.seed)
@@ -104,6 +106,13 @@ def _at_work(configuration: Configuration) -> AbstractContextManager[None]:
     return at_work(Path(configuration.out_dir), configuration.strategy)
 
 
+def _opened_ledger(configuration: Configuration) -> Ledger:
+    """Return the ledger, after what a new run is started with is written down: the run can be resumed from then on."""
+    if configuration.out_dir and not configuration.resume:
+        write_configuration(configuration)
+    return Ledger.open(ledger_url(configuration))
+
+
 def _resumed(given: Configuration) -> Configuration:
     """Return what to resume a run with: the agents know the options given now, which must therefore be the same."""
     known = read_configuration(Path(given.resume))
@@ -115,10 +124,8 @@ def _resumed(given: Configuration) -> Configuration:
 
 
 def _prepare(configuration: Configuration, strategy: Strategy) -> int:
-    """Write down what a new run is started with, or bring a strategy back to a checkpoint; return its round, or 0."""
+    """Bring the strategy of a run that is resumed back to its last checkpoint; return its round, or 0."""
     if not configuration.resume:
-        if configuration.out_dir:
-            write_configuration(configuration)
         return 0
     if not isinstance(strategy, ParameterMarket):
         raise MarketError(f"{configuration.strategy} keeps no checkpoints; accepted are the markets")
@@ -126,7 +133,7 @@ def _prepare(configuration: Configuration, strategy: Strategy) -> int:
     checkpoint = Checkpoints(folder).last()
     if checkpoint is not None:
         strategy.resume(checkpoint)
-    elif not configuration.checkpoints_kept:
+    elif not configuration.checkpoints_kept or (LEDGER not in os.environ and strategy.broker.ledger.deals()):
         raise MarketError(f"there is no checkpoint in {folder} to resume from")
     return strategy.finished
 

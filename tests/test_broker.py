@@ -300,3 +300,11 @@ def test_identical_sellers_make_no_bundle(models):
     alone = max(trial.certificate.gain for trial in trials if trial.buyer == "A" and not trial.after)
     added = [trial.certificate.gain for trial in trials if trial.buyer == "A" and trial.after]
     assert sum(added) < 0.02 * alone
+
+
+@pytest.mark.parametrize("terms", [{"granularity": "rows"}, {"disclosure": "open"}, {"gain": "percent"}])
+def test_terms_that_are_none_are_named(terms):
+    """They would pass for parameters that are absurd, and nothing would ever be for sale."""
+    (name,) = terms
+    with pytest.raises(MarketError, match=f"{name} cannot be '{terms[name]}'; accepted are"):
+        Terms(**terms)

@@ -100,7 +100,7 @@ def check_validation(data: Batch, like: Batch, classes: int) -> None:
         Outputs of the agent's model.
     """
     inputs, targets = data
-    if len(inputs) < 4 or len(inputs) != len(targets):
+    if inputs.dim() < 1 or targets.dim() != 1 or len(inputs) < 4 or len(inputs) != len(targets):
         raise MarketError("a buyer's own validation data must be at least four samples, each with its target")
     if inputs.shape[1:] != like[0].shape[1:] or inputs.dtype != like[0].dtype:
         raise MarketError(
@@ -108,11 +108,7 @@ def check_validation(data: Batch, like: Batch, classes: int) -> None:
         )
     if inputs.is_floating_point() and not bool(torch.isfinite(inputs).all()):
         raise MarketError("a buyer's own validation inputs contain NaN or infinite values")
-    if (
-        targets.dtype != like[1].dtype
-        or targets.dim() != 1
-        or not 0 <= int(targets.min()) <= int(targets.max()) < classes
-    ):
+    if targets.dtype != like[1].dtype or not 0 <= int(targets.min()) <= int(targets.max()) < classes:
         raise MarketError(f"a buyer's own validation targets must be whole numbers from 0 to {classes - 1}")
 
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from sqlalchemy import Engine, create_engine, event, inspect
+from sqlalchemy import URL, Engine, create_engine, event, inspect
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.pool import StaticPool
@@ -36,7 +36,7 @@ def open_database(url: str, *, create: bool = True) -> Engine:
         if create:
             metadata.create_all(engine)
         elif (in_file and not Path(str(address.database)).is_file()) or not inspect(engine).has_table("entries"):
-            raise MarketError(f"there is no ledger at {address.render_as_string()}")
+            raise MarketError(f"there is no ledger at {name_of(address)}")
         return engine
     except ArgumentError:
         raise MarketError(
@@ -44,7 +44,12 @@ def open_database(url: str, *, create: bool = True) -> Engine:
         ) from None
     except (SQLAlchemyError, ImportError) as error:
         reason = str(getattr(error, "orig", None) or error).splitlines()[0]
-        raise MarketError(f"the ledger {make_url(url).render_as_string()} cannot be opened: {reason}") from error
+        raise MarketError(f"the ledger {name_of(make_url(url))} cannot be opened: {reason}") from error
+
+
+def name_of(address: URL) -> str:
+    """Return a database's address without what may be secret: the password, also where it is a parameter."""
+    return address.set(query={}).render_as_string()
 
 
 def _make_sqlite_transactional(engine: Engine) -> None:

@@ -11,11 +11,12 @@ from sqlalchemy import Connection, Engine, insert, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from fl_market.errors import MarketError
-from fl_market.ledger.database import open_database
+from fl_market.ledger.database import name_of, open_database
 from fl_market.ledger.deals import SUCCESSORS, Deal, DealState
 from fl_market.ledger.journal import GENESIS, Entry
 from fl_market.ledger.schema import accounts, deals, entries, runs
 from fl_market.ledger.verification import verify
+from fl_market.naming import check_agent_name
 from fl_market.pricing.money import credits_text
 
 ENDOWMENT = "market/endowment"
@@ -119,13 +120,10 @@ class Ledger:
         Raises
         ------
         MarketError
-            If the name is empty or reserved for the market, the endowment is negative, or the account belongs to
-            another owner.
+            If the name is none that an agent can have, the endowment is negative, or the account belongs to another
+            owner.
         """
-        if not name or name.startswith("market/"):
-            raise MarketError(
-                f"an agent's account cannot be named {name!r}; accepted is any name that does not begin with 'market/'"
-            )
+        check_agent_name(name)
         if endowment < 0:
             raise MarketError(f"an endowment must be at least 0, not {credits_text(endowment)} credits")
         with self._transaction() as connection:
@@ -165,7 +163,7 @@ class Ledger:
         Raises
         ------
         MarketError
-            If a deal of this id but of other terms exists, a side has no account, or the price is outside [ask, bid].
+            If a deal of this id but of other terms exists, a side has no account, or the price is not in [0, bid].
         """
         if deal.buyer == deal.seller or not 0 <= deal.price <= deal.bid:
             raise MarketError(f"the deal {deal.id!r} needs two agents and a price between 0 and the bid")
@@ -249,6 +247,14 @@ class Ledger:
             ).first()
         return (0, GENESIS) if last is None else (last.sequence, last.hash)
 
+    def holds(self, position: tuple[int, str]) -> bool:
+        """Return whether the journal has this entry, or is at its beginning: that it is the one of a checkpoint."""
+        if position == (0, GENESIS):
+            return True
+        with self._transaction() as connection:
+            found = connection.execute(select(entries.c.hash).where(entries.c.sequence == position[0]))
+            return bool(found.scalar_one_or_none() == position[1])
+
     def verify(self) -> list[str]:
         """Return what is wrong with the ledger, a sentence each; an empty list where nothing is."""
         with self._transaction() as connection:
@@ -286,7 +292,7 @@ class _Transaction:
 
     def __init__(self, engine: Engine) -> None:
         self._context = engine.begin()
-        self._name = engine.url.render_as_string()  # without the password
+        self._name = name_of(engine.url)
 
     def __enter__(self) -> Connection:
         return self._guard(self._context.__enter__)
@@ -329,8 +335,10 @@ def _deal(connection: Connection, deal_id: str) -> tuple[Deal, DealState] | None
 
 
 def _as_deal(row: dict[str, object]) -> tuple[Deal, DealState]:
-    state = DealState(str(row.pop("state")))
-    return Deal(**row), state  # type: ignore[arg-type]
+    state = str(row.pop("state"))
+    if state not in set(DealState):
+        raise MarketError(f"the deal {row['id']!r} has the state {state!r}; accepted are {', '.join(DealState)}")
+    return Deal(**row), DealState(state)  # type: ignore[arg-type]
 
 
 def _entries(connection: Connection) -> list[Entry]:

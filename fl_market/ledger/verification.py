@@ -65,6 +65,8 @@ def _check_chain(entries: Sequence[Entry]) -> list[str]:
 
 
 def _replay_step(entry: Entry, states: dict[str, tuple[str, DealState]]) -> list[str]:
+    if entry.step not in set(DealState):
+        return [f"entry {entry.sequence} has the step {entry.step!r}; accepted are {', '.join(DealState)}"]
     target = DealState(entry.step)
     known = states.get(entry.deal)
     if known is None:

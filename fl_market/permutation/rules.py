@@ -174,8 +174,8 @@ def layer_norm(derivation: "Derivation", node: fx.Node, arguments: Sequence[Any]
 def pooling(derivation: "Derivation", node: fx.Node, arguments: Sequence[Any]) -> Result:
     """Hand on the channels of an operation on pixels."""
     value, shape = arguments[0], shape_of(node)
-    moved = [dim for dim in range(len(shape)) if shape[dim] != value.shape[dim]]
-    if any(value.along(dim) is not None for dim in {*moved, *range(2, len(shape))}):
+    pixels = int(rule_for(node)[0][-2])  # max_pool2d has 2 dimensions of them
+    if any(value.along(dim) is not None for dim in range(len(shape) - pixels, len(shape))):
         return None
     return Value(shape, value.tables)
 
@@ -186,6 +186,8 @@ def moving(derivation: "Derivation", node: fx.Node, arguments: Sequence[Any]) ->
     moved = {dim for dim, size in enumerate(shape) if size != value.shape[dim]}
     if node.target is torch.ops.aten.roll.default:
         moved |= {dim % len(shape) for dim in (arguments[2] if len(arguments) > 2 else range(len(shape)))}
+    else:  # what is added at one end may be cut off at the other
+        moved |= {len(shape) - 1 - place // 2 for place, amount in enumerate(arguments[1]) if amount}
     return None if any(value.along(dim) is not None for dim in moved) else Value(shape, value.tables)
 
 
@@ -216,7 +218,7 @@ def permute(derivation: "Derivation", node: fx.Node, arguments: Sequence[Any]) -
 
 def transpose(derivation: "Derivation", node: fx.Node, arguments: Sequence[Any]) -> Result:
     """Exchange two dimensions."""
-    value, first, second = (*arguments, 0, 1)[:3] if len(arguments) > 1 else (arguments[0], 0, 1)
+    value, first, second = (*arguments, 0, 1)[:3]
     order = list(range(len(value.shape)))
     order[first], order[second] = order[second], order[first]
     result: Value = value.permuted(order)
@@ -430,12 +432,14 @@ def _table(rule: Rule, names: str) -> dict[str, Rule]:
 RULES: dict[str, Rule] = (
     _table(
         same,
-        "relu relu6 leaky_relu elu selu celu gelu silu mish sigmoid tanh softplus hardswish hardsigmoid hardtanh clamp "
-        "clamp_min clamp_max dropout contiguous clone detach alias to _to_copy neg abs exp "
+        "relu relu6 leaky_relu elu selu celu gelu silu mish sigmoid tanh softplus hardswish hardsigmoid hardtanh "
+        "dropout contiguous clone detach alias to _to_copy neg abs exp "
         "log sqrt rsqrt square erf sin cos type_as lift_fresh_copy feature_dropout alpha_dropout "
         "logsigmoid hardshrink softshrink softsign",
     )
-    | _table(arithmetic, "add sub mul div pow rsub maximum minimum where masked_fill addcmul rdiv")
+    | _table(
+        arithmetic, "add sub mul div pow rsub maximum minimum where masked_fill addcmul rdiv clamp clamp_min clamp_max"
+    )
     | _table(linear, "linear")
     | _table(convolution, "conv1d conv2d conv3d")
     | _table(transposed_convolution, "conv_transpose1d conv_transpose2d conv_transpose3d")
@@ -445,7 +449,7 @@ RULES: dict[str, Rule] = (
     | _table(
         pooling,
         "max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d "
-        "adaptive_avg_pool3d adaptive_max_pool2d upsample_nearest2d upsample_bilinear2d",
+        "adaptive_avg_pool3d upsample_nearest2d upsample_bilinear2d",
     )
     | _table(moving, "roll constant_pad_nd pad")
     | _table(lookup, "index")

@@ -67,9 +67,12 @@ def clear_folder(folder: Path, overwrite: bool) -> None:
     Raises
     ------
     MarketError
-        If the folder holds a run and ``overwrite`` is False.
+        If the folder holds a run and ``overwrite`` is False, or the run is at work.
     """
     prepare_folder(folder)
+    for lock in sorted(folder.glob(".*.lock")):
+        with at_work(folder, lock.name[1 : -len(".lock")]):
+            pass
     left = [
         path
         for pattern in (RESULTS, SUMMARY, CONFIGURATION, "ledger-*.db*", "learning_curves.png", "checkpoints-*")

@@ -15,8 +15,10 @@ from fl_market.parameters import digest
 from fl_market.pricing import Empirical, Exponential, Uniform, exact_gain, gain_bounds, nash, split
 from fl_market.pricing import ask as ask_rule
 from fl_market.protocol import (
+    DEBT,
     Ask,
     Bid,
+    Debt,
     DisclosedQuote,
     Offer,
     PublicPrice,
@@ -34,6 +36,8 @@ def offer(name, gain, bound, after=""):
 def test_the_bid_is_the_gain_on_the_surest_offer():
     assert decide([offer("a", 0.9, 0.1), offer("b", 0.4, 0.3)], bid_scale=2.0) == [Bid("b", 800_000)]
     assert decide([], bid_scale=2.0) == []
+    twins = [offer("z", 0.4, 0.3), offer("a", 0.4, 0.3)]
+    assert decide(twins, bid_scale=1.0)[0].offer == "z", "the first of equals: ids are random"
     bundle = [offer("a", 0.9, 0.1), offer("b", 0.4, 0.3), offer("b+c", 0.2, 0.1, "b"), offer("b+c+a", 0.1, 0.05, "b+c")]
     assert decide(bundle, bid_scale=1.0) == [Bid("b", 400_000), Bid("b+c", 200_000), Bid("b+c+a", 100_000)]
 
@@ -79,6 +83,7 @@ def test_a_seller_learns_from_its_sales_and_from_what_was_declined():
     quoted(context, range(4, 8), 100_000, 150_000)
     quoted(context, range(8, 10), 300_000, None)
     assert learned_prior(context, nash, 1.0) == Empirical([0.2] * 8, declined=[0.3] * 2)
+    assert learned_prior(context, nash, 0.0) is None, "to whom gains are worth nothing its asks say nothing"
     assert learned_prior(context, nash, 2.0) == Empirical([0.1] * 8, declined=[0.15] * 2)
     # the ask as the price tells no more than that the bid was as high
     assert learned_prior(context, ask_rule, 1.0) == Empirical(accepted=[0.1] * 8, declined=[0.3] * 2)
@@ -158,6 +163,21 @@ def test_the_optimiser_survives_where_nothing_was_bought():
     assert reply.content["acknowledgement"]["model-digest"] == digest(bought)
     assert "optimiser" not in agent.context.state
     assert digest(agent.model()) == digest(bought)
+
+
+def test_a_debt_is_paid_at_the_price_of_its_receipt_alone():
+    agent = Node()
+    model = agent.send("train").content["arrays"].to_torch_state_dict()
+    receipts = ConfigRecord(to_columns([Receipt("1/x", "bought", "x", 70)]))
+    agent.send("evaluate", {"model-digest": digest(model)}, receipts=receipts)
+
+    def agreed(*debts):
+        reply = agent.send(DEBT, debts=ConfigRecord(to_columns(list(debts))))
+        return reply.content["payment"]["agreed"]
+
+    assert agreed(Debt("1/x", 70))
+    assert not agreed(Debt("1/x", 71))
+    assert not agreed(Debt("1/x", 70), Debt("2/x", 70))
 
 
 def test_momentum_from_the_last_round_counts():

@@ -53,6 +53,8 @@ def test_receipts_are_noted_once_and_survive_a_cut_line(tmp_path):
     with (tmp_path / "receipts.jsonl").open("a") as file:
         file.write('{"run": "8", "rou')
     assert disk.spent() == 140
+    disk.note([BOUGHT], 9, 1)
+    assert [entry["run"] for entry in disk.receipts()] == ["7", "7", "8", "9"], "what was cut off spoils no later line"
 
 
 @pytest.mark.parametrize("line", ["nonsense", "[]", '{"run": "7"}'])

@@ -46,6 +46,26 @@ def test_the_broker_gets_noisy_parameters_and_the_agent_keeps_its_own():
             assert bool(message.content.array_records) == ("receipts" in message.content and bought(message))
 
 
+@pytest.mark.parametrize("lost", [TRAIN, EVALUATE])
+def test_an_answer_that_is_lost_costs_an_agent_nothing_of_its_exact_model(lost):
+    """The broker sends back the blurred copy that it knows; in the free market before the first trade nothing else."""
+
+    def lose(name, message, reply):
+        is_lost = name == "A" and message.metadata.message_type == lost and message.metadata.group_id == "2"
+        return None if is_lost else reply
+
+    def curve(tamper):
+        options = {"num_server_rounds": 4, "first_round": 9, "node_config": {1000: {"local-privacy": NOISE}}}
+        strategy, grid, _ = play(tamper, **options)
+        sent_back = [m for m in grid.sent(TRAIN, "A") if "arrays" in m.content and m.metadata.group_id == "3"]
+        return strategy.history.results["A"][-1], len(sent_back)
+
+    without, none = curve(None)
+    with_loss, one = curve(lose)
+    assert (none, one) == (0, 1)
+    assert with_loss == without
+
+
 def bought(message):
     return "bought" in message.content["receipts"]["side"]
 

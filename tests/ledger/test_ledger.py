@@ -7,6 +7,7 @@ from sqlalchemy import text
 
 from fl_market.errors import MarketError
 from fl_market.ledger import ENDOWMENT, ESCROW, Deal, DealState, Ledger
+from fl_market.ledger.journal import GENESIS
 
 
 def deal(identifier="d", buyer="A", seller="B", price=30, bid=40, ask=20):
@@ -176,6 +177,7 @@ def test_any_interleaving_keeps_the_sum_and_no_balance_below_zero(new_ledger, st
         ("DELETE FROM entries WHERE sequence = 2", "entry 2 is missing"),
         ("DELETE FROM entries WHERE step = 'settled'", "differs from what its entries say"),
         ("UPDATE accounts SET balance = balance + 1 WHERE name = 'B'", "the account 'B' shows 131"),
+        ("UPDATE entries SET step = 'refund' WHERE step = 'settled'", "has the step 'refund'; accepted are"),
         ("UPDATE deals SET price = 1", "the deal 'd' differs"),
         ("UPDATE deals SET state = 'refunded'", "the deal 'd' differs"),
         ("DELETE FROM deals", "the deal 'd' differs"),
@@ -188,6 +190,29 @@ def test_tampering_is_found(ledger, damage, complaint):
     assert ledger.verify() == []
     execute(ledger, damage)
     assert any(complaint in problem for problem in ledger.verify()), ledger.verify()
+
+
+def test_a_state_that_is_none_is_named(ledger):
+    ledger.agree(deal())
+    execute(ledger, "UPDATE deals SET state = 'gone'")
+    with pytest.raises(MarketError, match="the deal 'd' has the state 'gone'; accepted are agreed"):
+        ledger.verify()
+
+
+def test_a_position_is_of_one_ledger(ledger):
+    begin, here = (0, GENESIS), ledger.position()
+    assert ledger.holds(begin)
+    assert ledger.holds(here)
+    assert not ledger.holds((here[0] + 1, here[1]))
+    with Ledger.open() as other:
+        assert not other.holds(here)
+
+
+@pytest.mark.filterwarnings("ignore:Query string")
+def test_no_message_shows_a_password(tmp_path):
+    with pytest.raises(MarketError) as error:
+        Ledger.open(f"sqlite:///{tmp_path}/none/ledger.db?password=hunter2")
+    assert "hunter2" not in str(error.value)
 
 
 def test_reordered_entries_are_found(ledger):

@@ -1,6 +1,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
 from fl_market.errors import MarketError
 from fl_market.permutation import apply_permutation, derive_spec, random_permutation
@@ -85,6 +86,44 @@ def test_an_unknown_operation_freezes_and_says_so():
 class Branching(nn.Module):
     def forward(self, x):
         return x if x.sum() > 0 else -x
+
+
+class Hidden(nn.Module):
+    """Two layers, and some operation on the units between them."""
+
+    def __init__(self, operation):
+        super().__init__()
+        self.first, self.second, self.operation = nn.Linear(6, 8), nn.Linear(8, 3), operation
+        self.top = nn.Parameter(torch.rand(8))
+
+    def forward(self, x):
+        return self.second(self.operation(self, self.first(x)))
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        lambda model, x: torch.clamp(x, max=model.top),
+        lambda model, x: functional.pad(x, (1, -1)),
+        lambda model, x: functional.max_pool1d(x, 3, 1, 1),
+        lambda model, x: functional.avg_pool1d(x, 3, 1, 1),
+        lambda model, x: x.clamp(min=-0.5),
+    ],
+)
+def test_operations_that_look_at_a_unit_s_neighbours_or_bounds_cost_permutations_never_correctness(operation):
+    model = Hidden(operation)
+    inputs = torch.randn(4, 6)
+    spec = derive_spec(model, inputs)
+    permuted = apply_permutation(spec, random_permutation(spec, 1), model)
+    assert torch.allclose(torch.func.functional_call(model, permuted, (inputs,)), model(inputs), atol=1e-5)
+
+
+def test_an_operation_with_two_results_is_no_error():
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+    inputs = torch.randn(2, 1, 6, 6)
+    spec = derive_spec(model, inputs)
+    permuted = apply_permutation(spec, random_permutation(spec, 1), model)
+    assert torch.allclose(torch.func.functional_call(model, permuted, (inputs,)), model(inputs), atol=1e-5)
 
 
 def test_a_model_that_cannot_be_traced_is_named():

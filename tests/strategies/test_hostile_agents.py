@@ -10,7 +10,7 @@ import pytest
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Error, Message
 
-from fl_market.ledger import DealState, Ledger
+from fl_market.ledger import ENDOWMENT, ESCROW, DealState, Ledger
 from fl_market.protocol import DEBT, OFFER, QUOTE
 from tests.played import EVALUATE, TRAIN, broken, changed, play, settled, tamper_with
 
@@ -87,6 +87,11 @@ TRAINING = {
         "model-digest",
     ),
     "name": (lambda message, reply: changed(reply, agent=ConfigRecord({"name": "A"})), "claims to be agent A"),
+    "line breaks in a name": (
+        lambda message, reply: changed(reply, agent=ConfigRecord({"name": "A\n9.bias"})),
+        "claims to be agent A 9.bias",
+    ),
+    "blank error": (lambda message, reply: Message(Error(1, " "), reply_to=message), "an error"),
     "error": (lambda message, reply: Message(Error(1, "secret\ntraceback: it broke"), reply_to=message), "it broke"),
 }
 
@@ -101,6 +106,54 @@ def test_hostile_training_replies(attack, without, caplog):
     assert len(about) == 2, "one line for each of two rounds"
     assert all(strategy.pseudonyms.of("C") in line and len(line.splitlines()) == 1 for line in about)
     assert max(map(len, messages(caplog))) < 500
+
+
+@pytest.mark.parametrize("name", ["A\n9.bias", "A/A", "B+C", "market/escrow", "x" * 61])
+def test_no_seat_for_a_name_that_would_pass_for_part_of_an_id(name, without, caplog):
+    def tamper(agent, message, reply):
+        if agent == "C" and message.metadata.message_type == TRAIN:
+            return changed(reply, agent=ConfigRecord({"name": name}))
+        return reply
+
+    strategy, _, ledger = play(tamper, **THREE)
+    assert "an agent cannot be named" in caplog.text
+    assert set(strategy.history.results) == {"A", "B"}
+    assert set(ledger.balances()) == {"A", "B", ENDOWMENT, ESCROW}
+
+
+def test_what_was_delivered_without_an_acknowledgement_cannot_be_sold_either(caplog):
+    delivered = {}
+
+    def tamper(name, message, reply):
+        kind, market_round = message.metadata.message_type, int(message.metadata.group_id)
+        if name == "C" and kind == EVALUATE and market_round == 2 and "receipts" in message.content:
+            delivered["arrays"] = message.content["arrays"]
+            return None
+        if name == "C" and kind == TRAIN and market_round == 3:
+            return changed(reply, arrays=delivered["arrays"])
+        return reply
+
+    strategy, _, ledger = play(tamper, profile="own", **THREE)
+    assert [deal.round for deal, _ in ledger.deals() if deal.seller == "C"] != [], "C sells before"
+    assert [deal for deal, _ in ledger.deals() if deal.seller == "C" and deal.round == 3] == []
+    assert f"{strategy.pseudonyms.of('C')}: its parameters are what was delivered" in caplog.text
+
+
+def test_a_stranger_changes_nothing_of_an_agent_s_purpose():
+    """With accounts bound to nodes, C says that it is B, who was there in an earlier run of the market."""
+    ledger = Ledger.open()
+    ledger.open_account("B", 100_000_000, "1001")
+
+    def tamper(name, message, reply):
+        if name == "B":
+            return None
+        if name == "C" and message.metadata.message_type == TRAIN:
+            weights = ConfigRecord({"labels": [], "class-weights": [0.0] * 9 + [1.0]})
+            return changed(reply, agent=ConfigRecord({"name": "B"}), profile=weights)
+        return reply
+
+    strategy, _, _ = play(tamper, ledger=ledger, bind_accounts=True, **THREE)
+    assert "B" not in strategy.broker.memory.profiles
 
 
 def messages(caplog):
@@ -145,21 +198,22 @@ def test_hostile_bids(attack, without):
     assert not [deal for deal, _ in ledger.deals() if deal.buyer == "C"]
 
 
-def test_a_claim_on_another_agent_s_offer_is_none(without):
-    seen = {}
+def test_a_claim_on_another_agent_s_offer_is_none(without, caplog):
+    """C bids on what A is offered of C's own parameters: offers that A and C have in common bear one id."""
+    offered, claimed = {}, []
 
     def tamper(name, message, reply):
         if message.metadata.message_type == OFFER:
-            seen.setdefault(name, message.content["offers"]["id"])
-            if name == "C" and "A" in seen:
-                return changed(reply, bids=ConfigRecord({"offer": [f"{seen['A'][0]}"], "amount": [10]}))
-        return reply if name != "C" or message.metadata.message_type != OFFER else None
+            offered[name] = set(message.content["offers"]["id"])
+            if name == "C":
+                claimed.extend(offered["A"] - offered["C"])
+                return changed(reply, bids=ConfigRecord({"offer": claimed[-1:], "amount": [10] * len(claimed[-1:])}))
+        return reply
 
-    strategy, grid, ledger = play(tamper, **THREE)
-    assert any(name == "C" and reply is not None for name, message, reply in grid.seen if is_offer(message))
-    own = {offer for message in grid.sent(OFFER, "C") for offer in message.content["offers"]["id"]}
-    if seen["A"][0] not in own:  # A and C may both be offered what B sells, under one name
-        assert honest(strategy, ledger) == without(OFFER)
+    strategy, _, ledger = play(tamper, **THREE)
+    assert claimed, "A is offered what C sells"
+    assert "not one of its own" in caplog.text
+    assert honest(strategy, ledger) == without(OFFER)
     assert ledger.verify() == []
 
 

@@ -11,6 +11,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from flwr.app import Error, Message
@@ -22,7 +23,7 @@ from fl_market.experiments.engines import run_inline
 from fl_market.experiments.inline_grid import InlineGrid
 from fl_market.ledger import ESCROW, DealState, Ledger
 from fl_market.protocol import IDENTIFY
-from fl_market.reports.files import LEDGER, at_work, read_configuration
+from fl_market.reports.files import LEDGER, at_work, clear_folder, read_configuration
 from strategies.checkpoints import Checkpoints
 from strategies.server_app import run_arm
 from tests import postgres
@@ -247,6 +248,41 @@ def test_a_run_is_not_resumed_while_it_is_at_work(tmp_path):
     ):
         resumed(tmp_path)
     assert check_ledger(tmp_path) == (0, before)
+    assert settled(resumed(tmp_path))
+
+
+def test_a_run_at_work_is_not_overwritten(tmp_path):
+    run_inline(configured(tmp_path, num_server_rounds=1))
+    left = sorted(tmp_path.iterdir())
+    with at_work(tmp_path, "market-priced"), pytest.raises(MarketError, match="another process is running"):
+        clear_folder(tmp_path, overwrite=True)
+    assert sorted(tmp_path.iterdir()) == left
+
+
+def test_a_checkpoint_goes_with_its_ledger(tmp_path, monkeypatch):
+    run_inline(configured(tmp_path, num_server_rounds=2))
+    with monkeypatch.context() as patched:
+        patched.setenv(LEDGER, f"sqlite:///{tmp_path}/another.db")
+        with pytest.raises(MarketError, match=r"belongs to another ledger: this one lacks its entry \d+"):
+            resumed(tmp_path)
+    shutil.rmtree(tmp_path / "checkpoints-market-priced")
+    before = check_ledger(tmp_path)
+    with pytest.raises(MarketError, match=r"there is no checkpoint in .* to resume from"):
+        resumed(tmp_path)
+    assert check_ledger(tmp_path) == before, "nothing is paid twice"
+
+
+def test_a_run_that_was_killed_while_it_opened_its_ledger_can_be_resumed(tmp_path, monkeypatch):
+    from strategies import server_app
+
+    def killed(url):
+        Ledger.open(url).close()
+        raise CrashError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(server_app, "Ledger", SimpleNamespace(open=killed))
+        with pytest.raises(CrashError):
+            run_inline(configured(tmp_path, num_server_rounds=2))
     assert settled(resumed(tmp_path))
 
 
