@@ -1,11 +1,12 @@
 """The ledger: integer micro-credits, double entry, one transaction a step."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from itertools import chain, count
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Self
 
 from sqlalchemy import Connection, Engine, insert, select, update
 from sqlalchemy.exc import SQLAlchemyError
@@ -25,9 +26,6 @@ ESCROW = "market/escrow"
 """Where a payment waits for the buyer's acknowledgement."""
 ENDOWED = "endowed"
 """The step of the entry with which an account begins; its memo names the owner."""
-
-
-T = TypeVar("T")
 
 
 class Ledger:
@@ -283,36 +281,17 @@ class Ledger:
             raise MarketError(f"the ledger has no deal {deal_id!r}")
         return known
 
-    def _transaction(self) -> "_Transaction":
-        return _Transaction(self._engine)
-
-
-class _Transaction:
-    """A transaction whose database errors are clear sentences."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._context = engine.begin()
-        self._name = name_of(engine.url)
-
-    def __enter__(self) -> Connection:
-        return self._guard(self._context.__enter__)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._guard(lambda: self._context.__exit__(kind, error, trace))
-        if isinstance(error, SQLAlchemyError):
-            raise self._sentence(error) from error
-
-    def _guard(self, call: Callable[[], T]) -> T:
+    @contextmanager
+    def _transaction(self) -> Iterator[Connection]:
+        """Begin a transaction whose database errors, that of its commit included, are clear sentences."""
         try:
-            return call()
+            with self._engine.begin() as connection:
+                yield connection
         except SQLAlchemyError as error:
-            raise self._sentence(error) from error
-
-    def _sentence(self, error: SQLAlchemyError) -> MarketError:
-        reason = str(getattr(error, "orig", None) or error).splitlines()[0]
-        return MarketError(f"the ledger {self._name} refused a transaction, and nothing has changed: {reason}")
+            reason = str(getattr(error, "orig", None) or error).splitlines()[0]
+            raise MarketError(
+                f"the ledger {name_of(self._engine.url)} refused a transaction, and nothing has changed: {reason}"
+            ) from error
 
 
 def _balance(connection: Connection, name: str) -> int | None:

@@ -47,7 +47,6 @@ def match(
     batches: Iterable[Tensor] | None = None,
     seed: int = 0,
     start: Permutation | None = None,
-    restarts: int = 0,
 ) -> dict[str, NDArray[np.int64]]:
     """Return the permutation of ``other`` that brings it closest to ``reference``.
 
@@ -63,12 +62,10 @@ def match(
     batches
         Unlabelled inputs, for ``method="activations"``.
     seed
-        Decides the order in which the groups are first visited and the random starts; nothing else is random.
+        Decides the order in which the groups are first visited; nothing else is random.
     start
         Where to start: last round's permutation saves sweeps. By default the groups are first matched one after the
         other from the input on or, where ``other`` looks like a permuted copy, by which units look :func:`alike`.
-    restarts
-        Random starts beyond this one; the best result is kept.
 
     Returns
     -------
@@ -95,14 +92,9 @@ def match(
             raise MarketError("matching by activations needs two modules and batches of inputs")
         found, observed = match_activations(spec, reference, other, batches)
         return _descend(weights, left, right, seed, found, set(spec.groups) - observed)
-    starts: list[Permutation | None] = [start]
     if start is None and _looks_like_a_copy(weights, left, right):
-        starts = [alike(spec, left, right)]
-    starts += [random_permutation(spec, derive_seed(seed, "restart", index)) for index in range(restarts)]
-    results = [_descend(weights, left, right, seed, begin, set(spec.groups)) for begin in starts]
-    if len(results) == 1:
-        return results[0]
-    return max(results, key=lambda found: _inner_product(weights, left, apply_permutation(weights, found, right)))
+        start = alike(spec, left, right)
+    return _descend(weights, left, right, seed, start, set(spec.groups))
 
 
 def match_many(

@@ -242,7 +242,7 @@ def parse_partition(text: str) -> tuple[str, float]:
             kind, number = (found[1], float(found[2])) if found[1] else ("halves", 0.0)
             if kind != "shards" or number == int(number):
                 return kind, number
-    except ValueError:
+    except (ValueError, OverflowError):
         pass
     raise MarketError(f"unknown partition {text!r}; accepted are halves, dirichlet(concentration) and shards(number)")
 

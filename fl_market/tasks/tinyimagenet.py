@@ -18,7 +18,6 @@ from fl_market.tasks.torchvision_import import import_torchvision
 
 FOLDER = "tiny-imagenet-200"
 BATCH_SIZE = 256
-CLASSES = 200
 MEAN, DEVIATION = (0.4802, 0.4481, 0.3975), (0.2770, 0.2691, 0.2821)
 
 
