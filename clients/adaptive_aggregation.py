@@ -11,7 +11,7 @@ from statistics import pstdev
 import torch
 from torch import Tensor, nn
 
-from fl_market.gains import Batch
+from fl_market.data import Batch
 from fl_market.hardware import CPU, Hardware, channels_last
 from fl_market.parameters import StateDict
 from fl_market.seeds import torch_generator

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fl_market.data import Batch
 from fl_market.errors import MarketError
-from fl_market.gains import Batch
 from fl_market.tasks import Task
 from fl_market.tasks.torchvision_import import import_torchvision
 

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fl_market.data import Batch
 from fl_market.errors import MarketError
-from fl_market.gains import Batch, batch_size_for
+from fl_market.gains import batch_size_for
 from fl_market.hardware import CPU, Hardware, channels_last
 from fl_market.seeds import torch_generator
 

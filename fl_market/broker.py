@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from fl_market.buyers import Buyers
+from fl_market.data import Batch
 from fl_market.errors import MarketError
-from fl_market.gains import Batch, Profile
+from fl_market.gains import Profile
 from fl_market.hardware import CPU, Hardware
 from fl_market.ledger import Deal, DealState, Ledger
 from fl_market.merging import layer_of, select_layers

@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
+from fl_market.data import Batch
 from fl_market.errors import MarketError
 from fl_market.gains import (
-    Batch,
     ModelLoss,
     Profile,
     Purpose,

@@ -241,7 +241,7 @@ def _configuration(options: argparse.Namespace, name: str) -> Configuration:
     except MarketError as error:
         raise _BadArgumentsError(str(error)) from error
     if configuration.resume:
-        from fl_market.reports.files import read_configuration
+        from fl_market.run_folder import read_configuration
 
         if name != "run":
             raise _BadArgumentsError("resume goes on with one run: accepted is fl-market run --resume DIR")
@@ -258,7 +258,7 @@ def _new_folder(name: str) -> str:
 
 def _prepare_flower(options: argparse.Namespace) -> None:
     """Set the environment before Flower is imported, and its log's level after."""
-    from fl_market.experiments import set_environment
+    from fl_market.runner.environment import set_environment
 
     set_environment()
     import flwr.common.logger  # noqa: F401  (its import sets a level of its own)
@@ -276,12 +276,12 @@ def _run(options: argparse.Namespace) -> int:
 def _compare(options: argparse.Namespace, name: str = "compare") -> int:
     configuration = _configuration(options, name)
     _prepare_flower(options)
-    from fl_market.experiments.compare import DEFAULT_ARMS, check_arms, compare, compare_seeds, resume
-    from fl_market.experiments.engines import ENGINES
     from fl_market.reports.curves import PICTURE
-    from fl_market.reports.files import RESULTS, SUMMARY
     from fl_market.reports.progress import show_progress
     from fl_market.reports.table import results_table, seeds_table
+    from fl_market.run_folder import RESULTS, SUMMARY
+    from fl_market.runner.comparison import DEFAULT_ARMS, check_arms, compare, compare_seeds, resume
+    from fl_market.runner.engines import ENGINES
 
     arms = options.arms.split(",") if options.arms else list(DEFAULT_ARMS)
     try:
@@ -319,7 +319,7 @@ def _experiment(options: argparse.Namespace) -> int:
 
 
 def _table(options: argparse.Namespace) -> int:
-    from fl_market.experiments import set_environment
+    from fl_market.runner.environment import set_environment
 
     set_environment()
     from fl_market.experiments.network_tables import Plan, run_table
@@ -359,15 +359,15 @@ def _seeds(text: str) -> list[int]:
 def _bench_overhead(options: argparse.Namespace) -> int:
     configuration = _configuration(options, "bench-overhead")
     _prepare_flower(options)
-    from fl_market.experiments.bench_overhead import overhead
-    from fl_market.experiments.engines import ENGINES
+    from fl_market.benchmarks.overhead import overhead
+    from fl_market.runner.engines import ENGINES
 
     print(overhead(configuration, ENGINES[options.engine], overwrite=options.overwrite))
     return 0
 
 
 def _bench_align(options: argparse.Namespace) -> int:
-    from fl_market.experiments.bench_align import align
+    from fl_market.benchmarks.align import align
 
     out_dir = options.out or _new_folder("bench-align")
     print(align(options.data_dir, out_dir, seed=options.seed, overwrite=options.overwrite))
@@ -376,7 +376,7 @@ def _bench_align(options: argparse.Namespace) -> int:
 
 
 def _bench_chaos(options: argparse.Namespace) -> int:
-    from fl_market.experiments.bench_chaos import chaos
+    from fl_market.benchmarks.chaos import chaos
 
     if options.kills < 1:
         raise _BadArgumentsError(f"--kills cannot be {options.kills}; accepted is a whole number of at least 1")

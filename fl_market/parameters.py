@@ -4,11 +4,16 @@ import hashlib
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fl_market.errors import MarketError
 
 StateDict = Mapping[str, Tensor]
+
+
+def state_of(model: nn.Module | StateDict) -> StateDict:
+    """Return the state dict of a module, or the state dict itself."""
+    return model.state_dict() if isinstance(model, nn.Module) else model
 
 
 def check_parameters(received: StateDict, template: StateDict) -> None:

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from fl_market.buyers import Buyer
+from fl_market.data import Batch
 from fl_market.errors import MarketError
-from fl_market.gains import GAINS, Batch, Certificate, Purpose, certify, class_rises
+from fl_market.gains import GAINS, Certificate, Purpose, certify, class_rises
 from fl_market.merging import (
     ALL,
     GRANULARITIES,

@@ -8,11 +8,12 @@ from flwr.serverapp.strategy import Strategy
 
 from fl_market.broker import Broker, Terms
 from fl_market.configuration import PUBLISHED_FIRST_ROUND, Configuration
+from fl_market.data import Batch
 from fl_market.errors import MarketError
-from fl_market.gains import Batch, ModelLoss, split_in_halves
+from fl_market.gains import ModelLoss, split_in_halves
 from fl_market.ledger import Ledger
 from fl_market.pricing import free, micro_credits, parse_rule
-from fl_market.reports.files import checkpoints_path
+from fl_market.run_folder import checkpoints_path
 from fl_market.tasks import Task
 from strategies.baselines import (
     Ensemble,

@@ -13,7 +13,8 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAdam, FedAvg, FedProx
 
 from fl_market.configuration import Configuration
-from fl_market.gains import Batch, ModelLoss, certify
+from fl_market.data import Batch
+from fl_market.gains import ModelLoss, certify
 from fl_market.merging.fine_tuning import fine_tune
 from fl_market.seeds import reproducible
 from strategies.exchange import wait_for_nodes

@@ -18,7 +18,8 @@ from fl_market.errors import MarketError
 from fl_market.ledger import Deal, DealState, Ledger
 from fl_market.naming import agent_name
 from fl_market.reports import AgentResult, ArmResult
-from fl_market.reports.files import (
+from fl_market.reports.table import results_table
+from fl_market.run_folder import (
     LEDGER,
     at_work,
     checkpoints_path,
@@ -28,7 +29,6 @@ from fl_market.reports.files import (
     write_configuration,
     write_results,
 )
-from fl_market.reports.table import results_table
 from strategies.arms import Setting, arm_named
 from strategies.checkpoints import Checkpoints
 from strategies.history import History, Observer

@@ -4,8 +4,8 @@ from flwr.app import ArrayRecord
 
 from clients.client_app import app
 from fl_market.configuration import Configuration
-from fl_market.experiments.inline_grid import InlineGrid
 from fl_market.ledger import ESCROW, DealState, Ledger
+from fl_market.runner.inline_grid import InlineGrid
 from strategies.arms import ARMS, Setting
 from strategies.history import History
 

@@ -15,8 +15,8 @@ from fl_market.errors import MarketError
 from fl_market.linear import AGENTS, LinearMarket
 from fl_market.linear.convergence import SmoothProblem
 from fl_market.linear.prices import price_history
-from fl_market.reports.files import claim_file, write_json
 from fl_market.reports.table import summary_table
+from fl_market.run_folder import claim_file, write_json
 
 PUBLISHED_IMPROVEMENT = {"A": 42.84, "B": 23.88}
 DISTANCES = (0.0, 5.0, 10.0, 15.0, 20.0, 25.0, 30.0, 35.0, 40.0, 45.0)

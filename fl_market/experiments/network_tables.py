@@ -12,9 +12,9 @@ from typing import Any
 
 from fl_market.configuration import Configuration
 from fl_market.errors import MarketError
-from fl_market.experiments.cells import run_cells
-from fl_market.reports.files import prepare_folder, write_json
 from fl_market.reports.table import summary_table
+from fl_market.run_folder import prepare_folder, write_json
+from fl_market.runner.cells import run_cells
 
 SCALES = ("quick", "full")
 SEEDS = (0, 1, 2)

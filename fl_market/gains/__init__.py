@@ -1,13 +1,12 @@
 """Gain-from-trade (paper, section 3.3): losses on the broker's data, its splits, and certificates with a bound."""
 
 from fl_market.gains.certificate import GAINS, Certificate, certify, class_rises
-from fl_market.gains.losses import Batch, Loss, ModelLoss, batch_size_for
+from fl_market.gains.losses import Loss, ModelLoss, batch_size_for
 from fl_market.gains.profiles import Profile, Purpose, WeightedLoss, check_validation, weighted_purpose, with_labels
 from fl_market.gains.splits import split_in_halves
 
 __all__ = [
     "GAINS",
-    "Batch",
     "Certificate",
     "Loss",
     "ModelLoss",

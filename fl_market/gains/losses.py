@@ -6,11 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from fl_market.data import Batch
 from fl_market.hardware import CPU, Hardware, channels_last
 from fl_market.parameters import StateDict
-
-Batch = tuple[Tensor, ...]
-"""Inputs and targets, sample by sample along axis 0."""
 
 ACTIVATIONS = 2**21
 """Numbers that one layer may put out at a time: 8 MiB in single precision, a processor's cache."""

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fl_market.data import Batch
 from fl_market.errors import MarketError
-from fl_market.gains.losses import Batch, Loss
+from fl_market.gains.losses import Loss
 from fl_market.parameters import StateDict
 
 

@@ -2,8 +2,8 @@
 
 import torch
 
+from fl_market.data import Batch
 from fl_market.errors import MarketError
-from fl_market.gains.losses import Batch
 from fl_market.seeds import torch_generator
 
 

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from fl_market.gains.losses import Batch, Loss
+from fl_market.data import Batch
+from fl_market.gains.losses import Loss
 from fl_market.merging.purchased_weight import hold_out
 from fl_market.parameters import StateDict
 

@@ -9,8 +9,7 @@ from collections.abc import Callable, Mapping
 from torch import Tensor, nn
 
 from fl_market.errors import MarketError
-from fl_market.parameters import StateDict
-from fl_market.permutation.spec import state_of
+from fl_market.parameters import StateDict, state_of
 
 Alpha = float | Mapping[str, Tensor]
 """Purchased weight: one number, or for each floating-point tensor a weight that broadcasts against it."""

@@ -10,8 +10,7 @@ from fnmatch import fnmatchcase
 from torch import Tensor, nn
 
 from fl_market.errors import MarketError
-from fl_market.parameters import StateDict
-from fl_market.permutation.spec import state_of
+from fl_market.parameters import StateDict, state_of
 
 ALL = "all"
 

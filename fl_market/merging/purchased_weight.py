@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fl_market.data import Batch
 from fl_market.errors import MarketError
-from fl_market.gains.losses import Batch, Loss
+from fl_market.gains.losses import Loss
 from fl_market.merging.interpolation import Alpha, Merge, interpolate
 from fl_market.merging.layers import layer_of
 from fl_market.merging.rows import Rows, best_rows, row_gains
-from fl_market.parameters import StateDict
-from fl_market.permutation.spec import state_of
+from fl_market.parameters import StateDict, state_of
 
 GRANULARITIES = ("model", "layer", "row")
 GRID = tuple(round(0.05 + 0.1 * step, 2) for step in range(10))

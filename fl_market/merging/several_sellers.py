@@ -5,11 +5,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from fl_market.data import Batch
 from fl_market.errors import MarketError
-from fl_market.gains.losses import Batch, Loss
+from fl_market.gains.losses import Loss
 from fl_market.merging.purchased_weight import hold_out
-from fl_market.parameters import StateDict
-from fl_market.permutation.spec import state_of
+from fl_market.parameters import StateDict, state_of
 
 
 def merge_many(

@@ -17,7 +17,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from fl_market.errors import MarketError
-from fl_market.parameters import StateDict
+from fl_market.parameters import StateDict, state_of
 from fl_market.permutation.activations import match_activations
 from fl_market.permutation.spec import (
     AxisUse,
@@ -25,10 +25,8 @@ from fl_market.permutation.spec import (
     PermutationSpec,
     apply_permutation,
     identity_permutation,
-    random_permutation,
-    state_of,
 )
-from fl_market.seeds import derive_seed, numpy_generator
+from fl_market.seeds import numpy_generator
 
 METHODS = ("weights", "activations")
 _RELATIVE_TOLERANCE = 5e-5

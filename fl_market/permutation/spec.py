@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fl_market.errors import MarketError
-from fl_market.parameters import StateDict
+from fl_market.parameters import StateDict, state_of
 from fl_market.seeds import numpy_generator
 
 Permutation = Mapping[str, NDArray[np.int64]]
@@ -156,11 +156,6 @@ class PermutationSpec:
         lines.append(f"{len(self.frozen)} frozen axes")
         lines.extend(f"  {tensor}[{axis}]: {reason}" for (tensor, axis), reason in self.frozen.items())
         return "\n".join(lines)
-
-
-def state_of(model: nn.Module | StateDict) -> StateDict:
-    """Return the state dict of a module, or the state dict itself."""
-    return model.state_dict() if isinstance(model, nn.Module) else model
 
 
 def apply_permutation(

@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 
 from torch import Tensor, nn
 
-from fl_market.gains.losses import Batch
+from fl_market.data import Batch
 from fl_market.tasks.partition import shared_task
 from fl_market.tasks.reading import reading
 from fl_market.tasks.sample import load_sample

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fl_market.data import Batch
 from fl_market.errors import MarketError
-from fl_market.gains.losses import Batch
 from fl_market.seeds import numpy_generator, torch_generator
 from fl_market.tasks.task import Task, TaskOptions
 

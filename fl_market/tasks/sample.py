@@ -13,8 +13,8 @@ from importlib import resources
 import numpy as np
 import torch
 
+from fl_market.data import Batch
 from fl_market.errors import MarketError
-from fl_market.gains.losses import Batch
 
 FILE = "mnist_sample.json"
 PARTS = ("train", "broker", "test")

@@ -8,8 +8,8 @@ from typing import cast
 
 from torch import Tensor, nn
 
+from fl_market.data import Batch
 from fl_market.errors import MarketError
-from fl_market.gains.losses import Batch
 from fl_market.gains.profiles import with_labels
 from fl_market.parameters import StateDict
 from fl_market.seeds import reproducible

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fl_market.data import Batch
 from fl_market.errors import MarketError
-from fl_market.gains.losses import Batch
 from fl_market.tasks.images import crop_and_flip, normalised
 from fl_market.tasks.partition import shared_task
 from fl_market.tasks.resnet import ResNet

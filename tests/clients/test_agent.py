@@ -9,7 +9,6 @@ from clients.training import evaluate, pack, train, unpack
 from clients.valuation import decide, value, value_disclosed
 from fl_market.configuration import Configuration
 from fl_market.errors import MarketError
-from fl_market.experiments.inline_grid import InlineGrid
 from fl_market.naming import Pseudonyms, agent_name
 from fl_market.parameters import digest
 from fl_market.pricing import Empirical, Exponential, Uniform, exact_gain, gain_bounds, nash, split
@@ -27,6 +26,7 @@ from fl_market.protocol import (
     from_columns,
     to_columns,
 )
+from fl_market.runner.inline_grid import InlineGrid
 
 
 def offer(name, gain, bound, after=""):

@@ -5,8 +5,8 @@ import json
 import pytest
 import torch
 
+from fl_market.benchmarks.align import Sizes, align, plain_coordinate_descent
 from fl_market.cli import main
-from fl_market.experiments.bench_align import Sizes, align, plain_coordinate_descent
 from fl_market.experiments.linear_figures import DISTANCES, EXPERIMENTS, run_experiment
 from fl_market.linear import LinearMarket
 from fl_market.permutation import derive_spec, match, objective

@@ -7,8 +7,6 @@ import pytest
 from fl_market.cli import main
 from fl_market.configuration import Configuration
 from fl_market.errors import MarketError
-from fl_market.experiments import cells as cells_module
-from fl_market.experiments.cells import run_cells
 from fl_market.experiments.network_tables import (
     ARMS,
     BUDGETS,
@@ -19,6 +17,8 @@ from fl_market.experiments.network_tables import (
     Plan,
     run_table,
 )
+from fl_market.runner import cells as cells_module
+from fl_market.runner.cells import run_cells
 
 SMALL = {"num_server_rounds": 3, "first_round": 2, "fit_steps": 2, "learning_rate": 0.1, "broker_samples": 100}
 

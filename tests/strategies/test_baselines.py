@@ -6,8 +6,8 @@ from flwr.serverapp.strategy import FedAdam, FedAvg
 from clients.client_app import app
 from fl_market.configuration import Configuration
 from fl_market.errors import MarketError
-from fl_market.experiments.engines import run_inline
-from fl_market.experiments.inline_grid import InlineGrid
+from fl_market.runner.engines import run_inline
+from fl_market.runner.inline_grid import InlineGrid
 from strategies.arms import ARMS, arm_named
 
 pytestmark = pytest.mark.flower

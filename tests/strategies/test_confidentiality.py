@@ -8,7 +8,7 @@ import torch
 
 from fl_market.ledger import ENDOWMENT, ESCROW, Ledger
 from fl_market.protocol import DEBT, OFFER, QUOTE
-from fl_market.reports.files import LEDGER, ledger_url
+from fl_market.run_folder import LEDGER, ledger_url
 from tests.played import EVALUATE, TRAIN, configured, play
 
 pytestmark = pytest.mark.flower

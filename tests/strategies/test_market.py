@@ -9,10 +9,10 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRec
 
 from clients.client_app import app
 from fl_market.errors import MarketError
-from fl_market.experiments.engines import run_inline
-from fl_market.experiments.inline_grid import InlineGrid
 from fl_market.ledger import ENDOWMENT, ESCROW, DealState, read_receipts, reconcile
 from fl_market.protocol import OFFER, QUOTE
+from fl_market.runner.engines import run_inline
+from fl_market.runner.inline_grid import InlineGrid
 from strategies import ParameterMarket
 from strategies.server_app import run_arm
 from tests.played import EVALUATE, TRAIN, SpiedGrid, broken, changed, configured, play, settled, tamper_with

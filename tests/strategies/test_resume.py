@@ -19,11 +19,11 @@ from flwr.app import Error, Message
 from fl_market.cli import main
 from fl_market.configuration import Configuration
 from fl_market.errors import MarketError
-from fl_market.experiments.engines import run_inline
-from fl_market.experiments.inline_grid import InlineGrid
 from fl_market.ledger import ESCROW, DealState, Ledger
 from fl_market.protocol import IDENTIFY
-from fl_market.reports.files import LEDGER, at_work, clear_folder, read_configuration
+from fl_market.run_folder import LEDGER, at_work, clear_folder, read_configuration
+from fl_market.runner.engines import run_inline
+from fl_market.runner.inline_grid import InlineGrid
 from strategies.checkpoints import Checkpoints
 from strategies.server_app import run_arm
 from tests import postgres

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
+from fl_market.deployment.processes import Deployment
 from fl_market.errors import MarketError
-from fl_market.experiments.deployment import Deployment
 from fl_market.ledger import Deal, DealState, Ledger, read_receipts
 from fl_market.naming import agent_name
-from fl_market.reports.files import CONFIGURATION, LEDGER, RESULTS, claim_file, write_json
 from fl_market.reports.table import summary_table
+from fl_market.run_folder import CONFIGURATION, LEDGER, RESULTS, claim_file, write_json
 from fl_market.seeds import numpy_generator
 
 NODES = ("north", "south", "west")

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  (as PyTorch itself names it)
 
-from fl_market.gains import Batch
+from fl_market.data import Batch
 from fl_market.seeds import derive_seed, reproducible
 from fl_market.tasks.mnist_mlp import build_mlp
 

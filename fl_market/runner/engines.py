@@ -11,9 +11,9 @@ from flwr.serverapp import Grid, ServerApp
 from clients.client_app import app as client_app
 from fl_market.configuration import Configuration
 from fl_market.errors import MarketError
-from fl_market.experiments import set_environment
-from fl_market.experiments.inline_grid import InlineGrid
 from fl_market.reports import ArmResult
+from fl_market.runner.environment import set_environment
+from fl_market.runner.inline_grid import InlineGrid
 from strategies.history import Observer
 from strategies.server_app import run_arm
 

@@ -5,11 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from fl_market.configuration import Configuration
-from fl_market.experiments.engines import Engine
 from fl_market.reports import ArmResult
 from fl_market.reports.curves import PICTURE, draw_learning_curves
-from fl_market.reports.files import SUMMARY, clear_folder, write_json, write_results
 from fl_market.reports.summary import summarise
+from fl_market.run_folder import SUMMARY, clear_folder, write_json, write_results
+from fl_market.runner.engines import Engine
 from strategies.arms import arm_named
 from strategies.history import Observer
 

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from fl_market.configuration import Configuration
-from fl_market.experiments.engines import ENGINES
 from fl_market.ledger import Ledger
+from fl_market.runner.engines import ENGINES
 
 pytestmark = pytest.mark.flower
 

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
+from fl_market.benchmarks.chaos import market_problems
 from fl_market.cli import main
-from fl_market.experiments import deployment
-from fl_market.experiments.bench_chaos import market_problems
+from fl_market.deployment import processes as deployment
 from fl_market.ledger import Deal, Ledger
 
 

@@ -10,7 +10,7 @@ import pytest
 from safetensors import safe_open
 
 from fl_market.configuration import Configuration
-from fl_market.experiments.deployment import Deployment, why_not_here
+from fl_market.deployment.processes import Deployment, why_not_here
 from fl_market.ledger import Ledger, read_receipts, reconcile
 from fl_market.parameters import digest
 from tests import far_apart
@@ -72,7 +72,7 @@ def test_a_deployed_market_ends_as_the_simulated_one(tmp_path):
 def run_with_private_options(options):
     """The same market in this process; each node has the options that its operator gave it."""
     from clients.client_app import app
-    from fl_market.experiments.inline_grid import InlineGrid
+    from fl_market.runner.inline_grid import InlineGrid
     from strategies.server_app import run_arm
 
     configuration = Configuration.from_mapping(options)

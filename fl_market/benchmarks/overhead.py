@@ -5,9 +5,9 @@ from pathlib import Path
 from statistics import median
 
 from fl_market.configuration import Configuration
-from fl_market.experiments.engines import Engine
-from fl_market.reports.files import claim_file, write_json
 from fl_market.reports.table import summary_table
+from fl_market.run_folder import claim_file, write_json
+from fl_market.runner.engines import Engine
 
 REPETITIONS = 3
 

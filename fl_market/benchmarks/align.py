@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
+from fl_market.benchmarks.trained_networks import flip_and_roll, mlp, trained
+from fl_market.data import Batch
 from fl_market.errors import MarketError
-from fl_market.experiments.trained_networks import flip_and_roll, mlp, trained
-from fl_market.gains import Batch, ModelLoss
+from fl_market.gains import ModelLoss
 from fl_market.merging import NormStatistics, interpolate
 from fl_market.parameters import StateDict
 from fl_market.permutation import (
@@ -31,8 +32,8 @@ from fl_market.permutation import (
     identity_permutation,
     match,
 )
-from fl_market.reports.files import claim_file, write_json
 from fl_market.reports.table import summary_table
+from fl_market.run_folder import claim_file, write_json
 from fl_market.seeds import numpy_generator
 from fl_market.tasks.cifar10 import prepared as prepared_cifar10
 from fl_market.tasks.cifar10 import read_cifar10

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fl_market.configuration import Configuration
-from fl_market.reports.files import prepare_folder, write_json
+from fl_market.run_folder import prepare_folder, write_json
 
 CELLS = "cells"
 _OF_ONE_MACHINE = ("out-dir", "data-dir", "download")
@@ -79,7 +79,7 @@ def _collect(
 
 def run_cell(cell: Configuration) -> dict[str, Any]:
     """Run one cell in this process."""
-    from fl_market.experiments import set_environment
+    from fl_market.runner.environment import set_environment
 
     set_environment()
     import logging
@@ -87,7 +87,7 @@ def run_cell(cell: Configuration) -> dict[str, Any]:
     import flwr.common.logger  # noqa: F401  (its import sets a level of its own)
 
     logging.getLogger("flwr").setLevel(logging.WARNING)
-    from fl_market.experiments.engines import run_inline
+    from fl_market.runner.engines import run_inline
 
     return run_inline(cell).as_json()
 

@@ -1,0 +1,1 @@
+"""Measurements: speed against others, and survival under kills."""

@@ -1,0 +1,1 @@
+"""Deployments: a market's processes over gRPC, as operators start them."""

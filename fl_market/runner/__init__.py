@@ -1,0 +1,1 @@
+"""Runs of a market: engines that start Flower, the in-process grid, comparisons of arms."""
