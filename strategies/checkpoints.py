@@ -13,9 +13,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from fl_market.broker import BrokerMemory
 from fl_market.errors import MarketError
 from fl_market.gains import Profile
+from fl_market.market.broker import BrokerMemory
 from fl_market.parameters import StateDict
 
 STATE, TENSORS = "state.json", "tensors.safetensors"

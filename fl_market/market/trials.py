@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from fl_market.buyers import Buyer
 from fl_market.data import Batch
 from fl_market.errors import MarketError
-from fl_market.gains import GAINS, Certificate, Purpose, certify, class_rises
+from fl_market.gains import Certificate, Purpose, certify, class_rises
+from fl_market.market.objectives import Buyer
+from fl_market.market.terms import Terms
 from fl_market.merging import (
     ALL,
-    GRANULARITIES,
     Alpha,
     Merge,
     best_layers,
@@ -26,77 +26,6 @@ from fl_market.merging import (
     only_layers,
 )
 from fl_market.parameters import StateDict
-from fl_market.pricing import PricingRule, free
-from fl_market.protocol import DISCLOSURES
-
-
-@dataclass(frozen=True)
-class Terms:
-    """How the broker merges, certifies and prices.
-
-    Attributes
-    ----------
-    aligned
-        Whether a seller's units are matched to the buyer's before the merge.
-    granularity
-        One purchased weight for the ``"model"``, each ``"layer"`` or each ``"row"``.
-    layers
-        What a purchase comprises, as :func:`fl_market.merging.select_layers` reads it.
-    layer_budget
-        Share of the parameters that a purchase may comprise at most; below 1, the broker picks the best layers or,
-        where each row has a weight of its own, the best rows.
-    max_purchases
-        How many sellers a buyer may buy from in one round.
-    repaired
-        Whether a merged model's activation statistics may be restored, or its BatchNorm statistics recomputed.
-    rule
-        Pricing rule.
-    disclosure
-        What sellers are told of a buyer, as :data:`fl_market.protocol.DISCLOSURES` says.
-    novelty
-        How far a seller's parameters must be from all that was delivered, as a share of their norm: bought weights
-        cannot be resold as one's own.
-    gain, confidence
-        Form of the gain-from-trade and level of its lower bound.
-    fit_steps, fit_learning_rate, fit_batch_size
-        Gradient steps on the weights of layers or rows, and the samples that each sees; 0 for all of the fit split.
-    class_tolerance
-        How much the loss of any class may rise by a purchase: the certificate's upper bound of it must not exceed
-        this. 0 for any rise.
-    unpaid_deliveries
-        Deliveries, one after the other, that a buyer may leave unacknowledged before it loses the right to buy.
-    endowment
-        Micro-credits that each agent's account opens with.
-
-    Raises
-    ------
-    MarketError
-        If the granularity, the disclosure or the form of the gain is none.
-    """
-
-    aligned: bool = True
-    granularity: str = "model"
-    layers: str = ALL
-    layer_budget: float = 1.0
-    max_purchases: int = 1
-    repaired: bool = True
-    rule: PricingRule = free
-    disclosure: str = "sealed"
-    novelty: float = 1e-4
-    gain: str = "relative"
-    confidence: float = 0.95
-    fit_steps: int = 40
-    fit_learning_rate: float = 0.1
-    fit_batch_size: int = 0
-    class_tolerance: float = 0.0
-    unpaid_deliveries: int = 3
-    endowment: int = 100_000_000
-
-    def __post_init__(self) -> None:
-        """Check what would else pass for parameters that nobody wants."""
-        for name, accepted in (("granularity", GRANULARITIES), ("disclosure", DISCLOSURES), ("gain", GAINS)):
-            if getattr(self, name) not in accepted:
-                raise MarketError(f"{name} cannot be {getattr(self, name)!r}; accepted are {', '.join(accepted)}")
 
 
 @dataclass(frozen=True)
