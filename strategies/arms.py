@@ -12,7 +12,6 @@ from fl_market.data import Batch
 from fl_market.errors import MarketError
 from fl_market.gains import ModelLoss, split_in_halves
 from fl_market.ledger import Ledger
-from fl_market.pricing import free, micro_credits, parse_rule
 from fl_market.run_folder import checkpoints_path
 from fl_market.tasks import Task
 from strategies.baselines import (
@@ -76,13 +75,13 @@ def _market(aligned: bool = True, granularity: str = "model", priced: bool = Fal
     def build(setting: Setting) -> Strategy:
         options = setting.configuration
         terms = Terms(
-            aligned=aligned,
+            alignment="weights" if aligned else "none",
             granularity=granularity,
             layers=options.layers,
             layer_budget=options.layer_budget,
             max_purchases=options.max_purchases,
-            repaired=options.repair,
-            rule=parse_rule(options.pricing) if priced else free,
+            repair=options.repair,
+            pricing=options.pricing if priced else "free",
             disclosure=options.disclosure,
             novelty=options.novelty,
             gain=options.gain,
@@ -92,7 +91,7 @@ def _market(aligned: bool = True, granularity: str = "model", priced: bool = Fal
             fit_batch_size=options.fit_batch_size,
             class_tolerance=options.class_tolerance,
             unpaid_deliveries=options.unpaid_deliveries,
-            endowment=micro_credits(options.endowment),
+            endowment=options.endowment,
         )
         return _among_nodes(
             ParameterMarket, setting, terms, common_init=options.common_init, first=options.trading_starts

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from fl_market.errors import MarketError
 from fl_market.gains import GAINS
 from fl_market.merging import ALL, GRANULARITIES
-from fl_market.pricing import PricingRule, free
+from fl_market.merging.methods import MERGE_METHODS, MergeMethod
+from fl_market.permutation.methods import ALIGNMENT_METHODS, AlignmentMethod
+from fl_market.pricing import PricingRule, parse_rule
 from fl_market.protocol import DISCLOSURES
 
 
@@ -53,13 +55,14 @@ class Terms:
         If the granularity, the disclosure or the form of the gain is none.
     """
 
-    aligned: bool = True
+    alignment: str = "weights"
+    merge: str = "interpolation"
     granularity: str = "model"
     layers: str = ALL
     layer_budget: float = 1.0
     max_purchases: int = 1
-    repaired: bool = True
-    rule: PricingRule = free
+    repair: bool = True
+    pricing: str | PricingRule = "nash"
     disclosure: str = "sealed"
     novelty: float = 1e-4
     gain: str = "relative"
@@ -69,10 +72,25 @@ class Terms:
     fit_batch_size: int = 0
     class_tolerance: float = 0.0
     unpaid_deliveries: int = 3
-    endowment: int = 100_000_000
+    endowment: float = 100.0
 
     def __post_init__(self) -> None:
         """Check what would else pass for parameters that nobody wants."""
         for name, accepted in (("granularity", GRANULARITIES), ("disclosure", DISCLOSURES), ("gain", GAINS)):
             if getattr(self, name) not in accepted:
                 raise MarketError(f"{name} cannot be {getattr(self, name)!r}; accepted are {', '.join(accepted)}")
+
+    @property
+    def rule(self) -> PricingRule:
+        """The pricing rule."""
+        return parse_rule(self.pricing) if isinstance(self.pricing, str) else self.pricing
+
+    @property
+    def merge_method(self) -> MergeMethod:
+        """The merge method."""
+        return MERGE_METHODS[self.merge]
+
+    @property
+    def alignment_method(self) -> AlignmentMethod:
+        """The alignment method."""
+        return ALIGNMENT_METHODS[self.alignment]

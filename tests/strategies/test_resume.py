@@ -452,7 +452,7 @@ def test_the_broker_waits_for_agents_that_are_all_gone_says_for_whom_and_gives_u
 
     configuration = configured(tmp_path, connect_timeout=0.2)
     grid = Emptying(app, configuration.agents, configuration.to_mapping())
-    complaint = "none of the agents A, B came back within 0.2 s; what was done up to round 2 is kept: resume the run"
+    complaint = "none of the agents A, B came back within 0.2 s; rounds up to 2 are kept: resume the run"
     with caplog.at_level(logging.WARNING, "flwr"), pytest.raises(MarketError, match=complaint):
         run_arm(grid, configuration)
     assert "0 of 1 agents are connected; waiting up to 0.2 s for the rest of A, B" in caplog.text
@@ -504,4 +504,4 @@ def test_an_agent_that_does_not_say_who_it_is_after_a_resume_keeps_its_model(tmp
     assert [entry.round for entry in result.agents["A"].rounds] == [1, 2, 3, 4, 5, 6]
     assert [entry.round for entry in result.agents["B"].rounds] == [1, 2, 3, 5, 6]
     kept = [Checkpoints(tmp_path / "checkpoints-market-priced").last()]
-    assert set(kept[0].models) == set(known.models) == {"A", "B"}
+    assert set(kept[0].outcome.models) == set(known.outcome.models) == {"A", "B"}
