@@ -43,22 +43,16 @@ def adapt(
 
     Parameters
     ----------
-    model
-        The architecture, on the device already; it is changed.
-    criterion
-        Losses of (outputs, targets), one for each sample.
+    model, criterion
+        The architecture, on the device already, which is changed; losses of (outputs, targets).
     own, common
         The agent's parameters after local training, and the global ones.
     weights
         Those of the last round; None for the first.
-    data
-        The agent's training data.
-    batch_size
-        Samples in a batch.
-    seed, purpose
-        Name the random stream that picks the data.
-    hardware
-        Device and precision.
+    data, batch_size
+        The agent's training data, and samples in a batch.
+    seed, purpose, hardware
+        Name of the random stream that picks the data; device and precision.
     """
     load_parameters(model, common)
     layer = _AdaptedLayer(model, own, common, hardware)

@@ -1,7 +1,7 @@
 """An agent's memory between two messages.
 
 It is kept in Flower's ``Context.state``, which never leaves the node, and copied to the agent's own
-disk where it has one. The names of the records are part of both formats.
+disk if it has one. The names of the records are part of both formats.
 """
 
 import io
@@ -72,12 +72,12 @@ class AgentState:
 
     @property
     def model_digest(self) -> str:
-        """SHA-256 of the model; empty where there is none."""
+        """SHA-256 of the model; empty if there is none."""
         return digest(self.model) if self.has_model else ""
 
     @property
     def optimiser(self) -> dict[str, Any] | None:
-        """The optimiser's state dict; None where training starts afresh."""
+        """The optimiser's state dict; None if training starts afresh."""
         if OPTIMISER not in self._records:
             return None
         packed: Any = self._records.config_records[OPTIMISER]["state"]

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import torch
 from flwr.app import MetricRecord
 from torch import nn
 
@@ -49,15 +50,7 @@ def local_update(
         named_faults(f"training on the task {task.name}"),
         reproducible(options.seed, "local-training", agent.index),
     ):
-        if agent.state.has_model:
-            model = task.build_model()
-            load_parameters(model, agent.state.model)
-        else:
-            model = initial_model(agent, common=common_start)
-        model.to(hardware.device)
-        optimiser = make_optimiser(model, options.optimiser, options.learning_rate, options.momentum)
-        if (remembered := agent.state.optimiser) is not None:
-            optimiser.load_state_dict(remembered)
+        model, optimiser = _resumed(agent, common_start)
         loss = train(
             model,
             optimiser,
@@ -73,6 +66,21 @@ def local_update(
         )
     agent.state.keep_training(model.state_dict(), optimiser.state_dict())
     return len(training[0]), loss
+
+
+def _resumed(agent: Agent, common_start: bool) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """Return the agent's model on its device and its optimiser, as the last round left them."""
+    options = agent.options
+    if agent.state.has_model:
+        model = agent.data.task.build_model()
+        load_parameters(model, agent.state.model)
+    else:
+        model = initial_model(agent, common=common_start)
+    model.to(options.hardware.device)
+    optimiser = make_optimiser(model, options.optimiser, options.learning_rate, options.momentum)
+    if (remembered := agent.state.optimiser) is not None:
+        optimiser.load_state_dict(remembered)
+    return model, optimiser
 
 
 def adapt_to(agent: Agent, common: StateDict, market_round: int) -> None:

@@ -1,6 +1,6 @@
 """The outcomes of an agent's own quotes, and the prior that they teach.
 
-A sale reveals the buyer's bid where the pricing rule does. Otherwise it shows that the bid was at
+Under some pricing rules a sale reveals the buyer's bid. Otherwise it shows that the bid was at
 least the ask, as a declined quote shows that it was below.
 """
 

@@ -41,21 +41,15 @@ def train(
     ----------
     model, optimiser
         Both are changed; they are on the device already.
-    criterion
-        Losses of (outputs, targets), one for each sample.
-    data
-        Inputs and targets.
+    criterion, data
+        Losses of (outputs, targets), one for each sample; inputs and targets.
     epochs, batch_size
-        Passes over the data, and samples in a batch. A last batch of one sample is merged into the
-        one before it.
+        Passes over the data, and samples in a batch; see :func:`fl_market.data.batches_of`.
     seed, purpose
         Name the random stream that shuffles the data.
-    augment
-        Random change of a batch of inputs.
-    proximal_mu
-        Weight of FedProx' term, which keeps the parameters near their start (Li et al. 2020).
-    hardware
-        Device and precision.
+    augment, proximal_mu, hardware
+        Random change of a batch of inputs; weight of FedProx' term, which keeps the parameters near
+        their start (Li et al. 2020); device and precision.
 
     Raises
     ------
@@ -72,14 +66,9 @@ def train(
     for _ in range(epochs):
         total = 0.0
         for batch in batches_of(torch.randperm(len(inputs), generator=generator), batch_size):
-            optimiser.zero_grad()
             images = inputs[batch] if augment is None else augment(inputs[batch])
             losses = criterion(_training_outputs(model, images, hardware), targets[batch])
-            loss = losses.mean()
-            for parameter, origin in zip(model.parameters() if start else (), start, strict=True):
-                loss = loss + proximal_mu / 2 * (parameter - origin).square().sum()
-            loss.backward()
-            optimiser.step()
+            _step(model, optimiser, losses.mean(), start, proximal_mu)
             total += float(losses.detach().sum())
     return total / len(inputs)
 
@@ -125,6 +114,16 @@ def _ensemble_outputs(models: Sequence[nn.Module], inputs: Tensor, hardware: Har
     if len(outputs) == 1:
         return outputs[0]
     return torch.stack([part.softmax(1) for part in outputs]).mean(0).log()
+
+
+def _step(
+    model: nn.Module, optimiser: torch.optim.Optimizer, loss: Tensor, start: Sequence[Tensor], proximal_mu: float
+) -> None:
+    for parameter, origin in zip(model.parameters() if start else (), start, strict=True):
+        loss = loss + proximal_mu / 2 * (parameter - origin).square().sum()
+    optimiser.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimiser.step()
 
 
 def _training_outputs(model: nn.Module, inputs: Tensor, hardware: Hardware) -> Tensor:

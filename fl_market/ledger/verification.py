@@ -23,12 +23,10 @@ def verify(
 
     Parameters
     ----------
-    entries
-        The whole journal.
+    entries, deals
+        The whole journal, and all deals with their states.
     balances
         Account -> micro-credits.
-    deals
-        All deals with their states.
     endowment, escrow
         Names of the market's own accounts.
     """

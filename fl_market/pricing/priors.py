@@ -113,7 +113,7 @@ class Pareto:
         if self.shape <= 1:
             flat = self.shape == 1 and cost == 0
             reason = f"every price from {self.scale} on earns the same" if flat else "a higher price always earns more"
-            raise MarketError(f"the shape of a Pareto prior must be above 1; got {self}, where {reason}")
+            raise MarketError(f"the shape of a Pareto prior must be above 1; got {self}: {reason}")
         return max(self.scale, self.shape * cost / (self.shape - 1))
 
 
