@@ -1,6 +1,7 @@
 """State dicts as values: the checks that a received one must pass, and its digest."""
 
 import hashlib
+from collections import OrderedDict
 from collections.abc import Mapping
 
 import torch
@@ -14,6 +15,22 @@ StateDict = Mapping[str, Tensor]
 def state_of(model: nn.Module | StateDict) -> StateDict:
     """Return the state dict of a module, or the state dict itself."""
     return model.state_dict() if isinstance(model, nn.Module) else model
+
+
+def load_parameters(model: nn.Module, state: StateDict) -> None:
+    """Load a state dict into a model, with the version metadata of the model's own state dict.
+
+    Received and merged state dicts carry no ``_metadata``, without which some modules refuse to
+    load (torchvision's ``mnasnet0_5``), or convert the parameters as if they were of an old version.
+
+    Raises
+    ------
+    RuntimeError
+        If names or shapes differ from the model's.
+    """
+    complete = OrderedDict(state)
+    complete._metadata = model.state_dict()._metadata  # type: ignore[attr-defined]
+    model.load_state_dict(complete)
 
 
 def check_parameters(received: StateDict, template: StateDict) -> None:

@@ -1,7 +1,8 @@
 """Pricing rules: from a bid and an ask, both in micro-credits, to a price or to no deal.
 
-The midpoint of ``nash`` is not truthful (a buyer's best report equals the ask), and by Myerson and Satterthwaite no
-rule is efficient, truthful, individually rational and balanced at once: so the rule is the user's choice.
+The midpoint of ``nash`` is not truthful: a buyer's best report equals the ask. By Myerson and
+Satterthwaite no rule is efficient, truthful, individually rational and balanced at once. The rule
+is therefore the user's choice.
 """
 
 import math
@@ -16,18 +17,19 @@ from fl_market.pricing.money import credits_text, micro_credits
 
 @dataclass(frozen=True)
 class PricingRule:
-    """A named way to set prices.
+    """A rule that sets prices, with its name.
 
     Attributes
     ----------
     name
-        As users write it.
+        Name of the rule, as users write it.
     asks
-        Whether the rule needs the seller's ask; without, the quote exchange is skipped and the ask is 0.
+        Whether the rule needs the seller's ask; otherwise there is no quote exchange, and the ask
+        is 0.
     price
-        (bid, ask) to the price, or to None where there is no deal; all in micro-credits.
+        (bid, ask) to the price, or to None for no deal; all in micro-credits.
     reveals
-        (price, ask) to the bid, where the price tells it to the seller; None where it does not.
+        (price, ask) to the bid; None if the price does not reveal the bid to the seller.
     """
 
     name: str
@@ -37,20 +39,26 @@ class PricingRule:
 
 
 def split(k: float) -> PricingRule:
-    """Return the rule that gives the seller a share ``k`` of the surplus between ask and bid.
+    """Return the rule that gives the seller a share of the surplus between ask and bid.
 
     Parameters
     ----------
     k
-        In [0, 1]: 0 is the ask itself, truthful for the buyer; 1 the bid, truthful for the seller; ½ is Nash's.
+        Share in [0, 1]. 0 is the ask, truthful for the buyer; 1 is the bid, truthful for the
+        seller; ½ is Nash's.
 
     Raises
     ------
     MarketError
         If ``k`` is not in [0, 1].
+
+    Examples
+    --------
+    >>> split(0.25).price(90, 10)
+    30
     """
     if not 0 <= k <= 1:
-        raise MarketError(f"the seller's share of the surplus must lie in [0, 1], not be {k}")
+        raise MarketError(f"the seller's share of the surplus must be in [0, 1]; got {k}")
     share = Fraction(k)
 
     def price(bid: int, ask: int) -> int | None:
@@ -63,7 +71,7 @@ def split(k: float) -> PricingRule:
 
 
 def posted(amount: int) -> PricingRule:
-    """Return the rule of one price for all: no report moves it, so that honesty is best for buyer and seller.
+    """Return the rule of one fixed price, which is truthful for buyer and seller.
 
     Parameters
     ----------
@@ -76,7 +84,7 @@ def posted(amount: int) -> PricingRule:
         If the amount is negative.
     """
     if amount < 0:
-        raise MarketError(f"a posted price must be at least 0, not {amount}")
+        raise MarketError(f"a posted price must be at least 0; got {amount}")
 
     def price(bid: int, ask: int) -> int | None:
         return amount if bid >= amount >= ask else None
@@ -97,14 +105,14 @@ def _ask(bid: int, ask: int) -> int | None:
 
 
 free = PricingRule("free", asks=False, price=_free)
-"""The collaborative setting (section 6.1): a certified gain is a purchase, and nobody pays."""
+"""The collaborative setting (section 6.1): every certified gain is a purchase, at the price 0."""
 nash = PricingRule("nash", asks=True, price=_nash, reveals=lambda price, ask: 2 * price - ask)
 """The competitive setting (section 6.2): the midpoint, rounded down to whole micro-credits."""
 ask = PricingRule("ask", asks=True, price=_ask)
 """The seller's Myerson price is a take-it-or-leave-it offer: truthful for the buyer."""
 
 RULES = {rule.name: rule for rule in (free, nash, ask)}
-"""The rules without a number of their own."""
+"""The rules without a parameter, by name."""
 
 
 def parse_rule(text: str) -> PricingRule:

@@ -116,7 +116,7 @@ def test_no_seat_for_a_name_that_would_pass_for_part_of_an_id(name, without, cap
         return reply
 
     strategy, _, ledger = play(tamper, **THREE)
-    assert "an agent cannot be named" in caplog.text
+    assert "an agent's name must be" in caplog.text
     assert set(strategy.history.results) == {"A", "B"}
     assert set(ledger.balances()) == {"A", "B", ENDOWMENT, ESCROW}
 
