@@ -1,7 +1,6 @@
-"""What a broker needs to go on after a crash: one folder for each of the last rounds, written whole or not at all."""
+"""Checkpoints of a market: one folder for each of the last rounds, written whole or not at all."""
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from fl_market.errors import MarketError
+from fl_market.files import synchronise, write_whole
 from fl_market.gains import Profile
 from fl_market.market.outcome import Outcome
 from fl_market.market.state import MarketState
@@ -53,21 +53,21 @@ class Checkpoints:
     Parameters
     ----------
     folder
-        Where they lie.
+        Their folder.
     kept
-        How many are kept.
+        Number of checkpoints to keep.
     """
 
     def __init__(self, folder: Path, kept: int = 2) -> None:
         self._folder, self._kept = folder, kept
 
     def write(self, checkpoint: Checkpoint) -> None:
-        """Write a checkpoint, then remove those that are too old.
+        """Write a checkpoint, then remove the oldest ones.
 
         Raises
         ------
         MarketError
-            If it cannot be written; the earlier ones are still there.
+            If it cannot be written; earlier ones are kept.
         """
         name = f"round-{checkpoint.round:06d}"
         unfinished, finished = self._folder / f"{name}.unfinished", self._folder / name
@@ -76,13 +76,13 @@ class Checkpoints:
         try:
             shutil.rmtree(unfinished, ignore_errors=True)
             unfinished.mkdir(parents=True)
-            _write(unfinished / TENSORS, save(tensors))
-            _write(unfinished / STATE, json.dumps(_document(checkpoint), indent=1).encode())
-            if finished.exists():  # of a run that was resumed; it counts until its successor is there
+            write_whole(unfinished / TENSORS, save(tensors))
+            write_whole(unfinished / STATE, json.dumps(_document(checkpoint), indent=1).encode())
+            if finished.exists():  # a resumed run replaces it; it counts until its successor is there
                 shutil.rmtree(replaced, ignore_errors=True)
                 finished.rename(replaced)
             unfinished.rename(finished)
-            _synchronise(self._folder)
+            synchronise(self._folder)
             shutil.rmtree(replaced, ignore_errors=True)
         except OSError as error:
             raise MarketError(f"the checkpoint {finished} cannot be written: {error.strerror or error}") from error
@@ -184,19 +184,3 @@ def _checkpoint(document: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> C
 def _profile(texts: Mapping[str, Any], validation: Mapping[int, Tensor] | None) -> Profile:
     data = None if validation is None else (validation[0], validation[1])
     return Profile(tuple(texts["labels"]), tuple(texts["class_weights"]), data)
-
-
-def _write(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _synchronise(folder: Path) -> None:
-    """Make a rename durable, where the system lets a folder be opened."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

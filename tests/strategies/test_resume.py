@@ -205,7 +205,7 @@ def test_so_many_checkpoints_are_kept(tmp_path):
 def test_a_full_disk_stops_the_round_before_money_moves(tmp_path, monkeypatch, uninterrupted):
     from strategies import checkpoints
 
-    original, calls = checkpoints._write, []
+    original, calls = checkpoints.write_whole, []
 
     def full(path, content):
         calls.append(path)
@@ -214,7 +214,7 @@ def test_a_full_disk_stops_the_round_before_money_moves(tmp_path, monkeypatch, u
         original(path, content)
 
     with monkeypatch.context() as patched:
-        patched.setattr(checkpoints, "_write", full)
+        patched.setattr(checkpoints, "write_whole", full)
         with pytest.raises(MarketError, match=r"checkpoint .*round-000004 cannot be written: No space left on device"):
             run_inline(configured(tmp_path))
     _, deals = check_ledger(tmp_path)
@@ -300,7 +300,7 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_starts_again(tmp_path
         raise CrashError
 
     with monkeypatch.context() as patched:
-        patched.setattr(checkpoints, "_write", killed)
+        patched.setattr(checkpoints, "write_whole", killed)
         with pytest.raises(CrashError):
             run_inline(configured(tmp_path))
     result = resumed(tmp_path)
