@@ -1,6 +1,6 @@
 """Losses of a candidate model on the broker's data, one for each sample."""
 
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -8,12 +8,13 @@ from torch.func import functional_call
 
 from fl_market.data import Batch
 from fl_market.hardware import CPU, Hardware, channels_last
+from fl_market.observation import Call, observe
 from fl_market.parameters import StateDict
 
 ACTIVATIONS = 2**21
-"""Numbers that one layer may put out at a time: 8 MiB in single precision, a processor's cache."""
+"""Numbers in the output of one layer at a time: 8 MiB in single precision, a processor's cache."""
 ACTIVATIONS_ON_DEVICE = 2**29
-"""The same on an accelerator, which wants large batches."""
+"""The same on an accelerator, which is fast on large batches."""
 
 
 class Loss(Protocol):
@@ -27,23 +28,26 @@ class Loss(Protocol):
 def batch_size_for(model: nn.Module, inputs: Tensor) -> int:
     """Return how many samples a batch may have for its activations to stay in the processor's cache.
 
-    Evaluation on larger batches is slower, up to three times: memory is fetched from the system for every layer.
+    Evaluation on larger batches is up to three times slower: each layer fetches its inputs from the
+    system's memory.
+
+    Parameters
+    ----------
+    model
+        The architecture; it runs once, in evaluation mode.
+    inputs
+        Samples, of which two are enough.
     """
-    largest = 1
     limit = ACTIVATIONS if inputs.device.type == "cpu" else ACTIVATIONS_ON_DEVICE
+    sizes = [1]
 
-    def note(module: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
-        nonlocal largest
-        if isinstance(output, Tensor):
-            largest = max(largest, output.numel())
+    def note(call: Call) -> None:
+        if isinstance(call.output, Tensor):
+            sizes.append(call.output.numel())
 
-    handles = [module.register_forward_hook(note) for module in model.modules() if not [*module.children()]]
-    try:
-        model(inputs[:2])
-    finally:
-        for handle in handles:
-            handle.remove()
-    return max(1, limit * len(inputs[:2]) // largest)
+    leaves = [name for name, module in model.named_modules() if not [*module.children()]]
+    observe(model, model.state_dict(), inputs[:2], note, of=leaves)
+    return max(1, limit * len(inputs[:2]) // max(sizes))
 
 
 class ModelLoss:
@@ -58,7 +62,7 @@ class ModelLoss:
     batch_size
         Samples evaluated at a time; by default :func:`batch_size_for` decides.
     hardware
-        Where state dicts and batches lie, and how precisely they are computed with.
+        Device of state dicts and batches, and the precision of the computation.
     """
 
     def __init__(
