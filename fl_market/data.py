@@ -25,7 +25,7 @@ def batches_of(order: Tensor, size: int) -> list[Tensor]:
     >>> [batch.tolist() for batch in batches_of(torch.tensor([4, 1, 0, 2, 3]), 2)]
     [[4, 1], [0, 2, 3]]
     """
-    batches = list(torch.split(order, size))  # type: ignore[no-untyped-call]
+    batches = list(torch.split(order, size))
     if size > 1 and len(batches) > 1 and len(batches[-1]) == 1:
         batches[-2:] = [torch.cat(batches[-2:])]
     return batches

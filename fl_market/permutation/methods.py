@@ -65,9 +65,7 @@ def align_activations(
     return match_observed(spec, model, states[0], states[1], batches, seed=context.seed)
 
 
-def keep_order(
-    spec: PermutationSpec, reference: StateDict, other: StateDict, context: AlignmentContext
-) -> Permutation:
+def keep_order(spec: PermutationSpec, reference: StateDict, other: StateDict, context: AlignmentContext) -> Permutation:
     """Return the identity: no alignment."""
     return identity_permutation(spec)
 

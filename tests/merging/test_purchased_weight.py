@@ -98,7 +98,7 @@ def test_fine_tuning_that_only_harms_keeps_the_start():
 
 
 def test_an_unknown_granularity_is_refused():
-    with pytest.raises(MarketError, match="accepted are model, layer, row"):
+    with pytest.raises(MarketError, match="one of model, layer, row; got 'column'"):
         fit_weights(BUYER, SELLER, quadratic(SELLER), DATA, "column")
 
 

@@ -33,6 +33,7 @@ def own_table(value: Value, dim: int) -> Table | None:
 
 
 def without(value: Value, dims: Sequence[int]) -> tuple[Table, ...]:
+    """Return the tables that none of some dimensions takes part in."""
     return tuple(table for table in value.tables if not set(table.dims) & set(dims))
 
 
