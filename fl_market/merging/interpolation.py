@@ -60,5 +60,5 @@ def interpolate(buyer: nn.Module | StateDict, seller: nn.Module | StateDict, alp
             raise MarketError(f"the purchased weights lack one for {name!r}")
         weight = alpha[name] if isinstance(alpha, Mapping) else alpha
         # weights are exact at both ends, unlike buyer + alpha * (seller - buyer)
-        merged[name] = (1 - weight) * tensor + weight * other[name]
+        merged[name] = ((1 - weight) * tensor + weight * other[name]).to(tensor.dtype)
     return merged

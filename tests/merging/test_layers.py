@@ -45,7 +45,7 @@ def test_layers_by_name_pattern():
 
 @pytest.mark.parametrize("selection", ["7", "-6", "", "0,nothing", "blocks.*"])
 def test_what_names_no_layer_is_refused(selection):
-    with pytest.raises(MarketError, match="layers must be 'all', indices from 0 to 4.* names no layer"):
+    with pytest.raises(MarketError, match=r"layers must be 'all', indices from 0 to 4.* names no layer"):
         select_layers(build_mlp(), selection)
 
 
