@@ -39,7 +39,7 @@ Visit = Callable[[Call], Tensor | None]
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Put a model into evaluation mode inside the block; restore the mode of each module after it."""
+    """Put a model into evaluation mode inside the block, and restore each module's mode."""
     modes = [(module, module.training) for module in model.modules()]
     try:
         model.eval()

@@ -80,7 +80,7 @@ def check_parameters(received: StateDict, template: StateDict) -> None:
 
 
 def digest(state: StateDict) -> str:
-    """Return the SHA-256 of a state dict: names, dtypes, shapes and values, in the order of names."""
+    """Return the SHA-256 of a state dict: names, dtypes, shapes and values, sorted by name."""
     sha = hashlib.sha256()
     for name in sorted(state):
         tensor = state[name].detach().cpu().contiguous()

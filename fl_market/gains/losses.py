@@ -26,7 +26,7 @@ class Loss(Protocol):
 
 @torch.no_grad()
 def batch_size_for(model: nn.Module, inputs: Tensor) -> int:
-    """Return how many samples a batch may have for its activations to stay in the processor's cache.
+    """Return the batch size at which activations stay in the processor's cache.
 
     Evaluation on larger batches is up to three times slower: each layer fetches its inputs from the
     system's memory.
@@ -51,14 +51,15 @@ def batch_size_for(model: nn.Module, inputs: Tensor) -> int:
 
 
 class ModelLoss:
-    """A :class:`Loss` from an architecture and a criterion, without touching the architecture's own parameters.
+    """A :class:`Loss` from an architecture, whose own parameters stay as they are, and a criterion.
 
     Parameters
     ----------
     model
         The architecture; it is evaluated in evaluation mode.
     criterion
-        As ``torch.nn.CrossEntropyLoss(reduction="none")``: (outputs, targets) to losses, one for each sample.
+        As ``torch.nn.CrossEntropyLoss(reduction="none")``: (outputs, targets) to losses, one for
+        each sample.
     batch_size
         Samples evaluated at a time; by default :func:`batch_size_for` decides.
     hardware
@@ -78,7 +79,7 @@ class ModelLoss:
         """Return one loss for each sample, shape (samples,)."""
         if self.batch_size is None:
             self.batch_size = batch_size_for(self.model, data[0])
-        # running statistics are no parameters: PyTorch's BatchNorm cannot be differentiated in them
+        # running statistics are no parameters: PyTorch's BatchNorm has no gradient in them
         values = {name: tensor.detach() if name in self._buffers else tensor for name, tensor in state.items()}
         parts = zip(*(torch.split(part, self.batch_size) for part in data), strict=True)
         return torch.cat([self.criterion(self._outputs(values, inputs), targets) for inputs, targets in parts])

@@ -1,4 +1,4 @@
-"""Using purchased parameters (paper, sections 3.2 and 3.3): interpolation, and how much of a seller to buy."""
+"""Using purchased parameters (paper, sections 3.2 and 3.3): merging, and the purchased weight."""
 
 from fl_market.merging.descent import hold_out
 from fl_market.merging.interpolation import Alpha, Merge, interpolate

@@ -13,7 +13,7 @@ from fl_market.parameters import StateDict
 HELD_OUT = 0.2
 """Share of the fit split on which the gradient steps are stopped; the steps see the rest."""
 HELD_OUT_EVERY = 5
-"""Steps on batches between two evaluations of the held-out part; steps on the whole are each evaluated."""
+"""Steps on batches between two evaluations of the held-out part; other steps are all evaluated."""
 
 Variables = Mapping[str, Tensor]
 """Name -> a leaf tensor that requires a gradient."""
@@ -45,7 +45,7 @@ def descend(
     learning_rate: float,
     batch_size: int = 0,
 ) -> Descent:
-    """Take Adam steps, and return the point with the least loss on the held-out part of the fit split.
+    """Take Adam steps, and return the point with the least held-out loss.
 
     Parameters
     ----------
@@ -88,7 +88,7 @@ def hold_out(fit_data: Batch) -> tuple[Batch, Batch]:
 
 
 def whole_batches(data: Batch, batch_size: int) -> list[Batch]:
-    """Return whole batches of some size; all of the data in one where that is 0 or more than there is."""
+    """Return whole batches of some size, or all data in one for the size 0 or too large a size."""
     count = len(data[0]) // batch_size if batch_size else 0
     if count < 1:
         return [data]

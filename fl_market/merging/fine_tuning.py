@@ -11,7 +11,7 @@ from fl_market.parameters import StateDict, copied
 def fine_tune(
     state: StateDict, loss: Loss, fit_data: Batch, *, steps: int = 40, learning_rate: float = 1e-3
 ) -> dict[str, Tensor]:
-    """Return the parameters with the least loss on the held-out part of the fit split, after some Adam steps.
+    """Return the parameters with the least held-out loss, after some Adam steps.
 
     Parameters
     ----------

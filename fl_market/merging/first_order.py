@@ -13,8 +13,8 @@ def merge_first_order(
 ) -> dict[str, Tensor]:
     r"""Return an agent's parameters after a step towards the models that improve its own loss.
 
-    Model n has the weight :math:`\max(0, (L(\theta) - L(\theta_n)) / \lVert\theta_n - \theta\rVert)`,
-    divided by the sum of all.
+    Model n has the weight :math:`\max(0, (L(\theta) - L(\theta_n)) / \lVert\theta_n -
+    \theta\rVert)`, divided by the sum of all.
 
     Parameters
     ----------

@@ -1,8 +1,8 @@
 r"""Merge a seller's aligned parameters into a buyer's.
 
-:math:`\bar\theta = (1 - \alpha)\,\hat\theta_b + \alpha\,\hat\theta_s` (paper, section 3.2). The paper
-once writes the buyer's own parameters without their hat; both sides are the parameters after local
-training.
+:math:`\bar\theta = (1 - \alpha)\,\hat\theta_b + \alpha\,\hat\theta_s` (paper, section 3.2). The
+paper once writes the buyer's own parameters without their hat; both sides are the parameters after
+local training.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,7 +13,7 @@ from fl_market.errors import MarketError
 from fl_market.parameters import StateDict, copied, state_of
 
 Alpha = float | Mapping[str, Tensor]
-"""Purchased weight: one number, or for each floating-point tensor a weight that broadcasts against it."""
+"""Purchased weight: one number, or for each float tensor a weight that broadcasts against it."""
 Merge = Callable[[Alpha], StateDict]
 """From a purchased weight to the merged model."""
 
@@ -38,13 +38,14 @@ def interpolate(buyer: nn.Module | StateDict, seller: nn.Module | StateDict, alp
     Raises
     ------
     MarketError
-        If the two state dicts differ in names, or if ``alpha`` is a number outside [0, 1] or lacks a
-        tensor.
+        If the two state dicts differ in names, or if ``alpha`` is a number outside [0, 1] or lacks
+        a tensor.
 
     Examples
     --------
     >>> import torch
-    >>> interpolate({"w": torch.tensor([0.0, 2.0])}, {"w": torch.tensor([4.0, 2.0])}, 0.25)["w"].tolist()
+    >>> buyer, seller = {"w": torch.tensor([0.0, 2.0])}, {"w": torch.tensor([4.0, 2.0])}
+    >>> interpolate(buyer, seller, 0.25)["w"].tolist()
     [1.0, 2.0]
     """
     own, other = state_of(buyer), state_of(seller)

@@ -1,8 +1,8 @@
 """Partial purchases by layers (paper, section 6.1.2, "Trading different layers").
 
-A *layer* is a module that owns parameters, with its buffers. Layers are numbered in the order of the
-state dict. The seller's units are in the buyer's order already, so that the part that is bought fits
-the borders of the rest.
+A *layer* is a module that owns parameters, with its buffers. Layers are numbered in the order of
+the state dict. The seller's units are in the buyer's order already, so that the part that is bought
+fits the borders of the rest.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +14,11 @@ from fl_market.errors import MarketError
 from fl_market.parameters import StateDict, copied, state_of
 
 ALL = "all"
+
+Value = Callable[[frozenset[str]], float]
+"""Gain of a set of layers."""
+Cost = Callable[[frozenset[str]], int]
+"""Number of parameters of a set of layers."""
 
 
 def layers_of(model: nn.Module | StateDict) -> tuple[str, ...]:
@@ -81,7 +86,7 @@ def select_layers(model: nn.Module | StateDict, selection: str) -> tuple[str, ..
 
 
 def only_layers(buyer: StateDict, seller: StateDict, layers: Sequence[str]) -> dict[str, Tensor]:
-    """Return the seller's aligned parameters for some layers, and the buyer's own tensors for all others.
+    """Return the seller's parameters for some layers, and the buyer's own tensors for all others.
 
     A merge of the buyer's model with it leaves those others as they are.
     """
@@ -93,7 +98,7 @@ def only_layers(buyer: StateDict, seller: StateDict, layers: Sequence[str]) -> d
 def best_layers(
     budget: int, sizes: Mapping[str, int], gain: Callable[[frozenset[str]], float]
 ) -> tuple[frozenset[str], float]:
-    """Return which layers to buy when the whole exceeds a budget: greedily, by certified gain per parameter.
+    """Return the layers to buy within a budget: greedily, by certified gain per parameter.
 
     Parameters
     ----------
@@ -134,12 +139,25 @@ def best_layers(
     def cost(layers: frozenset[str]) -> int:
         return sum(sizes[layer] for layer in layers)
 
+    _add_layers(budget, sizes, value, cost)
+    _drop_layers(budget, sizes, value, cost)
+    affordable = [layers for layers in known if cost(layers) <= budget]
+    chosen = max(affordable, key=lambda layers: (known[layers], -cost(layers), sorted(layers)))
+    return chosen, known[chosen]
+
+
+def _add_layers(budget: int, sizes: Mapping[str, int], value: Value, cost: Cost) -> None:
+    """Evaluate sets of layers, from none on, while one more within the budget adds a gain."""
     bought: frozenset[str] = frozenset()
     while steps := [layer for layer in sizes if layer not in bought and cost(bought | {layer}) <= budget]:
         best = max(steps, key=lambda layer: (value(bought | {layer}) - value(bought)) / max(1, sizes[layer]))
         if value(bought | {best}) <= value(bought):
             break
         bought |= {best}
+
+
+def _drop_layers(budget: int, sizes: Mapping[str, int], value: Value, cost: Cost) -> None:
+    """Evaluate sets of layers, from all on, until one fits the budget and a smaller one loses."""
     left = frozenset(sizes)
     while left and (cost(left) > budget or any(value(left - {layer}) > value(left) for layer in left)):
         left -= {
@@ -148,6 +166,3 @@ def best_layers(
                 key=lambda layer: (value(left) - value(left - {layer})) / max(1, sizes[layer]),
             )
         }
-    affordable = [layers for layers in known if cost(layers) <= budget]
-    chosen = max(affordable, key=lambda layers: (known[layers], -cost(layers), sorted(layers)))
-    return chosen, known[chosen]

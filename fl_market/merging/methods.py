@@ -1,7 +1,7 @@
 """Merge methods: how a buyer's and an aligned seller's parameters make one model.
 
-A method is one function of the type ``MergeMethod``. :func:`fl_market.merging.testing.check_merge_method` tests one of
-your own before a market uses it.
+A method is one function of the type ``MergeMethod``.
+:func:`fl_market.merging.testing.check_merge_method` tests one of your own before a market uses it.
 """
 
 from collections.abc import Callable

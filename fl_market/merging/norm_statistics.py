@@ -2,8 +2,8 @@
 
 The mean and variance that two networks keep of their activations are not those of the merged
 network, and their interpolation is not either (Jordan et al., *REPAIR*, section 4: "resetting"
-BatchNorm). One unlabelled pass with a cumulative average finds the true ones. Before the first layer
-that was merged, the buyer's own are the true ones.
+BatchNorm). One unlabelled pass with a cumulative average finds the true ones. Before the first
+layer that was merged, the buyer's own are the true ones.
 """
 
 from collections.abc import Collection
@@ -43,7 +43,7 @@ class NormStatistics:
         ]
 
     def recompute(self, state: StateDict, kept: Collection[str] = ()) -> dict[str, Tensor]:
-        """Return a state dict with the statistics of its own activations, but for those of some norms.
+        """Return a state dict with the statistics of its own activations, except for some norms.
 
         Parameters
         ----------
@@ -75,7 +75,7 @@ class NormStatistics:
         return fresh
 
     def merging(self, own: StateDict, other: StateDict, method: MergeMethod = interpolate) -> Merge:
-        """Return how two state dicts are merged for a given purchased weight, with the right statistics.
+        """Return the merge of two state dicts as a function of the weight, with true statistics.
 
         Parameters
         ----------
@@ -96,7 +96,7 @@ class NormStatistics:
         return merged
 
     def _unaffected(self, own: StateDict, other: StateDict) -> set[str]:
-        """Return the norms that see the same inputs in both networks, bit by bit: no layer before them was merged."""
+        """Return the norms with equal inputs in both networks: no layer before them was merged."""
         seen: list[dict[str, Tensor]] = []
 
         def note(call: Call) -> None:

@@ -1,4 +1,4 @@
-r"""Pick the purchased weight: :math:`\alpha = \arg\min_{\nu\in(0,1]} L_z((1-\nu)\hat\theta_b + \nu\hat\theta_s)`.
+r"""Pick :math:`\alpha = \arg\min_{\nu\in(0,1]} L_z((1-\nu)\hat\theta_b + \nu\hat\theta_s)`.
 
 Paper, section 3.3, on the broker's *fit* split. The paper has one α for the whole model. Beyond it,
 there may be one for each layer or for each output row, found by gradient steps that start from the
@@ -53,8 +53,8 @@ def fit_weights(
     fit_data
         The fit split. The gain must be certified on other data.
     granularity
-        ``"model"``: one α. ``"layer"``: one for each module that owns parameters. ``"row"``: one for
-        each output unit of each module.
+        ``"model"``: one α. ``"layer"``: one for each module that owns parameters. ``"row"``: one
+        for each output unit of each module.
     merge
         How the two are merged for a given weight: plain interpolation by default.
     together
@@ -64,8 +64,8 @@ def fit_weights(
     steps, learning_rate
         Adam's steps on the logits of the α's, for layers and rows.
     batch_size
-        Samples that each evaluation of a candidate sees: the first ones for the single α, and others
-        in turn for each gradient step; 0 for the whole fit split.
+        Samples that each evaluation of a candidate sees: the first ones for the single α, and
+        others in turn for each gradient step; 0 for the whole fit split.
     budget
         For rows: the most parameters that may be bought. The best rows are; all others have the
         weight 0.
@@ -193,7 +193,7 @@ def minimise_scalar(values: Callable[[Sequence[float]], Sequence[float]]) -> flo
 
 
 def _vertex(best: float, known: dict[float, float]) -> float | None:
-    """Return the lowest point of the parabola through the best point and those beside it, if it has one."""
+    """Return the lowest point of the parabola through the best point and its neighbours, if any."""
     nearest = sorted(sorted(known, key=lambda alpha: abs(alpha - best))[:3])
     values = [known[alpha] for alpha in nearest]
     if not np.isfinite(values).all():

@@ -1,12 +1,13 @@
-r"""Repair the activation statistics of a merged network (Jordan et al., *REPAIR*, the paper's reference [17]).
+r"""Repair the activation statistics of a merged network (*REPAIR*, the paper's reference [17]).
 
-Averaging two networks whose units do not agree perfectly shrinks the variance of every
-pre-activation, layer by layer. The merged network is then flat and trains slowly. The repair
-rescales each output unit of each linear or convolutional layer, so that its mean and standard
-deviation are again the interpolation of those of the two ends: :math:`(1-\alpha)\mu_b + \alpha\mu_s`
-and :math:`(1-\alpha)\sigma_b + \alpha\sigma_s`. It uses inputs only, never labels, and is folded
-into weights and biases: the model keeps its architecture. Networks with normalisation layers mend
-themselves in those layers, once BatchNorm's statistics are recomputed (``norm_statistics.py``).
+Source: Jordan et al. 2023. Averaging two networks whose units do not agree perfectly shrinks the
+variance of every pre-activation, layer by layer. The merged network is then flat and trains slowly.
+The repair rescales each output unit of each linear or convolutional layer, so that its mean and
+standard deviation are again the interpolation of those of the two ends: :math:`(1-\alpha)\mu_b +
+\alpha\mu_s` and :math:`(1-\alpha)\sigma_b + \alpha\sigma_s`. It uses inputs only, never labels, and
+is folded into weights and biases: the model keeps its architecture. Networks with normalisation
+layers mend themselves in those layers, once BatchNorm's statistics are recomputed
+(``norm_statistics.py``).
 """
 
 from collections.abc import Mapping
@@ -34,8 +35,8 @@ _STRONGEST = 5.0
 def repair_for(model: nn.Module, inputs: Tensor) -> "Repair | NormStatistics | None":
     """Return the repair of merged networks of one architecture, or None where none is needed.
 
-    Without normalisation layers that is :class:`Repair`, with BatchNorm :class:`NormStatistics`. The
-    other norms compute their statistics anew for every sample.
+    Without normalisation layers that is :class:`Repair`, with BatchNorm :class:`NormStatistics`.
+    The other norms compute their statistics anew for every sample.
     """
     modules = list(model.modules())
     if any(isinstance(module, _BatchNorm) and module.track_running_stats for module in modules):
@@ -66,7 +67,7 @@ class Repair:
         self.layers = tuple(name for name, module in model.named_modules() if isinstance(module, _LAYERS))
         calls: list[str] = []
         self._observe(model.state_dict(), lambda call: calls.append(call.name), inputs[:2])
-        # a layer without a bias cannot take up a shift, and one that is called twice has no statistics of its own
+        # a layer without bias takes up no shift; one called twice has no statistics of its own
         self.layers = tuple(
             name
             for name in calls
@@ -74,7 +75,7 @@ class Repair:
         )
 
     def merging(self, own: StateDict, other: StateDict, method: MergeMethod = interpolate) -> Merge:
-        """Return how two state dicts are merged for a given purchased weight, repaired.
+        """Return the repaired merge of two state dicts as a function of the purchased weight.
 
         Parameters
         ----------
@@ -91,7 +92,7 @@ class Repair:
         return merged
 
     def statistics(self, state: StateDict) -> Statistics:
-        """Return mean and standard deviation of each output unit of each layer that can be repaired."""
+        """Return mean and standard deviation of each output unit of each repairable layer."""
         found: dict[str, tuple[Tensor, Tensor]] = {}
 
         def note(call: Call) -> None:

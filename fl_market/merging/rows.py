@@ -2,8 +2,8 @@
 
 A layer that holds most of a network's parameters cannot be part of any smaller purchase as a whole;
 its rows can. The contribution of a row is found by integrated gradients (Sundararajan, Taly and Yan
-2017). The gain of a purchase is the integral of the loss' gradient along the way from nothing to all
-purchased weights, and falls apart into one term for each row.
+2017). The gain of a purchase is the integral of the loss' gradient along the way from nothing to
+all purchased weights, and falls apart into one term for each row.
 """
 
 from collections.abc import Callable, Mapping
@@ -46,7 +46,7 @@ def row_gains(weights: Rows, mean_loss: Callable[[Rows], Tensor]) -> dict[str, T
 
 
 def best_rows(budget: int, gains: Rows, sizes: Mapping[str, float]) -> dict[str, Tensor]:
-    """Return which rows to buy: those with the greatest gain per parameter that fit into the budget.
+    """Return the rows to buy: those of the greatest gain per parameter that fit into the budget.
 
     Parameters
     ----------

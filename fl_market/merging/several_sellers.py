@@ -26,8 +26,8 @@ def merge_many(
     sellers
         One or more, already aligned to the buyer (:func:`fl_market.permutation.match_many`).
     weights
-        Purchased weight of each seller, at least 0 and together at most 1; the buyer keeps the rest.
-        By default all models, the buyer's among them, count alike.
+        Purchased weight of each seller, at least 0 and together at most 1; the buyer keeps the
+        rest. By default all models, the buyer's among them, count alike.
 
     Returns
     -------

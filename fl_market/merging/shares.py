@@ -1,4 +1,4 @@
-"""Purchased weights of many layers or rows, as the sigmoids of logits that gradient steps change."""
+"""Purchased weights of many layers or rows, as sigmoids of logits that gradient steps change."""
 
 from collections import defaultdict
 from collections.abc import Mapping
@@ -46,7 +46,7 @@ class Shares:
         self._bought: Rows = {layer: torch.ones_like(logits) for layer, logits in self.logits.items()}
 
     def only(self, bought: Rows) -> None:
-        """Buy some rows only: 1 for each of them, 0 for each other and for all rows of other layers."""
+        """Buy some rows only: 1 for each of them, 0 for others and for layers without an entry."""
         self._bought = {layer: bought.get(layer, torch.zeros_like(some)) for layer, some in self.logits.items()}
 
     def weights(self, logits: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -61,7 +61,7 @@ class Shares:
         return sizes
 
     def alpha(self, weights: Rows) -> dict[str, Tensor]:
-        """Return weights of layers or rows, each shaped so that it broadcasts against its tensor."""
+        """Return weights of layers or rows, each in a shape that broadcasts against its tensor."""
         return {name: _broadcast(weights[layer_of(name)], tensor) for name, tensor in self._state.items()}
 
 

@@ -29,7 +29,8 @@ class MergeReport:
     symmetric
         Whether buyer and seller can change sides, with 1 - α for α.
     vectorised
-        Whether ``torch.vmap`` runs it for several α at once, as ``fit_weights(together=True)`` does.
+        Whether ``torch.vmap`` runs it for several α at once, as ``fit_weights(together=True)``
+        does.
     """
 
     seller_at_one: bool
@@ -65,14 +66,15 @@ class _Case:
 
 
 def check_merge_method(method: MergeMethod) -> MergeReport:
-    """Return the behaviour of a merge method on small models, and raise where it must not be used.
+    """Return the behaviour of a merge method on small models, or raise if it must not be used.
 
     - *Forms of α*: a number and a mapping, with weights for layers and for rows, are accepted.
     - *Buyer at zero*: a merge at α = 0 is the buyer's model, to rounding.
     - *Same tensors*: names, shapes and dtypes are the buyer's.
     - *Finite*: no merged value is NaN or infinite.
     - *Integers*: integer tensors (counters) are the buyer's.
-    - *Shared tensors*: a tensor that is one object in both, as in a partial purchase, stays as it is.
+    - *Shared tensors*: a tensor that is one object in both, as in a partial purchase, stays as it
+      is.
     - *Inputs*: neither model nor the weights are changed.
     - *Differentiable*: each weight of a mapping has a finite gradient.
 
@@ -108,7 +110,7 @@ def check_merge_method(method: MergeMethod) -> MergeReport:
 
 
 def _cases() -> list[_Case]:
-    """Return pairs of models with weights, biases, a scalar and a counter, in several precisions."""
+    """Return pairs of models with weights, biases, a scalar and a counter, by precision."""
     cases = []
     for dtype in _TOLERANCE:
         generator = torch.Generator().manual_seed(0)

@@ -1,4 +1,4 @@
-"""Alignment (paper, section 3.2, "Using Purchased Parameters"): permutation specs, and how to match units."""
+"""Alignment (paper, section 3.2, "Using Purchased Parameters"): permutation specs, matching."""
 
 from fl_market.permutation.derivation import derive_spec
 from fl_market.permutation.matching import match, match_many, objective

@@ -38,8 +38,8 @@ def match_activations(
     Notes
     -----
     The correlations of a group are summed over all layers that write its units (a residual stream
-    has many). Groups of heads, those inside heads, and those that no layer of the usual kinds writes
-    are not observed, and keep their order.
+    has many). Groups of heads, those inside heads, and those that no layer of the usual kinds
+    writes are not observed, and keep their order.
     """
     sites = _sites(spec, model)
     layers = {module for found in sites.values() for module, _ in found}
@@ -59,7 +59,7 @@ def match_activations(
 
 
 def _sites(spec: PermutationSpec, model: nn.Module) -> dict[str, list[tuple[str, NDArray[np.int64]]]]:
-    """Return for each group the layers that write its units, and where on their output's unit axis."""
+    """Return for each group the layers that write its units, and the positions on their output."""
     modules = dict(model.named_modules())
     heads = {group.inside.heads for group in spec.groups.values() if group.inside is not None}
     sites: dict[str, list[tuple[str, NDArray[np.int64]]]] = {}
@@ -77,7 +77,7 @@ def _sites(spec: PermutationSpec, model: nn.Module) -> dict[str, list[tuple[str,
 def _correlations(
     model: nn.Module, reference: StateDict, other: StateDict, names: set[str], batches: Iterable[Tensor]
 ) -> dict[str, NDArray[np.float64]]:
-    """Return for each layer the correlation of each unit of the reference with each unit of the other."""
+    """Return for each layer the correlations of all units of the reference and of the other."""
     sums: dict[str, list[Tensor]] = {}
     for batch in batches:
         left, right = (_outputs(model, state, names, batch) for state in (reference, other))

@@ -1,9 +1,9 @@
 """Derive the permutation spec of a model from its exported graph (``torch.export``).
 
-Every position on an axis of a tensor carries a *label*. Operations join labels. A linear layer joins
-those of its input with the columns of its weight, and hands on those of its rows. An addition joins
-the labels of its two sides, one by one (``rules/``). Labels that are still apart at the end are
-units. Units that appear at the same places in the same way are exchangeable: they form a group
+Every position on an axis of a tensor carries a *label*. Operations join labels. A linear layer
+joins those of its input with the columns of its weight, and hands on those of its rows. An addition
+joins the labels of its two sides, one by one (``rules/``). Labels that are still apart at the end
+are units. Units that appear at the same places in the same way are exchangeable: they form a group
 (``groups.py``). An operation without a rule freezes the labels that touch it; it never guesses.
 """
 
@@ -37,7 +37,8 @@ def derive_spec(model: nn.Module, example_inputs: Tensor | tuple[Tensor, ...]) -
     Returns
     -------
     PermutationSpec
-        Inputs and outputs are frozen, and so is every axis that touches an operation without a rule.
+        Inputs and outputs are frozen, and so is every axis that touches an operation without a
+        rule.
 
     Raises
     ------
@@ -46,7 +47,8 @@ def derive_spec(model: nn.Module, example_inputs: Tensor | tuple[Tensor, ...]) -
 
     Examples
     --------
-    >>> spec = derive_spec(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), torch.zeros(1, 4))
+    >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    >>> spec = derive_spec(model, torch.zeros(1, 4))
     >>> {name: group.size for name, group in spec.groups.items()}
     {'0.weight': 8}
     """

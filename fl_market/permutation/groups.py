@@ -20,7 +20,7 @@ Places = Mapping[int, Sequence[tuple[Place, int]]]
 def collect_spec(tracer: Tracer) -> PermutationSpec:
     """Return the permutation spec of the model whose labels a tracer holds."""
     for tensor, axis in {(tensor, axis) for tensor, axis, rows in tracer.axes if rows is not None}:
-        # a grouped convolution speaks of its second axis block by block: the whole of it has no labels
+        # a grouped convolution labels its second axis in blocks: the whole axis has no labels
         tracer.axes.pop((tensor, axis, None), None)
     places = _places(tracer)
     groups = _Groups(tracer)
@@ -76,7 +76,7 @@ class _Groups:
     def add_heads(self, heads: Array, inside: Array, places: Places) -> None:
         """Add the group that permutes heads as wholes: q, k, v and the columns behind them."""
         roots = _roots(self._tracer, heads)
-        # several tables of units (of q and k, of v) hang on the same heads: the first one adds them all
+        # several tables of units (of q and k, of v) have the same heads: the first adds all
         tables = [units for labels, units in self._tracer.heads_found if _roots(self._tracer, labels) == roots]
         if FROZEN in roots or len(set(roots)) != len(roots) or inside is not tables[0]:
             return
@@ -98,7 +98,7 @@ class _Groups:
                     self.by_name[inner] = replace(self.by_name[inner], inside=Inside(name, part, head))
 
     def _add(self, where: Sequence[Place], columns: Sequence[Array], suffix: str = "") -> str:
-        """Add a group and return its name; ``columns`` holds for each place an array (units, positions)."""
+        """Add a group and return its name; ``columns`` holds arrays (units, positions) by place."""
         uses = []
         for tensor, axis, rows in dict.fromkeys(place[:3] for place in where):
             chosen = [column for place, column in zip(where, columns, strict=True) if place[:3] == (tensor, axis, rows)]

@@ -1,10 +1,10 @@
-r"""Weight matching (Ainsworth, Hayase and Srinivasa, *Git Re-Basin*, section 3.2), the paper's [16].
+r"""Weight matching (Ainsworth, Hayase, Srinivasa, *Git Re-Basin*, section 3.2; the paper's [16]).
 
-Find the permutation of ``other`` that maximises the inner product
-:math:`\langle\theta, \pi(\theta')\rangle` of all permutable parameters. Biases count, and so do the
-parameters of norms; running statistics are no parameters. The method is coordinate descent: with all
-groups but one fixed, the best order of that one is a linear assignment problem. The activations of
-the broker's inputs may decide instead (``activations.py``).
+Find the permutation of ``other`` that maximises the inner product :math:`\langle\theta,
+\pi(\theta')\rangle` of all permutable parameters. Biases count, and so do the parameters of norms;
+running statistics are no parameters. The method is coordinate descent: with all groups but one
+fixed, the best order of that one is a linear assignment problem. The activations of the broker's
+inputs may decide instead (``activations.py``).
 """
 
 from collections.abc import Iterable, Sequence
@@ -48,16 +48,16 @@ def match(
         Modules or state dicts of the same architecture; modules for ``method="activations"``.
     method
         ``"weights"``: the greatest inner product of the parameters. ``"activations"``: the greatest
-        correlation of the units' activations on ``batches``. Groups that cannot be observed are then
-        matched by weights.
+        correlation of the units' activations on ``batches``. Groups that cannot be observed are
+        then matched by weights.
     batches
         Unlabelled inputs, for ``method="activations"``.
     seed
         Decides the order in which the groups are first visited; nothing else is random.
     start
         Where matching by weights starts; last round's permutation saves sweeps. By default the
-        groups are first matched one after the other from the input on or, where ``other`` looks like
-        a permuted copy, by units that look alike.
+        groups are first matched one after the other from the input on or, where ``other`` looks
+        like a permuted copy, by units that look alike.
 
     Returns
     -------
@@ -82,7 +82,7 @@ def match(
 def match_weights(
     spec: PermutationSpec, reference: StateDict, other: StateDict, *, seed: int, start: Permutation | None
 ) -> dict[str, NDArray[np.int64]]:
-    """Return the permutation with the greatest inner product of the parameters; see :func:`match`."""
+    """Return the permutation with the greatest inner product of parameters; see :func:`match`."""
     weights = spec.of_parameters()
     left, right = _scaled(weights, reference), _scaled(weights, other)
     if start is None and looks_like_a_copy(weights, left, right):
@@ -155,7 +155,7 @@ def match_many(
 def objective(
     spec: PermutationSpec, reference: nn.Module | StateDict, other: nn.Module | StateDict, permutation: Permutation
 ) -> float:
-    """Return the inner product of all permutable parameters of ``reference`` and the permuted ``other``."""
+    """Return the inner product of the parameters of ``reference`` and the permuted ``other``."""
     moved = apply_permutation(spec, permutation, other)
     names = sorted({use.tensor for group in spec.of_parameters().groups.values() for use in group.uses})
     left, right = (_doubles({name: state[name] for name in names}) for state in (state_of(reference), moved))
@@ -182,7 +182,7 @@ def _descend(
     permutation = {name: order.copy() for name, order in start.items()}
     similarities = Similarities(spec, reference, apply_permutation(spec, permutation, other))
     generator = numpy_generator(seed, "match")
-    # by how much the objective rose around a group since it was solved: where it rose most, most is pending
+    # rise of the objective around a group since it was solved: the greatest is solved first
     pending_gain = {name: float("inf") for name in generator.permutation(sorted(free)).tolist()}
     with ThreadPoolExecutor() as threads:
         while any(pending_gain.values()):
@@ -203,7 +203,7 @@ def _descend(
 def _record(
     spec: PermutationSpec, permutation: dict[str, NDArray[np.int64]], name: str, order: NDArray[np.int64]
 ) -> None:
-    """Add one group's reordering to a permutation; inside a head it belongs to the head there now."""
+    """Add one group's reordering to a permutation; inside a head, to that of the head there now."""
     inside = spec.groups[name].inside
     target = name if inside is None else spec.twin(name, int(permutation[inside.heads][inside.head]))
     permutation[target] = permutation[target][order]

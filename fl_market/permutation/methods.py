@@ -1,7 +1,8 @@
 """Alignment methods: how a seller's units are brought into the buyer's order.
 
-A method is one function of the type ``AlignmentMethod``. :func:`fl_market.permutation.testing.check_alignment_method`
-tests one of your own before a market uses it.
+A method is one function of the type ``AlignmentMethod``.
+:func:`fl_market.permutation.testing.check_alignment_method` tests one of your own before a market
+uses it.
 """
 
 from collections.abc import Callable

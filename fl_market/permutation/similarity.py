@@ -13,7 +13,7 @@ from fl_market.permutation.spec import AxisUse, PermutationSpec
 
 
 def inner_products(size: int, uses: Iterable[AxisUse], reference: StateDict, other: StateDict) -> Tensor:
-    """Return those of each unit of ``reference`` with each unit of ``other``, shape (size, size)."""
+    """Return those of all units of ``reference`` and of ``other``, shape (size, size)."""
     total = torch.zeros(size, size)
     for use in uses:
         total.addmm_(units_of(reference, use), units_of(other, use).T)
@@ -86,7 +86,7 @@ class Similarities:
         return taken
 
     def gain(self, name: str, order: NDArray[np.int64]) -> tuple[float, float]:
-        """Return by how much an order would raise the sum of a group's similarities, and that sum."""
+        """Return the rise of the sum of a group's similarities with an order, and that sum."""
         similarity = self._matrices[name]
         present = float(similarity.trace())
         return float(similarity[np.arange(len(order)), order].sum()) - present, present
@@ -116,6 +116,6 @@ class Similarities:
         self._matrices[name].addmm_(_owned(reference, view), _owned(after - before, view).T)
 
     def _acts_on_itself(self, name: str) -> bool:
-        """Return whether some tensor has the group on two axes: reordering one changes the other."""
+        """Return whether some tensor has the group on two axes, so that one changes the other."""
         tensors = [use.tensor for use in self._groups[name].uses]
         return len(set(tensors)) < len(tensors)

@@ -1,4 +1,4 @@
-"""Where weight matching starts: from the input on or, for a permuted copy, by units that look alike."""
+"""Starts of weight matching: from the input on or, for a permuted copy, by alike units."""
 
 from collections import defaultdict
 from collections.abc import Mapping
@@ -14,13 +14,13 @@ from fl_market.permutation.similarity import inner_products, units_of
 from fl_market.permutation.spec import PermutationSpec, identity_permutation
 
 _COPY = 0.5
-"""Units of a copy are nearer to their originals than this share of the distance between originals."""
+"""Greatest distance of a copy's unit from its original, in the distance between originals."""
 
 
 def from_the_input_on(
     spec: PermutationSpec, reference: StateDict, other: StateDict, assignments: Mapping[str, Assignment]
 ) -> dict[str, NDArray[np.int64]]:
-    """Return a first permutation: each group is matched once, in the order in which the model uses them.
+    """Return a first permutation: each group is matched once, in the order of the model.
 
     A tensor counts once all other groups on it have been matched. The insides of heads stay as they
     are.
@@ -67,7 +67,7 @@ def alike(spec: PermutationSpec, reference: StateDict, other: StateDict) -> dict
 
 
 def looks_like_a_copy(spec: PermutationSpec, reference: StateDict, other: StateDict) -> bool:
-    """Return whether the units of ``other`` are nearer to those of ``reference`` than these to each other."""
+    """Return whether each unit of ``other`` is near to one of ``reference``."""
     if not spec.groups:
         return False
     group = max(spec.groups.values(), key=lambda group: group.size)

@@ -68,11 +68,11 @@ class _Case:
 
 
 def check_alignment_method(method: AlignmentMethod) -> AlignmentReport:
-    """Return the behaviour of an alignment method on small models, and raise where it must not be used.
+    """Return the behaviour of an alignment method on small models, or raise if it must not be used.
 
-    The models are a perceptron, a residual network with BatchNorm, and attention with two heads. The
-    contexts are those of a market: with and without a permutation to start from, and without a model
-    and inputs, as between agents with different heads.
+    The models are a perceptron, a residual network with BatchNorm, and attention with two heads.
+    The contexts are those of a market: with and without a permutation to start from, and without a
+    model and inputs, as between agents with different heads.
 
     - *Permutation of the spec*: one order of all units for each group.
     - *Function unchanged*: the aligned model computes the function that it computed before.

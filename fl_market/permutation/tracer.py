@@ -35,7 +35,7 @@ class Tracer:
     canonical
         Name of each tensor -> the first of the names that tied tensors share.
     axes
-        (tensor, axis, rows) -> the labels of that axis, as far as an operation spoke of it.
+        (tensor, axis, rows) -> the labels of that axis, if an operation used it.
     heads_found
         Heads of attention and the units inside them, shapes (heads,) and (heads, units).
     """
@@ -90,7 +90,7 @@ class Tracer:
             self.labels.freeze(table.labels, reason)
 
     def contract(self, node: fx.Node, left: Value, left_dim: int, right: Value, right_dim: int) -> None:
-        """Join a dimension of a value with one of another; where one alone carries labels, freeze it."""
+        """Join a dimension of one value with one of another; freeze it if one alone has labels."""
         tables = [left.along(left_dim), right.along(right_dim)]
         if tables[0] is not None and tables[1] is not None and len(tables[0].dims) == len(tables[1].dims) == 1:
             self.join_axis(node, tables[0], right, right_dim)

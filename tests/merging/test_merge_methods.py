@@ -28,8 +28,18 @@ def curved(buyer, seller, alpha):
 
 def as_numbers(buyer, seller, alpha):
     """Weights as plain numbers: nothing to differentiate, and no torch.vmap."""
-    mean = sum(float(weight.mean()) for weight in alpha.values()) / len(alpha) if isinstance(alpha, Mapping) else alpha
+    mean = (
+        sum(float(weight.detach().mean()) for weight in alpha.values()) / len(alpha)
+        if isinstance(alpha, Mapping)
+        else alpha
+    )
     return interpolate(buyer, seller, mean)
+
+
+def one_weight_as_a_number(buyer, seller, alpha):
+    if isinstance(alpha, Mapping):
+        alpha = {name: weight.detach() if name == "scale" else weight for name, weight in alpha.items()}
+    return interpolate(buyer, seller, alpha)
 
 
 def changed(change):
@@ -114,6 +124,7 @@ def set_in(name, value):
         (spoils_a_shared_tensor, "inputs"),
         (as_numbers, "differentiable"),
         (lambda buyer, seller, alpha: dict(buyer), "differentiable"),
+        (one_weight_as_a_number, "differentiable"),
     ],
 )
 def test_a_bad_method_is_caught(method, violation):

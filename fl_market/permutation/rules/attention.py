@@ -48,7 +48,7 @@ def _batched(tracer: Tracer, node: fx.Node, left: Value, right: Value) -> Result
 
 
 def _merge_heads(tracer: Tracer, node: fx.Node, tables: list[Table]) -> Result:
-    """Where one side carries heads and the other the units inside them, both are heads of the same attention."""
+    """Join the heads of one side with the heads of the units of the other side."""
     result: list[Table] = []
     for table in sorted(tables, key=lambda table: -len(table.dims)):
         clash = next((own for own in result if set(own.dims) & set(table.dims)), None)
@@ -71,7 +71,7 @@ def _merge_heads(tracer: Tracer, node: fx.Node, tables: list[Table]) -> Result:
 
 
 def attention(tracer: Tracer, node: fx.Node, arguments: Sequence[Any]) -> Result:
-    """Scaled dot-product attention: heads are permuted as wholes, and the units inside a head of q and k, and of v."""
+    """Permute heads as wholes, and inside a head the units of q and k, and those of v."""
     query, key, value, *rest = arguments
     masked = any(isinstance(argument, Value) and argument.tables for argument in rest)
     tables = [operand.tables[0] for operand in (query, key, value) if len(operand.tables) == 1]

@@ -1,4 +1,4 @@
-"""What all rules share: their type, and small operations on values."""
+"""The type of all rules, and small operations on values that they share."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -38,7 +38,7 @@ def without(value: Value, dims: Sequence[int]) -> tuple[Table, ...]:
 
 
 def joined(tracer: Tracer, node: fx.Node, left: Value, right: Value) -> Value:
-    """Join two values of one rank; a dimension of size 1 is repeated along the other's, and takes its labels."""
+    """Join two values of one rank; a dimension of size 1 takes the labels of the other's."""
     shape = tuple(max(a, b) for a, b in zip(left.shape, right.shape, strict=True))
     tables: list[Table] = []
     for value, other in ((left, right), (right, left)):

@@ -85,7 +85,7 @@ def embedding(tracer: Tracer, node: fx.Node, arguments: Sequence[Any]) -> Result
 
 
 def lookup(tracer: Tracer, node: fx.Node, arguments: Sequence[Any]) -> Result:
-    """Pick rows of a table by index (relative position biases): the rows are frozen, the other dimensions handed on."""
+    """Freeze the rows that an index picks (relative position biases); hand on the other axes."""
     value, indices = arguments
     if len(indices) != 1 or not isinstance(indices[0], Value):
         return None

@@ -18,7 +18,7 @@ def moving(tracer: Tracer, node: fx.Node, arguments: Sequence[Any]) -> Result:
     moved = {dim for dim, size in enumerate(shape) if size != value.shape[dim]}
     if node.target is torch.ops.aten.roll.default:
         moved |= {dim % len(shape) for dim in (arguments[2] if len(arguments) > 2 else range(len(shape)))}
-    else:  # what is added at one end may be cut off at the other
+    else:  # a dimension may grow at one end and shrink at the other
         moved |= {len(shape) - 1 - place // 2 for place, amount in enumerate(arguments[1]) if amount}
     return None if any(value.along(dim) is not None for dim in moved) else Value(shape, value.tables)
 
