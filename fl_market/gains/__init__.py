@@ -1,4 +1,4 @@
-"""Gain-from-trade (paper, section 3.3): losses on the broker's data, its splits, and certificates with a bound."""
+"""Gain-from-trade (paper, section 3.3): losses, splits of the broker's data, certificates."""
 
 from fl_market.gains.certificate import GAINS, Certificate, certify, class_rises
 from fl_market.gains.losses import Loss, ModelLoss, batch_size_for

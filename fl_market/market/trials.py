@@ -225,7 +225,7 @@ def _merging(own: StateDict, aligned: StateDict, buyer: Buyer, terms: Terms) -> 
 
     if buyer.repair is None:
         return plain
-    repaired = buyer.repair.merging(own, aligned)
+    repaired = buyer.repair.merging(own, aligned, terms.merge_method)
     with torch.no_grad():
         losses = [float(buyer.objective.loss(merge(0.5), buyer.objective.fit).mean()) for merge in (plain, repaired)]
     return repaired if losses[1] < losses[0] else plain
