@@ -186,10 +186,9 @@ class ParameterMarket(Strategy):
                 failures[node] = str(error)
                 continue
             self._present.append(seat)
-        for node, reason in failures.items():
-            warn(server_round, self._who(node), reason)
-            if node in self._seats:
-                self._seats[node].forget()
+        self._warn(server_round, failures)
+        for node in failures.keys() & self._seats.keys():
+            self._seats[node].forget()
         self._present.sort(key=lambda seat: seat.name)
         self._deals = {}
         if server_round >= self._first_round and len(self._present) > 1:
@@ -407,8 +406,7 @@ class ParameterMarket(Strategy):
             for name, some in sorted(items.items())
         }
         answers, failures = ask(self._grid, contents, message_type, server_round, self._reply_timeout)
-        for node, reason in failures.items():
-            warn(server_round, self._who(node), reason)
+        self._warn(server_round, failures)
         return {self._seats[node].name: answer for node, answer in sorted(answers.items())}
 
     # -- 6. evaluate: delivery, acknowledgement, settlement -----------------------------------------------------------
@@ -437,8 +435,7 @@ class ParameterMarket(Strategy):
         """
         server_round += self.finished
         contents, failures = collect(self._sent, replies)
-        for node, reason in failures.items():
-            warn(server_round, self._who(node), reason)
+        self._warn(server_round, failures)
         settled: list[str] = []
         refunded: list[str] = []
         for seat in self._present:
@@ -514,6 +511,12 @@ class ParameterMarket(Strategy):
 
     def _owner(self, node: int) -> str:
         return str(node) if self._bind_accounts else ""
+
+    def _warn(self, server_round: int, failures: Mapping[int, str]) -> None:
+        """Warn of nodes without a good reply, and count the failures of their agents."""
+        for node, reason in failures.items():
+            warn(server_round, self._who(node), reason)
+            self.history.fail(self._seats[node].name if node in self._seats else node, reason)
 
     def _who(self, node: int) -> str:
         return self._named(self._seats[node].name) if node in self._seats else f"node {node}"

@@ -82,11 +82,6 @@ def run_cell(cell: Configuration) -> dict[str, Any]:
     from fl_market.runner.environment import set_environment
 
     set_environment()
-    import logging
-
-    import flwr.common.logger  # noqa: F401  (its import sets a level of its own)
-
-    logging.getLogger("flwr").setLevel(logging.WARNING)
     from fl_market.runner.engines import run_inline
 
     return run_inline(cell).as_json()
