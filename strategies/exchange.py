@@ -86,14 +86,27 @@ def replies_by_node(
         if node is None or node in answers:
             continue
         if reply.has_error():
-            lines = str(reply.error.reason or "").strip().splitlines()
-            failures[node] = lines[-1] if lines else "an error"
+            failures[node] = _reason(str(reply.error.reason or ""))
         else:
             answers[node] = reply
     for node in asked.values():
         if node not in answers:
             failures.setdefault(node, "no answer in time")
     return answers, failures
+
+
+def _reason(text: str) -> str:
+    r"""Return the last line of an error's reason, without what Flower puts around it.
+
+    Examples
+    --------
+    >>> _reason("<class 'ClientAppException'>:<'\nException ClientAppException occurred. Message: no data'>")
+    'no data'
+    """
+    lines = text.strip().splitlines()
+    line = lines[-1] if lines else "an error"
+    line = line.removeprefix("Exception ClientAppException occurred. Message: ")
+    return line.removesuffix("'>") if text.startswith("<class ") else line
 
 
 def collect(messages: Iterable[Message], replies: Iterable[Message]) -> tuple[dict[int, RecordDict], dict[int, str]]:
