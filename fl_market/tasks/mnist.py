@@ -5,7 +5,6 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -70,12 +69,13 @@ def _read_part(raw: Path, part: str, count: int) -> Batch:
 def _read_idx(path: Path, shape: tuple[int, ...]) -> Tensor:
     """Return the unsigned bytes in an IDX file: a magic number, the shape as big-endian integers, the values."""
     packed = path.with_name(f"{path.name}.gz")
-    with naming(packed if packed.exists() and not path.exists() else path):
-        content = path.read_bytes() if path.exists() or not packed.exists() else gzip.decompress(packed.read_bytes())
-        header = np.frombuffer(content[: 4 * (1 + len(shape))], ">i4").tolist()
-        if header != [0x800 + len(shape), *shape] or len(content) != 4 * len(header) + math.prod(shape):
+    is_packed = packed.exists() and not path.exists()
+    with naming(packed if is_packed else path):
+        content = gzip.decompress(packed.read_bytes()) if is_packed else path.read_bytes()
+        header = b"".join(number.to_bytes(4, "big") for number in (0x800 + len(shape), *shape))
+        if not content.startswith(header) or len(content) != len(header) + math.prod(shape):
             raise ValueError(f"it does not hold unsigned bytes of shape {shape}")
-        return torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=4 * len(header)).reshape(shape)
+        return torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=len(header)).reshape(shape)
 
 
 def prepared(images: Tensor) -> Tensor:
