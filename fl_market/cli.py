@@ -4,7 +4,6 @@ Exit status 0 on success, 2 on bad arguments, 1 on a failed run; errors are one 
 """
 
 import argparse
-import logging
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -256,32 +255,22 @@ def _new_folder(name: str) -> str:
     return str(Path("runs") / f"{datetime.now():%Y-%m-%d-%H%M%S}-{name}")
 
 
-def _prepare_flower(options: argparse.Namespace) -> None:
-    """Set the environment before Flower is imported, and its log's level after."""
-    from fl_market.runner.environment import set_environment
-
-    set_environment()
-    import flwr.common.logger  # noqa: F401  (its import sets a level of its own)
-
-    logging.getLogger("flwr").setLevel(
-        logging.DEBUG if options.debug else logging.INFO if options.verbose else logging.WARNING
-    )
-
-
 def _run(options: argparse.Namespace) -> int:
     options.arms, options.seeds = options.strategy, None
     return _compare(options, name="run")
 
 
 def _compare(options: argparse.Namespace, name: str = "compare") -> int:
+    from fl_market.runner.environment import set_environment
+
     configuration = _configuration(options, name)
-    _prepare_flower(options)
+    set_environment()
     from fl_market.reports.curves import PICTURE
     from fl_market.reports.progress import show_progress
     from fl_market.reports.table import results_table, seeds_table
     from fl_market.run_folder import RESULTS, SUMMARY
     from fl_market.runner.comparison import DEFAULT_ARMS, check_arms, compare, compare_seeds, resume
-    from fl_market.runner.engines import ENGINES
+    from fl_market.runner.engines import engine_named
 
     arms = options.arms.split(",") if options.arms else list(DEFAULT_ARMS)
     try:
@@ -289,7 +278,7 @@ def _compare(options: argparse.Namespace, name: str = "compare") -> int:
     except MarketError as error:
         raise _BadArgumentsError(str(error)) from error
     seeds = _seeds(options.seeds) if options.seeds else []
-    engine = ENGINES[options.engine]
+    engine = engine_named(options.engine, verbose=options.verbose or options.debug)
     total = len(arms) * max(1, len(seeds)) * configuration.num_server_rounds
     with show_progress(total, quiet=options.quiet) as observer:
         if configuration.resume:
@@ -357,12 +346,15 @@ def _seeds(text: str) -> list[int]:
 
 
 def _bench_overhead(options: argparse.Namespace) -> int:
-    configuration = _configuration(options, "bench-overhead")
-    _prepare_flower(options)
-    from fl_market.benchmarks.overhead import overhead
-    from fl_market.runner.engines import ENGINES
+    from fl_market.runner.environment import set_environment
 
-    print(overhead(configuration, ENGINES[options.engine], overwrite=options.overwrite))
+    configuration = _configuration(options, "bench-overhead")
+    set_environment()
+    from fl_market.benchmarks.overhead import overhead
+    from fl_market.runner.engines import engine_named
+
+    engine = engine_named(options.engine, verbose=options.verbose or options.debug)
+    print(overhead(configuration, engine, overwrite=options.overwrite))
     return 0
 
 

@@ -1,9 +1,8 @@
-"""A task: everything that agents and broker need to know of what is trained."""
+"""A task: data, model and loss, as agents and broker use them."""
 
 import runpy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from typing import cast
 
 from torch import Tensor, nn
@@ -17,7 +16,7 @@ from fl_market.seeds import reproducible
 
 @dataclass(frozen=True)
 class TaskOptions:
-    """Where the data comes from, how it is shared out, and what there is to choose of the model.
+    """Source and partition of the data, and choices of the model.
 
     Attributes
     ----------
@@ -28,21 +27,21 @@ class TaskOptions:
     agents
         Number of agents.
     seed
-        Decides the broker's part and each agent's.
+        Decides the partition.
     partition
-        How the training set is shared out: ``halves`` (the paper's), ``dirichlet(β)`` or ``shards(k)``.
+        Of the training set among agents: ``halves`` (the paper's), ``dirichlet(β)`` or ``shards(k)``.
     scarce_share
-        Share of the samples that an agent keeps of its scarce classes, with ``halves``.
+        With ``halves``: share of its scarce classes' samples that an agent keeps.
     broker_samples
         Samples that the broker takes out of the training set; 0 for the task's default.
     train_samples
-        Samples of the rest that are used at all; 0 for every one.
+        Number of the remaining samples that are used; 0 for all.
     norm
         Norm layers of a residual network.
     widen
         Factor of a residual network's channels.
     augment
-        Change training images at random: crop and flip.
+        Crop and flip training images at random.
     image_size
         Height and width that photographs are resized to; 0 for the published one.
     """
@@ -63,16 +62,16 @@ class TaskOptions:
 
 @dataclass(frozen=True)
 class Task:
-    """One learning problem, shared out among the agents and the broker.
+    """One classification problem, partitioned among the agents and the broker.
 
     Attributes
     ----------
     name
         As users write it.
     build
-        Makes an untrained model for a number of classes; it draws its weights from torch's global generator.
+        Makes an untrained model for a number of classes, with weights from torch's global generator.
     classes
-        How many there are.
+        Number of classes.
     criterion
         Losses of (outputs, targets), one for each sample.
     agents
@@ -80,14 +79,14 @@ class Task:
     broker
         The broker's validation data, disjoint from what agents train on.
     test
-        The common test set; no decision may look at it.
+        The common test set; no decision may use it.
     batch_size
-        Of local training, unless the configuration names another.
+        Default batch size of local training.
     augment
-        Changes a batch of training inputs at random, drawing from torch's global generator; None for nothing.
+        Random change of a batch of training inputs, from torch's global generator; None for none.
     prepare
-        Makes inputs of an agent's own images: unsigned bytes, shape (samples, channels, height, width). None where the
-        inputs are no images.
+        Makes inputs of an agent's own images: unsigned bytes, shape (samples, channels, height,
+        width). None if the inputs are no images.
     """
 
     name: str
@@ -106,7 +105,7 @@ class Task:
         return self.build(self.classes)
 
     def restricted_to(self, labels: Sequence[int]) -> "Task":
-        """Return the task of telling some classes apart: their samples alone, and a model with an output for each.
+        """Return the task on a label space: samples of these classes, and a model with an output for each.
 
         Raises
         ------
@@ -116,13 +115,13 @@ class Task:
         if not labels:
             return self
         if max(labels) >= self.classes:
-            raise MarketError(f"there is no label {max(labels)}; accepted are 0 to {self.classes - 1}")
+            raise MarketError(f"labels must be from 0 to {self.classes - 1}; got {max(labels)}")
         agents = tuple(with_labels(data, labels) for data in self.agents)
         broker, test = with_labels(self.broker, labels), with_labels(self.test, labels)
         return replace(self, classes=len(labels), agents=agents, broker=broker, test=test)
 
     def initial_model(self, seed: int, agent: str | None = None) -> nn.Module:
-        """Return an untrained model: the agent's own initialisation, or the one common to all for None."""
+        """Return an untrained model: the agent's own initialisation, or the common one for None."""
         with reproducible(seed, "initial-weights", agent or "common"):
             return self.build_model()
 
@@ -157,20 +156,3 @@ def find_task(name: str) -> Callable[[TaskOptions], Task]:
         raise MarketError(f"{file} has no function {function!r} that could make a task") from None
     except Exception as error:  # a user's file may raise anything
         raise MarketError(f"{file} cannot be run: {type(error).__name__}: {error}") from error
-
-
-@lru_cache(maxsize=4)
-def load_task(name: str, options: TaskOptions) -> Task:
-    """Return a task; one process loads it once.
-
-    Raises
-    ------
-    MarketError
-        If there is no such task, or the data cannot be read.
-    """
-    task = find_task(name)(options)
-    if not isinstance(task, Task):
-        raise MarketError(f"{name} makes no fl_market.tasks.Task, but a {type(task).__name__}")
-    if len(task.agents) != options.agents:
-        raise MarketError(f"{name} has data for {len(task.agents)} agents, not for {options.agents}")
-    return task
