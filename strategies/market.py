@@ -151,7 +151,7 @@ class ParameterMarket(Strategy):
         """Log the strategy's settings."""
         terms = self.broker.terms
         log(INFO, "\t├──> ParameterMarket: %d agents, trading from round %d", self._agents, self._first_round)
-        log(INFO, "\t└──> aligned: %s, α per %s, rule: %s", terms.aligned, terms.granularity, terms.rule.name)
+        log(INFO, "\t└──> alignment: %s, α per %s, rule: %s", terms.alignment, terms.granularity, terms.rule.name)
 
     # -- 1. train ---------------------------------------------------------------------------------------------------
 

@@ -3,7 +3,6 @@
 import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 from logging import INFO
 from pathlib import Path
 from time import perf_counter
@@ -14,9 +13,10 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import Strategy
 
 from fl_market.configuration import Configuration
-from fl_market.errors import MarketError
+from fl_market.errors import MarketError, OptionError
 from fl_market.ledger import Deal, DealState, Ledger
 from fl_market.naming import agent_name
+from fl_market.plugins import label
 from fl_market.reports import AgentResult, ArmResult
 from fl_market.reports.table import results_table
 from fl_market.run_folder import (
@@ -47,8 +47,8 @@ def main(grid: Grid, context: Context) -> None:
         clear_folder(Path(configuration.out_dir), overwrite=False)
     result = run_arm(grid, configuration)
     if configuration.out_dir:
-        write_results(configuration, {configuration.strategy: result})
-    log(INFO, "\n%s", results_table({configuration.strategy: result}))
+        write_results(configuration, {result.arm: result})
+    log(INFO, "\n%s", results_table({result.arm: result}))
 
 
 def run_arm(grid: Grid, configuration: Configuration, observer: Observer | None = None) -> ArmResult:
@@ -70,7 +70,7 @@ def run_arm(grid: Grid, configuration: Configuration, observer: Observer | None 
     """
     arm = arm_named(configuration.strategy)
     task = configuration.load_task()
-    history = History(configuration.strategy, configuration.num_server_rounds, observer)
+    history = History(label(configuration.run.strategy), configuration.num_server_rounds, observer)
     with _at_work(configuration), _opened_ledger(configuration) as ledger:
         strategy = arm.build(Setting(configuration, task, history, ledger))
         finished = _prepare(configuration, strategy)
@@ -88,7 +88,7 @@ def run_arm(grid: Grid, configuration: Configuration, observer: Observer | None 
         if not history.results:
             raise MarketError("no agent finished a single round; the warnings above say why")
         return ArmResult(
-            arm=configuration.strategy,
+            arm=label(configuration.run.strategy),
             initialisation=arm.initialisation_in(configuration),
             trading_from=arm.exchanges_from(configuration),
             agents=_agents(configuration, history, ledger, trades),
@@ -114,17 +114,16 @@ def _opened_ledger(configuration: Configuration) -> Ledger:
 
 
 def _resumed(given: Configuration) -> Configuration:
-    """Return what to resume a run with: the agents know the options given now, which must therefore be the same."""
-    known = read_configuration(Path(given.resume))
-    free = {"out-dir", "resume", "checkpoints-kept", "reply-timeout", "connect-timeout"}
-    for name, value in known.to_mapping().items():
-        if name not in free and given.to_mapping()[name] != value:
-            raise MarketError(f"the run in {given.resume} has {name} = {value!r}; it cannot be resumed with another")
-    return replace(given, out_dir=given.resume)
+    """Return the options to resume a run with: the agents know those given now, which must fit the run."""
+    read_configuration(Path(given.run.resume)).check_resumable(given)
+    return given.with_options(out_dir=given.run.resume)
 
 
 def _prepare(configuration: Configuration, strategy: Strategy) -> int:
-    """Bring the strategy of a run that is resumed back to its last checkpoint; return its round, or 0."""
+    """Bring the strategy of a resumed run back to its last checkpoint; return its round, or 0.
+
+    From then on the folder has the options that the run was resumed with: more rounds, for instance.
+    """
     if not configuration.resume:
         return 0
     if not isinstance(strategy, ParameterMarket):
@@ -135,6 +134,12 @@ def _prepare(configuration: Configuration, strategy: Strategy) -> int:
         strategy.resume(checkpoint)
     elif not configuration.checkpoints_kept or (LEDGER not in os.environ and strategy.broker.ledger.deals()):
         raise MarketError(f"there is no checkpoint in {folder} to resume from")
+    if strategy.finished > configuration.run.num_server_rounds:
+        raise OptionError(
+            f"num-server-rounds must be at least {strategy.finished}, the finished rounds of the run in "
+            f"{configuration.run.out_dir}; got {configuration.run.num_server_rounds}"
+        )
+    write_configuration(configuration.with_options(resume=""))
     return strategy.finished
 
 

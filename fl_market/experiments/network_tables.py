@@ -11,7 +11,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from fl_market.configuration import Configuration
-from fl_market.errors import MarketError
+from fl_market.errors import MarketError, OptionError
 from fl_market.reports.table import summary_table
 from fl_market.run_folder import prepare_folder, write_json
 from fl_market.runner.cells import run_cells
@@ -118,12 +118,12 @@ class Plan:
         if not self.seeds:
             raise MarketError("an experiment needs at least one seed")
         if unknown := [name for name in self.data_sets if name not in SETTINGS]:
-            raise MarketError(f"unknown data set {unknown[0]!r}; accepted are {', '.join(SETTINGS)}")
+            raise OptionError(f"unknown data set {unknown[0]!r}; accepted are {', '.join(SETTINGS)}")
 
     def cell(self, data_set: str, arm: str, seed: int, **options: Any) -> Configuration:
         """Return one run of the experiment."""
         settings = SETTINGS[data_set][self.scale] | dict(self.options or {}) | options
-        return Configuration(strategy=arm, seed=seed, data_dir=self.data_dir, device=self.device, **settings)
+        return Configuration.of(strategy=arm, seed=seed, data_dir=self.data_dir, device=self.device, **settings)
 
 
 Report = Callable[[str], None]

@@ -32,7 +32,7 @@ from fl_market.permutation import (
     invert,
     match,
 )
-from fl_market.pricing.money import LIMIT
+from fl_market.pricing.money import LIMIT, micro_credits
 from fl_market.seeds import reproducible
 
 __all__ = ["Broker", "BrokerMemory", "Terms", "Trial"]
@@ -116,7 +116,7 @@ class Broker:
                 raise MarketError("agents cannot have labels of their own here: the broker builds one architecture")
             return build(classes)
 
-        repaired = self.terms.repaired
+        repaired = self.terms.repair
         self._buyers = Buyers(architecture, criterion, fit, certify, repaired=repaired, hardware=hardware, seed=seed)
         self._showroom = Showroom(self.terms)
         self._layers = frozenset(select_layers(model, self.terms.layers))
@@ -135,7 +135,7 @@ class Broker:
         MarketError
             If the account belongs to another owner.
         """
-        return self.ledger.open_account(agent, self.terms.endowment, owner)
+        return self.ledger.open_account(agent, micro_credits(self.terms.endowment), owner)
 
     def register(self, agent: str, profile: Profile) -> None:
         """Try and certify what this agent buys by its own purpose, and trade with it what its model has in common.
@@ -384,7 +384,7 @@ class Broker:
     def _match(self, first: str, second: str, models: Mapping[str, StateDict]) -> tuple[PermutationSpec, Permutation]:
         """Return the permutation of ``second``'s units that fits ``first``; last round's is where the search starts."""
         spec, shared = self._in_common(first, second)
-        if not self.terms.aligned:
+        if self.terms.alignment == "none":
             return spec, identity_permutation(spec)
         one, other = ({name: models[agent][name] for name in shared} for agent in (first, second))
         found = match(spec, one, other, seed=self._seed, start=self._permutations.get((first, second)))

@@ -1,15 +1,14 @@
 r"""Priors over a buyer's valuation, and the seller's Bayesian-optimal ask (Myerson 1981; paper, section 4, Eq. 2).
 
 The ask maximises the expected revenue :math:`(P - c)(1 - F(P))` over the support. Eq. 2 of the paper is its
-first-order condition for c = 0; where the revenue already falls at the lower end of the support, that end (the corner)
-is the maximum, and Eq. 2 has no root. A prior is anything that knows its best ``price(cost)``; frozen distributions of
-``scipy.stats`` are accepted as well.
+first-order condition for c = 0. Where the revenue already falls at the lower end of the support, that
+end (the corner) is the maximum, and Eq. 2 has no root. A prior is any object with ``price(cost)``;
+frozen distributions of ``scipy.stats`` are accepted as well.
 """
 
 import math
-import re
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,18 +16,20 @@ from scipy.optimize import brentq, minimize_scalar
 from scipy.special import lambertw
 from scipy.stats import truncnorm
 
+from fl_market.catalogue import PRIOR
 from fl_market.errors import MarketError
+from fl_market.plugins import find
 from fl_market.pricing.empirical import Empirical
 
 NO_SALE = math.inf
-"""The ask of a seller for whom no price sells at a profit."""
+"""The ask of a seller if no price sells at a profit."""
 
 
 class Prior(Protocol):
-    """What a seller believes of a buyer's valuation, in the unit of the gain."""
+    """A seller's belief about a buyer's valuation, in the unit of the gain."""
 
     def price(self, cost: float) -> float:
-        """Return the price that maximises expected revenue above ``cost``; infinite where no sale can pay."""
+        """Return the price that maximises the expected revenue above ``cost``; infinite if no sale can pay."""
 
 
 @dataclass(frozen=True)
@@ -73,12 +74,13 @@ class TruncatedExponential:
         _require(0 <= self.low < self.high < math.inf, f"{self} needs 0 <= low < high")
 
     def price(self, cost: float) -> float:
-        """Return ``max(low, high - (k + W(exp(-k))) / rate)`` with ``k = rate (high - cost) - 1`` and Lambert's W."""
+        """Return ``max(low, high - (k + W(exp(-k))) / rate)``, k = rate (high - cost) - 1, Lambert's W."""
         if cost >= self.high:
             return NO_SALE
         k = self.rate * (self.high - cost) - 1
         price = self.high - (k + float(lambertw(math.exp(-k)).real)) / self.rate
-        # for a small rate nearly all digits of k + W cancel; Newton's steps on the first-order condition restore them
+        # for a small rate nearly all digits of k + W cancel; Newton steps on the first-order condition
+        # restore them
         for _ in range(3):
             rest = self.rate * (self.high - price)
             price += (-math.expm1(-rest) / self.rate - (price - cost)) / (1 + math.exp(-rest))
@@ -101,12 +103,13 @@ class Pareto:
         Raises
         ------
         MarketError
-            If the shape is at most 1: then no price is best. For a shape of 1 (and no cost) all earn the same.
+            If the shape is at most 1, because no price is best. For a shape of 1 (and no cost) all earn
+            the same.
         """
         if self.shape <= 1:
             flat = self.shape == 1 and cost == 0
             reason = f"every price from {self.scale} on earns the same" if flat else "a higher price always earns more"
-            raise MarketError(f"{self} has no best price, because {reason}; accepted is a shape above 1")
+            raise MarketError(f"{self} has no best price, because {reason}; the shape must be above 1")
         return max(self.scale, self.shape * cost / (self.shape - 1))
 
 
@@ -123,7 +126,7 @@ class TruncatedPareto:
         _require(0 < self.low < self.high < math.inf, f"{self} needs 0 < low < high")
 
     def price(self, cost: float) -> float:
-        """Return without cost ``high (1 - shape) ** (1 / shape)`` or the lower end; else the one root between."""
+        """Return ``high (1 - shape) ** (1 / shape)`` or the lower end without cost, else the one root between."""
         if cost >= self.high:
             return NO_SALE
         if cost == 0:
@@ -161,7 +164,7 @@ class Power:
 
 @dataclass(frozen=True)
 class TruncatedNormal:
-    """A normal density cut to [low, high]; ``mean`` and ``std`` are those before the cut."""
+    """A normal density cut to [low, high]; ``mean`` and ``std`` are of the density before the cut."""
 
     mean: float
     std: float
@@ -173,14 +176,14 @@ class TruncatedNormal:
         _require(0 <= self.low < self.high < math.inf, f"{self} needs 0 <= low < high")
 
     def price(self, cost: float) -> float:
-        """Return the one root of the first-order condition, or the lower end: the density is log-concave."""
+        """Return the one root of the first-order condition, or the lower end; the density is log-concave."""
         if cost >= self.high:
             return NO_SALE
         bounds = (self.low - self.mean) / self.std, (self.high - self.mean) / self.std
         distribution = truncnorm(*bounds, loc=self.mean, scale=self.std)
 
         def slope(price: float) -> float:
-            # of the logarithm of the revenue: survival and density alone underflow in the tails
+            # the slope of the logarithm of the revenue: survival and density alone underflow in the tails
             hazard = math.exp(min(700.0, float(distribution.logpdf(price) - distribution.logsf(price))))
             return 1 - (price - cost) * hazard
 
@@ -200,30 +203,30 @@ PRIORS: dict[str, Callable[..., Prior]] = {
     "truncated-normal": TruncatedNormal,
     "empirical": lambda *values: Empirical(values),
 }
-"""The priors by the names that users write."""
+"""The priors by name, and what makes them from their numbers."""
 
 
 def myerson_price(prior: Any, cost: float = 0.0) -> float:
-    """Return the ask of a seller whose own cost is ``cost`` and who believes ``prior``.
+    """Return the ask of a seller with a cost of its own and a belief about the buyer's valuation.
 
     Parameters
     ----------
     prior
-        Belief about the buyer's valuation: one of this module's, anything with a ``price(cost)``, or a frozen
-        continuous distribution of ``scipy.stats``.
+        Belief about the buyer's valuation: a prior of this module, any object with ``price(cost)``,
+        or a frozen continuous distribution of ``scipy.stats``.
     cost
         The seller's own cost of the sale, in the same unit, at least 0.
 
     Returns
     -------
     float
-        The price that maximises ``(P - cost) * (1 - F(P))``; :data:`NO_SALE`, which is infinite, where no price sells
-        at a profit.
+        The price that maximises ``(P - cost) * (1 - F(P))``; :data:`NO_SALE`, which is infinite, if no
+        price sells at a profit.
 
     Raises
     ------
     MarketError
-        If the cost is negative or not finite, the prior is none, or no price is best under it.
+        If the cost is negative or not finite, the prior is invalid, or no price is best under it.
 
     Examples
     --------
@@ -232,41 +235,43 @@ def myerson_price(prior: Any, cost: float = 0.0) -> float:
     >>> myerson_price(Uniform(0.2, 2), cost=0.5)
     1.25
     """
-    _require(0 <= cost < math.inf, f"a seller's cost must be a finite number of at least 0, not {cost}")
+    _require(0 <= cost < math.inf, f"a seller's cost must be finite and at least 0; got {cost}")
     if hasattr(prior, "price"):
         return float(prior.price(cost))
     if hasattr(prior, "sf") and hasattr(prior, "ppf"):
         return _numeric_price(prior, cost)
     raise MarketError(
-        f"{prior!r} is no prior; accepted are {', '.join(PRIORS)} and frozen continuous distributions of scipy.stats"
+        f"the prior {prior!r} is invalid; accepted are {', '.join(PRIORS)} and frozen continuous distributions of "
+        "scipy.stats"
     )
 
 
 def _numeric_price(distribution: Any, cost: float) -> float:
-    """Return the best price under a distribution of which only the survival function is known.
+    """Return the best price under a distribution known by its survival function alone.
 
-    The best of many quantiles, refined between those beside it: revenue may have several peaks.
+    The best of many quantiles is refined between its neighbours, because the revenue may have several
+    peaks.
 
     Raises
     ------
     MarketError
-        If the revenue is still rising in the far tail.
+        If the revenue still rises in the far tail.
     """
     low, high = (float(end) for end in distribution.support())
     if not math.isfinite(low) or low < 0:
-        raise MarketError(f"a prior of valuations must begin at 0 or above, not at {low}")
+        raise MarketError(f"a prior of valuations must begin at 0 or above; got {low}")
     if cost >= high:
         return NO_SALE
     tail = np.concatenate([np.linspace(0, 1, 2001)[1:-1], 1 - np.logspace(-4, -12, 200)])
     start = max(low, cost)
     prices = np.unique(np.concatenate([[start], distribution.ppf(tail)]))
     prices = prices[(prices >= start) & np.isfinite(prices)]
-    # what lies above a high cost has few quantiles: follow the survival function down from there
+    # few quantiles lie above a high cost: follow the survival function down from there
     prices = np.unique(np.concatenate([prices, start + np.linspace(0, 1, 2001) * (float(prices[-1]) - start)]))
     revenue = (prices - cost) * distribution.sf(prices)
     best = int(revenue.argmax())
     if best == len(prices) - 1 and math.isinf(high):
-        raise MarketError("this prior has no best price, because a higher price always earns more")
+        raise MarketError("the prior has no best price, because a higher price always earns more")
     below, above = prices[max(0, best - 1)], prices[min(len(prices) - 1, best + 1)]
     found = minimize_scalar(
         lambda price: -(price - cost) * float(distribution.sf(price)),
@@ -278,28 +283,24 @@ def _numeric_price(distribution: Any, cost: float) -> float:
 
 
 def parse_prior(text: str) -> Prior:
-    """Return the prior that a text such as ``"uniform(0, 1)"`` or ``"exponential(20)"`` names.
+    """Return the prior that a text names, such as ``"uniform(0, 1)"`` or ``"own.py:prior"``.
 
     Raises
     ------
-    MarketError
+    OptionError
         If the text names no prior, or its numbers do not fit.
+
+    Examples
+    --------
+    >>> parse_prior("uniform(0, 1)")
+    Uniform(low=0.0, high=1.0)
     """
-    accepted = ", ".join(
-        f"{name}({', '.join(f.name for f in fields(kind)) if isinstance(kind, type) else 'value, …'})"
-        for name, kind in PRIORS.items()
-    )
-    found = re.fullmatch(r"\s*([\w-]+)\s*\(([^()]*)\)\s*", text)
-    if found is None or found[1].lower() not in PRIORS:
-        raise MarketError(f"unknown prior {text!r}; accepted are {accepted}")
-    try:
-        return PRIORS[found[1].lower()](*(float(number) for number in found[2].split(",")))
-    except (TypeError, ValueError):
-        raise MarketError(f"the prior {text!r} does not have the right numbers; accepted are {accepted}") from None
+    prior: Prior = find(PRIOR, text)
+    return prior
 
 
 def _root(slope: Callable[[float], float], low: float, high: float) -> float:
-    """Return where the slope of the revenue, which falls through 0 once, is 0."""
+    """Return the root of the revenue's slope, which falls through 0 once."""
     return float(brentq(slope, low, high, xtol=1e-14 * max(1.0, high), rtol=1e-14))
 
 

@@ -1,33 +1,35 @@
 """Pricing rules: from a bid and an ask, both in micro-credits, to a price or to no deal.
 
-The midpoint of ``nash`` is not truthful (a buyer's best report equals the ask), and by Myerson and Satterthwaite no
-rule is efficient, truthful, individually rational and balanced at once: so the rule is the user's choice.
+The midpoint of ``nash`` is not truthful: a buyer's best report equals the ask. By Myerson and
+Satterthwaite (1983) no rule is efficient, truthful, individually rational and balanced at once, so
+the rule is the user's choice.
 """
 
 import math
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 
+from fl_market.catalogue import PRICING_RULE
 from fl_market.errors import MarketError
+from fl_market.plugins import find
 from fl_market.pricing.money import credits_text, micro_credits
 
 
 @dataclass(frozen=True)
 class PricingRule:
-    """A named way to set prices.
+    """A rule that sets prices.
 
     Attributes
     ----------
     name
-        As users write it.
+        Name for tables and logs.
     asks
-        Whether the rule needs the seller's ask; without, the quote exchange is skipped and the ask is 0.
+        Whether the rule needs the seller's ask. Without, the quote exchange is skipped and the ask is 0.
     price
-        (bid, ask) to the price, or to None where there is no deal; all in micro-credits.
+        (bid, ask) to the price, or to None for no deal; all in micro-credits.
     reveals
-        (price, ask) to the bid, where the price tells it to the seller; None where it does not.
+        (price, ask) to the bid, if the price reveals it to the seller; else None.
     """
 
     name: str
@@ -37,12 +39,13 @@ class PricingRule:
 
 
 def split(k: float) -> PricingRule:
-    """Return the rule that gives the seller a share ``k`` of the surplus between ask and bid.
+    """Return the rule that gives the seller a share ``k`` of the surplus above its ask.
 
     Parameters
     ----------
     k
-        In [0, 1]: 0 is the ask itself, truthful for the buyer; 1 the bid, truthful for the seller; ½ is Nash's.
+        Share in [0, 1]. 0 is the ask itself, truthful for the buyer; 1 is the bid, truthful for the
+        seller; ½ is Nash's.
 
     Raises
     ------
@@ -50,7 +53,7 @@ def split(k: float) -> PricingRule:
         If ``k`` is not in [0, 1].
     """
     if not 0 <= k <= 1:
-        raise MarketError(f"the seller's share of the surplus must lie in [0, 1], not be {k}")
+        raise MarketError(f"the seller's share of the surplus must be in [0, 1]; got {k:g}")
     share = Fraction(k)
 
     def price(bid: int, ask: int) -> int | None:
@@ -63,12 +66,12 @@ def split(k: float) -> PricingRule:
 
 
 def posted(amount: int) -> PricingRule:
-    """Return the rule of one price for all: no report moves it, so that honesty is best for buyer and seller.
+    """Return the rule of one price for all; no report moves it, so truth is best for both sides.
 
     Parameters
     ----------
     amount
-        Micro-credits, at least 0.
+        Price in micro-credits, at least 0.
 
     Raises
     ------
@@ -76,7 +79,7 @@ def posted(amount: int) -> PricingRule:
         If the amount is negative.
     """
     if amount < 0:
-        raise MarketError(f"a posted price must be at least 0, not {amount}")
+        raise MarketError(f"a posted price must be at least 0; got {amount}")
 
     def price(bid: int, ask: int) -> int | None:
         return amount if bid >= amount >= ask else None
@@ -97,33 +100,40 @@ def _ask(bid: int, ask: int) -> int | None:
 
 
 free = PricingRule("free", asks=False, price=_free)
-"""The collaborative setting (section 6.1): a certified gain is a purchase, and nobody pays."""
+"""The collaborative setting (section 6.1): every certified gain is a purchase, and nobody pays."""
 nash = PricingRule("nash", asks=True, price=_nash, reveals=lambda price, ask: 2 * price - ask)
 """The competitive setting (section 6.2): the midpoint, rounded down to whole micro-credits."""
 ask = PricingRule("ask", asks=True, price=_ask)
-"""The seller's Myerson price is a take-it-or-leave-it offer: truthful for the buyer."""
+"""The seller's Myerson price as a take-it-or-leave-it offer: truthful for the buyer."""
 
 RULES = {rule.name: rule for rule in (free, nash, ask)}
 """The rules without a number of their own."""
 
 
+def _posted_credits(price: float) -> PricingRule:
+    return posted(micro_credits(price))
+
+
+PRICING_RULES: dict[str, PricingRule | Callable[[float], PricingRule]] = {
+    **RULES,
+    "split": split,
+    "posted": _posted_credits,
+}
+"""The rules by name, and what makes those with a number."""
+
+
 def parse_rule(text: str) -> PricingRule:
-    """Return the rule that a text such as ``"nash"``, ``"split(0.25)"`` or ``"posted(0.5)"`` (in credits) names.
+    """Return the rule that a text names, such as ``"nash"``, ``"split(0.25)"`` or ``"own.py:rule"``.
 
     Raises
     ------
-    MarketError
-        If the text names no rule, or its number does not fit.
+    OptionError
+        If the text names no rule, or its numbers do not fit.
+
+    Examples
+    --------
+    >>> parse_rule("posted(0.5)").price(600_000, 100_000)
+    500000
     """
-    if text in RULES:
-        return RULES[text]
-    found = re.fullmatch(r"\s*(split|posted)\s*\(\s*([-+.\deE]+)\s*\)\s*", text)
-    try:
-        if found is not None:
-            number = float(found[2])
-            return split(number) if found[1] == "split" else posted(micro_credits(number))
-    except ValueError:
-        pass
-    raise MarketError(
-        f"unknown pricing rule {text!r}; accepted are {', '.join(RULES)}, split(share) and posted(credits)"
-    )
+    rule: PricingRule = find(PRICING_RULE, text)
+    return rule

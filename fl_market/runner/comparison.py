@@ -1,10 +1,10 @@
 """Run several arms on the same data, seeds, local steps and rounds."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from fl_market.configuration import Configuration
+from fl_market.plugins import label
 from fl_market.reports import ArmResult
 from fl_market.reports.curves import PICTURE, draw_learning_curves
 from fl_market.reports.summary import summarise
@@ -12,8 +12,6 @@ from fl_market.run_folder import SUMMARY, clear_folder, write_json, write_result
 from fl_market.runner.engines import Engine
 from strategies.arms import arm_named
 from strategies.history import Observer
-
-DEFAULT_ARMS = ("siloed", "fedavg", "market", "market-priced")
 
 
 def compare(
@@ -46,9 +44,9 @@ def compare(
     """
     check_arms(arms)
     configuration.load_task()  # before anything is removed or started
-    folder = Path(configuration.out_dir)
+    folder = Path(configuration.run.out_dir)
     clear_folder(folder, overwrite)
-    results = {arm: engine(replace(configuration, strategy=arm), observer) for arm in dict.fromkeys(arms)}
+    results = {label(arm): engine(configuration.with_options(strategy=arm), observer) for arm in dict.fromkeys(arms)}
     write_results(configuration, results)
     draw_learning_curves(results, folder / PICTURE)
     return results
@@ -71,9 +69,9 @@ def resume(configuration: Configuration, engine: Engine, *, observer: Observer |
     MarketError
         If there is no checkpoint, or the run fails again.
     """
-    results = {configuration.strategy: engine(configuration, observer)}
+    results = {label(configuration.run.strategy): engine(configuration, observer)}
     write_results(configuration, results)
-    draw_learning_curves(results, Path(configuration.out_dir) / PICTURE)
+    draw_learning_curves(results, Path(configuration.run.out_dir) / PICTURE)
     return results
 
 
@@ -87,11 +85,11 @@ def compare_seeds(
     observer: Observer | None = None,
 ) -> dict[int, dict[str, ArmResult]]:
     """Repeat a comparison for each seed in a folder of its own, and write ``summary.json``: means and spreads."""
-    folder = Path(configuration.out_dir)
+    folder = Path(configuration.run.out_dir)
     clear_folder(folder, overwrite)
     by_seed = {
         seed: compare(
-            replace(configuration, seed=seed, out_dir=str(folder / f"seed-{seed}")),
+            configuration.with_options(seed=seed, out_dir=str(folder / f"seed-{seed}")),
             arms,
             engine,
             overwrite=overwrite,

@@ -22,7 +22,7 @@ Engine = Callable[[Configuration, Observer | None], ArmResult]
 
 def run_inline(configuration: Configuration, observer: Observer | None = None) -> ArmResult:
     """Run one arm in this process; see :class:`InlineGrid`."""
-    grid = InlineGrid(client_app, configuration.agents, configuration.to_mapping())
+    grid = InlineGrid(client_app, configuration.run.agents, configuration.to_mapping())
     return run_arm(grid, configuration, observer)
 
 
@@ -48,7 +48,7 @@ def run_simulation(configuration: Configuration, observer: Observer | None = Non
         start(
             server_app=server_app,
             client_app=ConfiguredClientApp(configuration),
-            num_supernodes=configuration.agents,
+            num_supernodes=configuration.run.agents,
             backend_config={"client_resources": {"num_cpus": 1}},
         )
     if not results:

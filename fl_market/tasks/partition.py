@@ -1,6 +1,5 @@
-"""Share a training set out among the broker and the agents."""
+"""Partitions: a training set is shared out among the broker and the agents."""
 
-import re
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -8,8 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fl_market.catalogue import PARTITION
 from fl_market.data import Batch
-from fl_market.errors import MarketError
+from fl_market.errors import MarketError, OptionError
+from fl_market.plugins import find
 from fl_market.seeds import numpy_generator, torch_generator
 from fl_market.tasks.task import Task, TaskOptions
 
@@ -28,7 +29,7 @@ def shared_task(
     augment: Callable[[Tensor], Tensor] | None = None,
     prepare: Callable[[Tensor], Tensor] | None = None,
 ) -> Task:
-    """Return the task of classifying what one training set shows, shared out among broker and agents.
+    """Return a classification task whose training set is shared out among broker and agents.
 
     Parameters
     ----------
@@ -37,14 +38,14 @@ def shared_task(
     build
         Makes an untrained model for a number of classes.
     train, test
-        Inputs, shape (samples, …), and labels 0, 1, …, shape (samples,). Where there is ``prepare``, it makes the
-        inputs of these as well, after they are shared out: of photographs in bytes, most are never needed as floats.
+        Inputs, shape (samples, …), and labels 0, 1, …, shape (samples,). ``prepare`` makes the inputs
+        of these as well, after they are shared out: most photographs are never needed as floats.
     options
-        Say how the training set is shared out.
+        Their ``partition`` says how the training set is shared out.
     batch_size
         Of local training, by default.
     broker
-        The broker's data; by default it is taken out of the training set: ``options.broker_samples``, or 5 000.
+        The broker's data; by default ``options.broker_samples``, or 5 000, are taken out of ``train``.
     augment
         Random change of a batch of training inputs.
     prepare
@@ -85,7 +86,7 @@ def share_out(train: Batch, options: TaskOptions) -> tuple[Batch, ...]:
 
 
 def take_out(data: Batch, count: int, seed: int, purpose: str) -> tuple[Batch, Batch]:
-    """Return ``count`` samples in which every class has its share, and what is left."""
+    """Return ``count`` samples in which every class has its share, and the rest."""
     inputs, targets = data
     taken = stratified(targets, count, seed, purpose)
     left = torch.ones(len(targets), dtype=torch.bool)
@@ -104,7 +105,8 @@ def stratified(targets: Tensor, count: int, seed: int, *purpose: str) -> Tensor:
     classes = torch.unique(targets)
     if not len(classes) <= count < len(targets):
         raise MarketError(
-            f"{count} samples cannot be taken out of {len(targets)}: accepted are {len(classes)} to {len(targets) - 1}"
+            f"the number of samples to take out of {len(targets)} must be in [{len(classes)}, {len(targets) - 1}]; "
+            f"got {count}"
         )
     order = torch.randperm(len(targets), generator=torch_generator(seed, *purpose))
     # the k-th of n samples of a class stands at quantile (k + 1/2) / n; the lowest quantiles of all are taken
@@ -115,19 +117,19 @@ def stratified(targets: Tensor, count: int, seed: int, *purpose: str) -> Tensor:
     return torch.sort(order[torch.argsort(quantile[order], stable=True)[:count]]).values
 
 
-def by_halves_of_classes(targets: Tensor, agents: int, scarce_share: float, seed: int) -> list[Tensor]:
+def by_halves_of_classes(targets: Tensor, agents: int, seed: int, scarce_share: float = 0.1) -> list[Tensor]:
     """Return each agent's indices: the paper's imbalance (section 6.1.1).
 
-    Agents A, C, … keep only a share of the first half of the classes and all of the second; B, D, … the reverse. All
-    draw from the same training set, as published.
+    Agents A, C, … keep a share of the first half of the classes and all of the second; B, D, … the
+    reverse. All draw from the same training set, as published.
 
     Raises
     ------
-    MarketError
+    OptionError
         If the share is not in [0, 1].
     """
     if not 0 <= scarce_share <= 1:
-        raise MarketError(f"the share of scarce classes must lie in [0, 1], not be {scarce_share}")
+        raise OptionError(f"the share of scarce classes must be in [0, 1]; got {scarce_share:g}")
     classes = torch.unique(targets).tolist()
     halves = classes[: len(classes) // 2], classes[len(classes) // 2 :]
     parts = []
@@ -144,18 +146,18 @@ def by_halves_of_classes(targets: Tensor, agents: int, scarce_share: float, seed
     return parts
 
 
-def by_dirichlet(targets: Tensor, agents: int, concentration: float, seed: int) -> list[Tensor]:
-    """Return each agent's indices: of every class, shares drawn from a Dirichlet distribution (Hsu et al. 2019).
+def by_dirichlet(targets: Tensor, agents: int, seed: int, concentration: float) -> list[Tensor]:
+    """Return each agent's indices: shares of each class drawn from a Dirichlet distribution (Hsu et al. 2019).
 
-    Draws are repeated until every agent has at least ten samples, or its even share where that is less.
+    Draws are repeated until every agent has at least ten samples, or its even share if that is less.
 
     Raises
     ------
-    MarketError
+    OptionError
         If the concentration is not above 0, or no draw gives every agent enough.
     """
     if not 0 < concentration < float("inf"):
-        raise MarketError(f"the concentration of a Dirichlet partition must be above 0, not {concentration}")
+        raise OptionError(f"the concentration of a Dirichlet partition must be above 0; got {concentration:g}")
     generator = numpy_generator(seed, "partition", "dirichlet")
     least = min(10, len(targets) // agents)
     for _ in range(1000):
@@ -169,19 +171,19 @@ def by_dirichlet(targets: Tensor, agents: int, concentration: float, seed: int) 
         indices = [torch.sort(torch.cat(part)).values for part in parts]
         if min(map(len, indices)) >= least:
             return indices
-    raise MarketError(f"no Dirichlet({concentration}) partition gives each of {agents} agents {least} samples")
+    raise OptionError(f"no dirichlet({concentration:g}) partition gives each of {agents} agents {least} samples")
 
 
-def by_shards(targets: Tensor, agents: int, shards: int, seed: int) -> list[Tensor]:
-    """Return each agent's indices: the samples sorted by label are cut, and each agent gets some cuts (McMahan 2017).
+def by_shards(targets: Tensor, agents: int, seed: int, shards: int) -> list[Tensor]:
+    """Return each agent's indices: samples sorted by class are cut, and each agent gets some cuts (McMahan 2017).
 
     Raises
     ------
-    MarketError
+    OptionError
         If there are more shards than samples, or fewer than one for each agent.
     """
     if not 1 <= shards <= len(targets) // agents:
-        raise MarketError(f"{agents} agents cannot have {shards} shards each of {len(targets)} samples")
+        raise OptionError(f"{len(targets)} samples cannot be cut into {shards} shards for each of {agents} agents")
     order = torch.argsort(targets, stable=True)
     cuts = torch.tensor_split(order, agents * shards)
     dealt = torch.randperm(agents * shards, generator=torch_generator(seed, "partition", "shards")).tolist()
@@ -189,7 +191,7 @@ def by_shards(targets: Tensor, agents: int, shards: int, seed: int) -> list[Tens
 
 
 class Partitioner(Protocol):
-    """What is used of ``flwr_datasets.partitioner.Partitioner``."""
+    """The part of ``flwr_datasets.partitioner.Partitioner`` that is used."""
 
     dataset: Any
 
@@ -228,29 +230,51 @@ def by_partitioner(targets: Tensor, agents: int, partitioner: Partitioner) -> li
     return [torch.sort(torch.tensor(list(part))).values for part in parts]
 
 
-def parse_partition(text: str) -> tuple[str, float]:
-    """Return the kind of a partition and its number: ``"halves"``, ``"dirichlet(0.1)"`` or ``"shards(2)"``.
+PARTITIONS: dict[str, Callable[..., list[Tensor]]] = {
+    "halves": by_halves_of_classes,
+    "dirichlet": by_dirichlet,
+    "shards": by_shards,
+}
+"""The partitions by name."""
+
+
+def parse_partition(text: str) -> Callable[[Tensor, int, int], list[Tensor]]:
+    """Return the partition that a text names, such as ``"dirichlet(0.1)"`` or ``"own.py:by_parity"``.
+
+    Returns
+    -------
+    callable
+        From (targets, agents, seed) to each agent's indices.
 
     Raises
     ------
-    MarketError
-        If the text is none of these.
+    OptionError
+        If the text names no partition, or its numbers do not fit.
+
+    Examples
+    --------
+    >>> parse_partition("shards(1)")(torch.tensor([0, 1]), 2, 0)
+    [tensor([1]), tensor([0])]
     """
-    found = re.fullmatch(r"halves|(dirichlet|shards)\(\s*([\d.eE+-]+)\s*\)", text)
-    try:
-        if found is not None:
-            kind, number = (found[1], float(found[2])) if found[1] else ("halves", 0.0)
-            if kind != "shards" or number == int(number):
-                return kind, number
-    except (ValueError, OverflowError):
-        pass
-    raise MarketError(f"unknown partition {text!r}; accepted are halves, dirichlet(concentration) and shards(number)")
+    partition: Callable[[Tensor, int, int], list[Tensor]] = find(PARTITION, text)
+    return partition
 
 
 def _partition(targets: Tensor, options: TaskOptions) -> list[Tensor]:
-    kind, number = parse_partition(options.partition)
-    if kind == "dirichlet":
-        return by_dirichlet(targets, options.agents, number, options.seed)
-    if kind == "shards":
-        return by_shards(targets, options.agents, int(number), options.seed)
-    return by_halves_of_classes(targets, options.agents, options.scarce_share, options.seed)
+    """Return each agent's indices, of at least one sample.
+
+    Raises
+    ------
+    OptionError
+        If the partition returns anything else.
+    """
+    text = f"halves({options.scarce_share})" if options.partition == "halves" else options.partition
+    parts = parse_partition(text)(targets, options.agents, options.seed)
+    if len(parts) != options.agents:
+        raise OptionError(f"the partition {text} must return {options.agents} tensors of indices; got {len(parts)}")
+    for agent, part in enumerate(parts):
+        if not len(part) or int(part.min()) < 0 or int(part.max()) >= len(targets):
+            raise OptionError(
+                f"the partition {text} must give agent {agent} indices of 0 to {len(targets) - 1}, and at least one"
+            )
+    return parts

@@ -1,64 +1,38 @@
-"""A task: everything that agents and broker need to know of what is trained."""
+"""A task: all that agents and broker need to know of a learning problem."""
 
-import runpy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import cast
 
 from torch import Tensor, nn
 
+from fl_market.catalogue import TASK
 from fl_market.data import Batch
 from fl_market.errors import MarketError
 from fl_market.gains.profiles import with_labels
 from fl_market.parameters import StateDict
+from fl_market.plugins import find
 from fl_market.seeds import reproducible
+from fl_market.settings import TaskSettings
 
 
 @dataclass(frozen=True)
-class TaskOptions:
-    """Where the data comes from, how it is shared out, and what there is to choose of the model.
+class TaskOptions(TaskSettings):
+    """All that a function that makes a task is told: the options of the task, and the fields below.
 
     Attributes
     ----------
-    data_dir
-        Folder in torchvision's layout; empty for the sample that the package ships.
-    download
-        Let torchvision fetch what is missing in ``data_dir``.
     agents
         Number of agents.
     seed
         Decides the broker's part and each agent's.
-    partition
-        How the training set is shared out: ``halves`` (the paper's), ``dirichlet(β)`` or ``shards(k)``.
-    scarce_share
-        Share of the samples that an agent keeps of its scarce classes, with ``halves``.
-    broker_samples
-        Samples that the broker takes out of the training set; 0 for the task's default.
-    train_samples
-        Samples of the rest that are used at all; 0 for every one.
-    norm
-        Norm layers of a residual network.
-    widen
-        Factor of a residual network's channels.
     augment
         Change training images at random: crop and flip.
-    image_size
-        Height and width that photographs are resized to; 0 for the published one.
     """
 
-    data_dir: str = ""
-    download: bool = False
     agents: int = 2
     seed: int = 0
-    partition: str = "halves"
-    scarce_share: float = 0.1
-    broker_samples: int = 0
-    train_samples: int = 0
-    norm: str = "batch"
-    widen: int = 1
     augment: bool = False
-    image_size: int = 0
 
 
 @dataclass(frozen=True)
@@ -72,22 +46,22 @@ class Task:
     build
         Makes an untrained model for a number of classes; it draws its weights from torch's global generator.
     classes
-        How many there are.
+        Number of classes.
     criterion
-        Losses of (outputs, targets), one for each sample.
+        Losses of (outputs, targets), one loss for each sample.
     agents
         Training data of each agent: inputs and targets.
     broker
-        The broker's validation data, disjoint from what agents train on.
+        The broker's validation data, disjoint from the agents' training data.
     test
         The common test set; no decision may look at it.
     batch_size
-        Of local training, unless the configuration names another.
+        Batch size of local training, unless the configuration names another.
     augment
         Changes a batch of training inputs at random, drawing from torch's global generator; None for nothing.
     prepare
-        Makes inputs of an agent's own images: unsigned bytes, shape (samples, channels, height, width). None where the
-        inputs are no images.
+        Makes inputs of an agent's own images: unsigned bytes, shape (samples, channels, height,
+        width). None if the inputs are not images.
     """
 
     name: str
@@ -106,7 +80,7 @@ class Task:
         return self.build(self.classes)
 
     def restricted_to(self, labels: Sequence[int]) -> "Task":
-        """Return the task of telling some classes apart: their samples alone, and a model with an output for each.
+        """Return the task within a label space: its samples alone, and a model with an output for each class.
 
         Raises
         ------
@@ -116,13 +90,13 @@ class Task:
         if not labels:
             return self
         if max(labels) >= self.classes:
-            raise MarketError(f"there is no label {max(labels)}; accepted are 0 to {self.classes - 1}")
+            raise MarketError(f"classes must be in [0, {self.classes - 1}]; got {max(labels)}")
         agents = tuple(with_labels(data, labels) for data in self.agents)
         broker, test = with_labels(self.broker, labels), with_labels(self.test, labels)
         return replace(self, classes=len(labels), agents=agents, broker=broker, test=test)
 
     def initial_model(self, seed: int, agent: str | None = None) -> nn.Module:
-        """Return an untrained model: the agent's own initialisation, or the one common to all for None."""
+        """Return an untrained model: the agent's own initialisation, or the common one for None."""
         with reproducible(seed, "initial-weights", agent or "common"):
             return self.build_model()
 
@@ -137,26 +111,15 @@ TASKS: dict[str, Callable[[TaskOptions], Task]] = {}
 
 
 def find_task(name: str) -> Callable[[TaskOptions], Task]:
-    """Return the function that makes a task: a shipped one, or a user's own as ``FILE.py:FUNCTION``.
+    """Return the function that makes a task: a shipped one, or your own as ``FILE.py:FUNCTION``.
 
     Raises
     ------
-    MarketError
+    OptionError
         If there is no such task.
     """
-    if name in TASKS:
-        return TASKS[name]
-    file, colon, function = name.rpartition(":")
-    if not colon or not file.endswith(".py"):
-        raise MarketError(
-            f"task cannot be {name!r}; accepted is one of {', '.join(sorted(TASKS))}, or FILE.py:FUNCTION for your own"
-        )
-    try:
-        return cast(Callable[[TaskOptions], Task], runpy.run_path(file)[function])
-    except KeyError:
-        raise MarketError(f"{file} has no function {function!r} that could make a task") from None
-    except Exception as error:  # a user's file may raise anything
-        raise MarketError(f"{file} cannot be run: {type(error).__name__}: {error}") from error
+    make: Callable[[TaskOptions], Task] = find(TASK, name)
+    return make
 
 
 @lru_cache(maxsize=4)
@@ -168,9 +131,9 @@ def load_task(name: str, options: TaskOptions) -> Task:
     MarketError
         If there is no such task, or the data cannot be read.
     """
-    task = find_task(name)(options)
+    task = find_task(name)(replace(options, name=name))
     if not isinstance(task, Task):
-        raise MarketError(f"{name} makes no fl_market.tasks.Task, but a {type(task).__name__}")
+        raise MarketError(f"the task {name} must be a fl_market.tasks.Task; got {type(task).__name__}")
     if len(task.agents) != options.agents:
-        raise MarketError(f"{name} has data for {len(task.agents)} agents, not for {options.agents}")
+        raise MarketError(f"the task {name} must have data for {options.agents} agents; got {len(task.agents)}")
     return task
