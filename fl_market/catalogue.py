@@ -4,7 +4,9 @@ Names stand here and objects in the registries, so that the command line can lis
 importing torch, Flower or scipy. Arms are Flower strategies: this room knows their names alone.
 """
 
-from fl_market.plugins import Kind
+from typing import Any
+
+from fl_market.plugins import Kind, find, parse_call, registry_of
 
 TASK = Kind(
     "task",
@@ -121,3 +123,24 @@ LOCAL_PRIVACY = Kind(
 )
 KINDS = (TASK, ARM, PRICING_RULE, PRIOR, VALUATION, PARTITION, MERGE_METHOD, ALIGNMENT_METHOD, LOCAL_PRIVACY)
 """All kinds."""
+
+
+def find_valuation(text: str, bid_scale: float) -> Any:
+    """Return the function from an offer to credits that a text names.
+
+    Parameters
+    ----------
+    text
+        The option ``valuation``.
+    bid_scale
+        Credits that a gain of 1 is worth; what makes the shipped valuations takes it as its number.
+
+    Raises
+    ------
+    OptionError
+        If there is no such valuation, or its numbers do not fit.
+    """
+    call = parse_call(text)
+    if call.name in VALUATION.shipped and call.numbers is None:
+        return registry_of(VALUATION)[call.name](bid_scale)
+    return find(VALUATION, text)

@@ -143,7 +143,7 @@ class Configuration(FlatAccess):
         own = {name: value for name, value in node.items() if name not in ("partition-id", "num-partitions")}
         if unknown := sorted(set(own) - set(accepted)):
             raise OptionError(
-                f"the node configuration must not set {unknown[0]!r}; accepted are partition-id, {', '.join(accepted)}"
+                f"the node configuration cannot set {unknown[0]!r}; accepted are partition-id, {', '.join(accepted)}"
             )
         simulated = "num-partitions" in node
         common = {name: value for name, value in run.items() if simulated or name not in PRIVATE_OPTIONS}

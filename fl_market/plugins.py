@@ -216,7 +216,10 @@ def _with_numbers(kind: Kind, found: Any, text: str, numbers: Sequence[float]) -
     """Return a plug-in that was called with its numbers, or that will be, behind its leading arguments."""
     if not callable(found) or not _takes(found, [*[0.0] * kind.leading, *numbers]):
         raise OptionError(f"the {kind.noun} {text!r} does not have the right numbers; accepted are {kind.accepted}")
-    fitting = _whole_where_needed(found, text, numbers, kind.leading)
+    try:
+        fitting = _whole_where_needed(found, text, numbers, kind.leading)
+    except OptionError as error:
+        raise OptionError(f"the {kind.noun} {error}; accepted are {kind.accepted}") from None
     if kind.leading:
         return lambda *leading: found(*leading, *fitting)
     try:
@@ -244,7 +247,7 @@ def _whole_where_needed(
         parameter = parameters[min(place, len(parameters) - 1)]
         if parameter.annotation in (int, "int"):
             if not math.isfinite(number) or number != int(number):
-                raise OptionError(f"{text!r} needs a whole number for {parameter.name}; got {number:g}")
+                raise OptionError(f"{text!r} needs a whole number of {parameter.name}; got {number:g}")
             number = int(number)  # noqa: PLW2901
         fitting.append(number)
     return tuple(fitting)

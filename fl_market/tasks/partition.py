@@ -254,7 +254,7 @@ def parse_partition(text: str) -> Callable[[Tensor, int, int], list[Tensor]]:
     Examples
     --------
     >>> parse_partition("shards(1)")(torch.tensor([0, 1]), 2, 0)
-    [tensor([1]), tensor([0])]
+    [tensor([0]), tensor([1])]
     """
     partition: Callable[[Tensor, int, int], list[Tensor]] = find(PARTITION, text)
     return partition

@@ -215,7 +215,7 @@ def test_an_agent_s_own_settings_come_from_its_node():
     reply = agent.send("query.quote", quotes=ConfigRecord(to_columns([QuoteRequest("q", "all")])))
     assert from_columns(Ask, reply.content["asks"]) == [Ask("q", 500_000)]
     agent.context.node_config["fit-steps"] = 1
-    assert "the node configuration cannot set 'fit-steps'; accepted are partition-id, profile" in error_of(agent)
+    assert "the node configuration cannot set 'fit-steps'; accepted are partition-id, data-dir" in error_of(agent)
 
 
 def error_of(agent):
@@ -235,7 +235,7 @@ def test_on_a_machine_of_its_own_an_agent_s_affairs_are_not_the_broker_s():
         ({}, "partition-id"),
         ({"partition-id": -1}, "partition-id"),
         ({"partition-id": 0, "spending-limt": 1.0}, "cannot set 'spending-limt'"),
-        ({"partition-id": 0, "spending-limit": -1.0}, "spending-limit cannot be -1.0"),
+        ({"partition-id": 0, "spending-limit": -1.0}, "spending-limit must be at least 0; got -1.0"),
         ({"partition-id": 0, "strategy": "fedavg"}, "cannot set 'strategy'"),
     ):
         with pytest.raises(MarketError, match=complaint):

@@ -84,12 +84,12 @@ def test_weights_count_for_validation_data_of_one_s_own(buyers):
 
 def broker(**terms):
     criterion = nn.CrossEntropyLoss(reduction="none")
-    return Broker(build(), criterion, data(0), data(1), terms=Terms(**terms), build=build)
+    return Broker(build(), criterion, data(0), data(1), terms=Terms(**{"pricing": "free", **terms}), build=build)
 
 
 def test_a_seller_of_another_head_is_aligned_by_what_is_shared():
     """The seller's hidden layers are a permuted copy of the buyer's: aligned, they are the buyer's own."""
-    made = broker(repaired=False, confidence=0.5)
+    made = broker(repair=False, confidence=0.5)
     torch.manual_seed(0)
     own, head = build().state_dict(), build(2).state_dict()
     seller = dict(apply_permutation(made.spec, random_permutation(made.spec, 1), own))
@@ -99,12 +99,12 @@ def test_a_seller_of_another_head_is_aligned_by_what_is_shared():
     assert bought.layers == "0,2"
     for name, tensor in own.items():
         torch.testing.assert_close(bought.merged[name], tensor)
-    (unaligned, _) = broker_with_labels(aligned=False).try_before_purchase({"A": own, "B": seller})
+    (unaligned, _) = broker_with_labels(alignment="none").try_before_purchase({"A": own, "B": seller})
     assert not torch.allclose(unaligned.merged["0.weight"], own["0.weight"])
 
 
 def broker_with_labels(**terms):
-    made = broker(repaired=False, **terms)
+    made = broker(repair=False, **terms)
     made.register("B", Profile(labels=(2, 3)))
     return made
 

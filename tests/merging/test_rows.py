@@ -83,7 +83,7 @@ def test_a_broker_with_a_budget_offers_rows(setting):
     criterion = nn.CrossEntropyLoss(reduction="none")
     gains = {}
     for share in (0.3, 1.0):
-        terms = Terms(granularity="row", layer_budget=share, repaired=False)
+        terms = Terms(granularity="row", layer_budget=share, repair=False)
         trial, _ = Broker(build(), criterion, data, data, terms=terms).try_before_purchase({"A": own, "B": seller})
         changed = sum(
             int((trial.merged[name] != tensor).reshape(len(tensor), -1).any(1).sum()) * tensor[0].numel()

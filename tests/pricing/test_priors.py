@@ -70,7 +70,7 @@ def test_no_sale_is_named(prior, cost):
         (Pareto(0.5, 2), 0.0, "a higher price always earns more"),
         (stats.pareto(0.5), 0.0, "a higher price always earns more"),
         (stats.norm(0, 1), 0.0, "must begin at 0 or above"),
-        ("cheap", 0.0, "'cheap' is no prior; accepted are uniform"),
+        ("cheap", 0.0, "the prior 'cheap' is invalid; accepted are uniform"),
     ],
 )
 def test_no_best_price_is_an_error_and_never_a_number(prior, cost, reason):

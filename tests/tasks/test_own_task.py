@@ -33,21 +33,21 @@ def test_the_documented_example_runs(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("def other(options): pass", "has no function 'task'"),
+        ("def other(options): pass", "does not define 'task'"),
         ("raise RuntimeError('not today')", "cannot be run: RuntimeError: not today"),
-        ("def task(options): return 3", "makes no fl_market.tasks.Task, but a int"),
+        ("def task(options): return 3", r"must be a fl_market\.tasks\.Task; got int"),
     ],
 )
-def test_a_file_that_makes_no_task_is_named(tmp_path, text, complaint):
+def test_a_file_without_a_valid_task_is_named(tmp_path, text, complaint):
     file = tmp_path / "mine.py"
     file.write_text(text)
     with pytest.raises(MarketError, match=complaint):
-        Configuration(task=f"{file}:task").load_task()
+        Configuration.of(task=f"{file}:task").load_task()
 
 
-def test_a_file_that_is_not_there_is_named(tmp_path):
+def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(MarketError, match=r"nothing\.py cannot be run"):
-        Configuration(task=f"{tmp_path}/nothing.py:task")
+        Configuration.of(task=f"{tmp_path}/nothing.py:task")
 
 
 def test_a_task_without_data_for_every_agent_is_refused(tmp_path):
@@ -57,7 +57,7 @@ def test_a_task_without_data_for_every_agent_is_refused(tmp_path):
         + "\nfrom dataclasses import replace\n"
         + "def one(options):\n    task = all_rings(options)\n    return replace(task, agents=task.agents[:1])\n"
     )
-    with pytest.raises(MarketError, match="has data for 1 agents, not for 2"):
+    with pytest.raises(MarketError, match="must have data for 2 agents; got 1"):
         load_task(f"{file}:one", TaskOptions(broker_samples=100))
 
 
