@@ -11,6 +11,7 @@ from fl_market.catalogue import ARM, PRICING_RULE
 from fl_market.cli.arguments import add_debug, add_options, brief, explained, given_options, names, new_folder, seeds
 from fl_market.configuration import Configuration
 from fl_market.errors import OptionError
+from fl_market.runner.environment import set_environment
 
 if TYPE_CHECKING:
     from fl_market.cli.arguments import Commands
@@ -68,6 +69,7 @@ def _add_run_options(parser: argparse.ArgumentParser, engine: str, without: Sequ
 
 
 def _run(options: argparse.Namespace) -> int:
+    set_environment()
     given = given_options(options)
     if "resume" in given:
         return _resume(options, given)
@@ -76,6 +78,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _compare(options: argparse.Namespace) -> int:
+    set_environment()
     given = given_options(options)
     return _compared(options, _configuration(given, "compare"), options.arms, given)
 
@@ -92,7 +95,7 @@ def _compared(
 ) -> int:
     for arm in arms:
         ARM.check(arm)
-    _prepare_flower(options)
+    _set_log_level(options)
     from fl_market.reports.curves import PICTURE
     from fl_market.reports.progress import show_progress
     from fl_market.reports.table import results_table, seeds_table
@@ -117,7 +120,7 @@ def _compared(
 
 
 def _resume(options: argparse.Namespace, given: dict[str, Any]) -> int:
-    _prepare_flower(options)
+    _set_log_level(options)
     from fl_market.reports.curves import PICTURE
     from fl_market.reports.progress import show_progress
     from fl_market.reports.table import results_table
@@ -140,9 +143,10 @@ def _show(text: str, folder: Path, files: Sequence[str]) -> None:
 
 
 def _bench_overhead(options: argparse.Namespace) -> int:
+    set_environment()
     given = given_options(options)
     configuration = _configuration(given, "bench-overhead")
-    _prepare_flower(options)
+    _set_log_level(options)
     from fl_market.benchmarks.overhead import overhead
     from fl_market.runner.advice import advice
     from fl_market.runner.engines import ENGINES
@@ -153,11 +157,8 @@ def _bench_overhead(options: argparse.Namespace) -> int:
     return 0
 
 
-def _prepare_flower(options: argparse.Namespace) -> None:
-    """Set the environment before Flower is imported, and its log's level after."""
-    from fl_market.runner.environment import set_environment
-
-    set_environment()
+def _set_log_level(options: argparse.Namespace) -> None:
+    """Set the level of Flower's log."""
     import flwr.common.logger  # noqa: F401  (its import sets a level of its own)
 
     logging.getLogger("flwr").setLevel(
