@@ -226,7 +226,7 @@ def test_help_and_lists_import_nothing_heavy():
     """They must answer at once; the declarations of the options import neither torch nor Flower."""
     code = (
         "import sys; from fl_market.cli import main; status = main(sys.argv[1:]); "
-        "heavy = {'torch', 'flwr', 'scipy', 'sqlalchemy', 'matplotlib'}; print(sorted(heavy & set(sys.modules)), status)"
+        "heavy = {'torch', 'flwr', 'scipy', 'sqlalchemy', 'matplotlib'}; print(sorted(heavy & {*sys.modules}), status)"
     )
     for arguments in (["compare", "--help"], ["run", "--help"], ["--version"], ["arms"], ["tasks"], ["--help"]):
         done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
