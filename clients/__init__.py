@@ -1,1 +1,1 @@
-"""The agents on Flower's client side: they train, decide whether to buy, and value what they sell."""
+"""Flower's client side: agents that train, bid for offers and ask for their parameters."""

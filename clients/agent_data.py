@@ -1,4 +1,4 @@
-"""What an agent trains on, and what it wants to be good at."""
+"""An agent's data and its objective."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,13 +23,13 @@ class AgentData:
     Attributes
     ----------
     task
-        The task, restricted to the classes that the agent distinguishes.
+        The task, restricted to the agent's label space.
     training
         Its training data.
     validation
-        What it holds out for the broker to judge its purchases by; None for nothing.
+        Samples that it holds out for the broker to judge its purchases by; None for none.
     class_weights
-        Its target distribution of classes; empty where that is the common one.
+        Its target distribution of classes; empty for the common one.
     """
 
     task: Task
@@ -45,7 +45,8 @@ def load_agent_data(options: Configuration, index: int) -> AgentData:
     Raises
     ------
     MarketError
-        If the data cannot be read, or a class, or as many samples as are to be held out, do not exist.
+        If the data cannot be read, a class does not exist, or more samples are to be held out than
+        there are.
     """
     whole = options.load_task()
     task = whole.restricted_to(options.label_set)
@@ -60,26 +61,34 @@ def load_agent_data(options: Configuration, index: int) -> AgentData:
 
 
 def pooled(task: Task) -> Batch:
-    """Return the training data of all agents: what nobody has, for a ceiling."""
+    """Return the training data of all agents together, which no agent has: for a ceiling."""
     return tuple(torch.cat(parts) for parts in zip(*task.agents, strict=True))
 
 
 def class_weights(profile: str, targets: Tensor, labels: Sequence[int]) -> tuple[float, ...]:
-    """Return the target class weights of a profile other than ``common``; none where they are common.
+    """Return the target class weights of a profile; empty for the common ones.
 
     Parameters
     ----------
     profile
-        ``"own"``: the classes as the training data has them. Otherwise numbers of classes, all of one weight.
+        ``"common"``; ``"own"``, for the distribution of the training data; or numbers of classes
+        with commas between, all of one weight.
     targets
-        Targets of the agent's training data.
+        Targets of the agent's training data, shape (samples,).
     labels
-        The classes that the agent's outputs stand for.
+        The agent's label space, class by class in the order of the model's outputs.
 
     Raises
     ------
     MarketError
-        If the profile names another class.
+        If the profile names a class outside the label space.
+
+    Examples
+    --------
+    >>> class_weights("own", torch.tensor([0, 0, 0, 2]), labels=(0, 1, 2))
+    (0.75, 0.0, 0.25)
+    >>> class_weights("1,2", torch.tensor([0, 0, 0, 2]), labels=(0, 1, 2))
+    (0.0, 1.0, 1.0)
     """
     if profile == "common":
         return ()
@@ -89,8 +98,8 @@ def class_weights(profile: str, targets: Tensor, labels: Sequence[int]) -> tuple
     wanted = {int(number) for number in profile.split(",")}
     if unknown := wanted - set(labels):
         raise MarketError(
-            f"the profile {profile!r} names class {min(unknown)}; accepted are the agent's own: "
-            f"{', '.join(map(str, labels))}"
+            f"profile must name classes of the agent's label space ({', '.join(map(str, labels))}); "
+            f"got class {min(unknown)} in {profile!r}"
         )
     return tuple(1.0 if label in wanted else 0.0 for label in labels)
 
@@ -98,6 +107,6 @@ def class_weights(profile: str, targets: Tensor, labels: Sequence[int]) -> tuple
 def _hold_out(data: Batch, count: int, seed: int, index: int) -> tuple[Batch, Batch]:
     samples = len(data[0])
     if count >= samples:
-        raise MarketError(f"validation-samples cannot be {count}: the agent has {samples} samples in all")
+        raise MarketError(f"validation-samples must be below the agent's {samples} samples; got {count}")
     order = torch.randperm(samples, generator=torch_generator(seed, "validation", index))
     return tuple(part[order[count:]] for part in data), tuple(part[order[:count]] for part in data)

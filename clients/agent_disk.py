@@ -1,4 +1,4 @@
-"""What an agent keeps on its own disk: its model after every round, what it remembers, and a journal of receipts."""
+"""An agent's own disk: its model after every round, its memory, and a journal of its receipts."""
 
 import io
 import json
@@ -10,32 +10,33 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from flwr.app import ConfigRecord
 from safetensors.torch import save
 
+from clients.faults import one_line
 from fl_market.errors import MarketError
+from fl_market.files import synchronise, write_whole
 from fl_market.ledger import read_receipts
 from fl_market.parameters import StateDict, digest
 from fl_market.protocol import Receipt
 
 MODEL, RECEIPTS = "model.safetensors", "receipts.jsonl"
 MEMORIES_KEPT = 3
-"""A broker that crashed may come back with an earlier model, and the agent with what it remembered then."""
-Memory = Mapping[str, Mapping[str, Any]]
-"""Record -> what it holds, in plain types: optimiser, quotes, what was spent."""
+"""A broker that crashed may come back with an earlier model, which needs the memory beside it."""
 
 
 class AgentDisk:
-    """One agent's folder.
+    """One agent's folder. All that a method has written survives a crash after it returns.
 
     Parameters
     ----------
     folder
-        It is made where it is missing.
+        It is created if it is missing.
 
     Raises
     ------
     MarketError
-        If it cannot be made.
+        If it cannot be created.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -53,10 +54,18 @@ class AgentDisk:
         """
         tensors = {name: tensor.detach().contiguous() for name, tensor in state.items()}
         about = {"run": str(run), "round": str(market_round), "sha256": digest(state)}
-        self._write(MODEL, save(tensors, metadata=about))
+        with _writing(self._folder):
+            write_whole(self._folder / MODEL, save(tensors, metadata=about))
 
-    def save_memory(self, memory: Memory, model_digest: str) -> None:
-        """Write what the agent remembers beside a model, whole or not at all.
+    def save_memory(self, memory: Mapping[str, ConfigRecord], model_digest: str) -> None:
+        """Write the agent's memory beside a model, whole or not at all.
+
+        Parameters
+        ----------
+        memory
+            Record -> its content, in plain types: optimiser, quotes, purchases.
+        model_digest
+            SHA-256 of the model.
 
         Raises
         ------
@@ -65,37 +74,39 @@ class AgentDisk:
         """
         buffer = io.BytesIO()
         torch.save({"model": model_digest, "records": {name: dict(record) for name, record in memory.items()}}, buffer)
-        name = _memory_name(model_digest)
-        self._write(name, buffer.getvalue())
         with _writing(self._folder):
+            write_whole(self._folder / _memory_name(model_digest), buffer.getvalue())
             by_age = sorted(self._folder.glob(_memory_name("*")), key=lambda path: path.stat().st_mtime_ns)
             for old in by_age[:-MEMORIES_KEPT]:
                 old.unlink()
 
-    def memory_beside(self, model_digest: str) -> Memory:
-        """Return what the agent remembered when it had this model; nothing where it had another.
+    def memory_beside(self, model_digest: str) -> dict[str, ConfigRecord]:
+        """Return the agent's memory beside this model; nothing if it was kept beside another.
 
         Raises
         ------
         MarketError
-            If the file cannot be read.
+            If the file is damaged.
         """
         path = self._folder / _memory_name(model_digest)
         if not path.exists():
             return {}
         try:
             kept = torch.load(path, map_location="cpu", weights_only=True)
-            return dict(kept["records"]) if kept["model"] == model_digest else {}
-        except Exception as error:  # whatever became of the file
-            raise MarketError(f"the agent's memory cannot be read from {path}: {error}") from error
+            records = kept["records"] if kept["model"] == model_digest else {}
+            return {name: ConfigRecord(dict(record)) for name, record in records.items()}
+        except Exception as error:  # a damaged file may hold anything
+            raise MarketError(
+                f"the agent's memory file {path} is damaged; delete it to go on without that memory ({one_line(error)})"
+            ) from error
 
     def note(self, receipts: Sequence[Receipt], run: int, market_round: int) -> None:
-        """Append receipts to the journal; one that it holds already is not noted twice.
+        """Append receipts to the journal; a receipt that it holds already is not repeated.
 
         Raises
         ------
         MarketError
-            If they cannot be written.
+            If they cannot be written, or the journal is damaged.
         """
         known = {(entry["run"], entry["deal"], entry["side"]) for entry in self.receipts()}
         lines = [
@@ -104,30 +115,36 @@ class AgentDisk:
             if (str(run), receipt.deal, receipt.side) not in known
         ]
         if lines:
-            with _writing(self._folder), (self._folder / RECEIPTS).open("a+b") as file:
-                file.seek(0)
-                file.truncate(file.read().rfind(b"\n") + 1)  # what was cut off while it was written
-                file.write("".join(lines).encode())
-                file.flush()
-                os.fsync(file.fileno())
+            with _writing(self._folder):
+                with (self._folder / RECEIPTS).open("a+b") as file:
+                    file.seek(0)
+                    file.truncate(file.read().rfind(b"\n") + 1)  # a line that a crash cut off
+                    file.write("".join(lines).encode())
+                    file.flush()
+                    os.fsync(file.fileno())
+                synchronise(self._folder)
 
     def receipts(self) -> list[dict[str, Any]]:
-        """Return the journal's entries; a last line that was cut off while it was written is left out."""
+        """Return the journal's entries, but for a last line that a crash cut off.
+
+        Raises
+        ------
+        MarketError
+            If the journal cannot be read or is damaged.
+        """
         path = self._folder / RECEIPTS
         return read_receipts(path) if path.exists() else []
 
-    def _write(self, name: str, content: bytes) -> None:
-        unfinished = self._folder / f"{name}.unfinished"
-        with _writing(self._folder):
-            with unfinished.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            unfinished.replace(self._folder / name)
+    def bought(self) -> dict[str, int]:
+        """Return the price of each purchase in micro-credits, by the id of its deal."""
+        return {str(entry["deal"]): int(entry["price"]) for entry in self._purchases()}
 
     def spent(self) -> int:
-        """Return what all purchases cost, in micro-credits."""
-        return sum(int(entry["price"]) for entry in self.receipts() if entry["side"] == "bought")
+        """Return the total price of all purchases in micro-credits."""
+        return sum(int(entry["price"]) for entry in self._purchases())
+
+    def _purchases(self) -> list[dict[str, Any]]:
+        return [entry for entry in self.receipts() if entry["side"] == "bought"]
 
 
 def _memory_name(model_digest: str) -> str:

@@ -1,4 +1,4 @@
-"""An agent's own training data, wherever its operator keeps it."""
+"""An agent's own training data, as its operator keeps them."""
 
 import runpy
 from pathlib import Path
@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from clients.faults import one_line
 from fl_market.data import Batch
 from fl_market.errors import MarketError
 from fl_market.tasks import Task
@@ -22,17 +23,18 @@ def read_local_data(where: str, task: Task) -> Batch:
     Parameters
     ----------
     where
-        A folder that ``torchvision.datasets.ImageFolder`` reads, its classes in the order of their names; an ``.npz``
-        file with the arrays ``inputs`` and ``targets``; or ``FILE.py:FUNCTION``, a function of the task that returns
-        both. Inputs of unsigned bytes are images, shape (samples, channels, height, width), and are normalised as the
-        task's own are; other inputs are taken as they are.
+        A folder that ``torchvision.datasets.ImageFolder`` reads, its classes in the order of their
+        names; an ``.npz`` file with the arrays ``inputs`` and ``targets``; or ``FILE.py:FUNCTION``,
+        a function of the task that returns both. Inputs of unsigned bytes are images, shape
+        (samples, channels, height, width), and are normalised like the task's own; other inputs are
+        taken as they are.
     task
-        What is trained.
+        The task that the agent trains on.
 
     Raises
     ------
     MarketError
-        If the data cannot be read, or does not fit the task.
+        If the data cannot be read, or do not fit the task; the message names the file.
     """
     try:
         inputs, targets = _read(where, task)
@@ -41,46 +43,73 @@ def read_local_data(where: str, task: Task) -> Batch:
     except MarketError:
         raise
     except Exception as error:  # an operator's file may hold or raise anything
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise MarketError(f"local-data cannot be read from {where}: {reason}; accepted is {ACCEPTED}") from error
-    own, like = tuple(inputs.shape[1:]), tuple(task.test[0].shape[1:])
-    if own != like or inputs.dtype is not task.test[0].dtype or len(inputs) != len(targets) or not len(inputs):
+        raise MarketError(f"local-data {where} cannot be read: {one_line(error)}; accepted is {ACCEPTED}") from error
+    _check_inputs(where, inputs, task)
+    if len(inputs) != len(targets) or not len(inputs):
         raise MarketError(
-            f"local-data of {where} has {len(inputs)} inputs of shape {own} and {inputs.dtype} for {len(targets)} "
-            f"targets; {task.name} takes {task.test[0].dtype} of shape {like}, with a target for each"
+            f"local-data {where} must have a target for each input; got {len(inputs)} inputs and {len(targets)} targets"
+        )
+    whole = targets.long()
+    in_range = 0 <= int(whole.min()) <= int(whole.max()) < task.classes
+    if targets.dim() != 1 or not in_range or bool((whole != targets).any()):
+        raise MarketError(f"the targets of local-data {where} must be whole numbers from 0 to {task.classes - 1}")
+    return inputs, whole
+
+
+def _check_inputs(where: str, inputs: Tensor, task: Task) -> None:
+    own, like = tuple(inputs.shape[1:]), task.test[0]
+    if own != tuple(like.shape[1:]) or inputs.dtype is not like.dtype:
+        raise MarketError(
+            f"the inputs of local-data {where} must have shape {tuple(like.shape[1:])} and dtype {like.dtype}, which "
+            f"the task {task.name} takes; got shape {own} and dtype {inputs.dtype}"
         )
     if not bool(torch.isfinite(inputs).all()):
-        raise MarketError(f"local-data of {where} contains NaN or infinite values")
-    if targets.dim() != 1 or not 0 <= int(targets.min()) <= int(targets.max()) < task.classes:
-        raise MarketError(f"local-data of {where} has targets that are not whole numbers from 0 to {task.classes - 1}")
-    return inputs, targets
+        raise MarketError(f"the inputs of local-data {where} must be finite; got NaN or infinite values")
 
 
 def _read(where: str, task: Task) -> tuple[Tensor, Tensor]:
     file, colon, function = where.rpartition(":")
     if colon and file.endswith(".py"):
-        inputs, targets = runpy.run_path(file)[function](task)
-        return torch.as_tensor(inputs), torch.as_tensor(targets).long()
+        names = runpy.run_path(file)
+        if function not in names:
+            raise MarketError(f"local-data {where} cannot be read: {file} has no function {function!r}")
+        inputs, targets = names[function](task)
+        return torch.as_tensor(inputs), torch.as_tensor(targets)
     if where.endswith(".npz"):
-        with np.load(where, allow_pickle=False) as arrays:
-            return torch.from_numpy(arrays["inputs"]), torch.from_numpy(arrays["targets"]).long()
+        return _arrays(where)
     if Path(where).is_dir():
         return _image_folder(where, task)
-    raise MarketError(f"local-data cannot be {where!r}; accepted is {ACCEPTED}")
+    raise MarketError(f"local-data must be {ACCEPTED}; got {where!r}")
+
+
+def _arrays(where: str) -> tuple[Tensor, Tensor]:
+    with np.load(where, allow_pickle=False) as arrays:
+        for name in ("inputs", "targets"):
+            if name not in arrays:
+                raise MarketError(f"local-data {where} lacks the array {name!r}")
+        return torch.from_numpy(arrays["inputs"]), torch.from_numpy(arrays["targets"])
 
 
 def _image_folder(where: str, task: Task) -> tuple[Tensor, Tensor]:
     shape = tuple(task.test[0].shape[1:])
     if task.prepare is None or len(shape) != 3:
-        raise MarketError(f"{task.name} takes no images; accepted as local-data are .npz files and functions")
+        raise MarketError(
+            f"local-data of the task {task.name} must be an .npz file or FILE.py:FUNCTION; got images in {where}"
+        )
     vision = import_torchvision()
     mode = "L" if shape[0] == 1 else "RGB"
     resize = vision.transforms.Resize(shape[1:])
+
+    def load(path: str) -> Any:
+        try:
+            return vision.datasets.folder.default_loader(path)
+        except Exception as error:  # a damaged image may raise anything
+            raise MarketError(f"the image {path} of local-data cannot be read: {one_line(error)}") from error
 
     def as_bytes(image: Any) -> Tensor:
         pixels = np.array(resize(image.convert(mode))).reshape(*shape[1:], shape[0])
         return torch.from_numpy(pixels).permute(2, 0, 1)
 
-    folder = vision.datasets.ImageFolder(where, transform=as_bytes)
+    folder = vision.datasets.ImageFolder(where, transform=as_bytes, loader=load)
     images, targets = zip(*folder, strict=True)
     return torch.stack(images), torch.tensor(targets)

@@ -1,4 +1,4 @@
-"""Where models are computed, and how precisely."""
+"""Device and precision of the computation."""
 
 from dataclasses import dataclass, field
 
@@ -15,10 +15,10 @@ class Hardware:
     Attributes
     ----------
     device
-        Where tensors lie.
+        Device of all tensors.
     mixed
-        Whether matrix products and convolutions are computed in bfloat16 (mixed precision); parameters and losses stay
-        in single precision.
+        Whether matrix products and convolutions are computed in bfloat16 (mixed precision).
+        Parameters and losses stay in single precision.
     """
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
@@ -29,7 +29,7 @@ class Hardware:
         return tuple(tensor.to(self.device) for tensor in tensors)
 
     def autocast(self) -> torch.autocast:
-        """Return the context in which models are to be evaluated."""
+        """Return the context in which models are evaluated."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed)
 
 
@@ -37,27 +37,30 @@ CPU = Hardware()
 
 
 def find_hardware(device: str = "auto", precision: str = "auto") -> Hardware:
-    """Return what a user's choice comes to on this machine.
+    """Return the hardware that a user's choice means on this machine.
 
     Parameters
     ----------
     device
-        ``"auto"`` is CUDA where there is one.
+        ``"cpu"``, ``"cuda"``, or ``"auto"`` for CUDA if there is a device.
     precision
         ``"float32"``, or ``"bfloat16"`` for mixed precision; ``"auto"`` is mixed on CUDA alone.
 
     Raises
     ------
     MarketError
-        If there is no CUDA device where one is asked for.
+        If ``device`` is CUDA and there is no such device.
     """
     available = torch.cuda.is_available()
     if device == "cuda" and not available:
-        raise MarketError("device cannot be cuda: torch finds no CUDA device on this machine; accepted is cpu or auto")
+        raise MarketError("device must be cpu or auto on this machine, where torch finds no CUDA device; got cuda")
     kind = "cuda" if available and device != "cpu" else "cpu"
     return Hardware(torch.device(kind), precision == "bfloat16" or (precision == "auto" and kind == "cuda"))
 
 
 def channels_last(inputs: Tensor) -> Tensor:
-    """Return images (samples, channels, height, width) in the memory layout that convolutions are fastest on."""
+    """Return images, shape (samples, channels, height, width), in the layout of fast convolutions.
+
+    Other inputs are returned as they are.
+    """
     return inputs.contiguous(memory_format=torch.channels_last) if inputs.dim() == 4 else inputs

@@ -1,4 +1,4 @@
-"""Names: of agents, and the pseudonyms under which they meet."""
+"""Names of agents, and the pseudonyms that they see of each other."""
 
 import re
 import secrets
@@ -23,28 +23,32 @@ def agent_name(index: int) -> str:
 
 
 def check_agent_name(name: str) -> None:
-    """Raise MarketError unless a text can be an agent's name: ids, of deals for instance, are made of names."""
+    """Raise unless a text can be an agent's name, which the ids of deals contain.
+
+    Raises
+    ------
+    MarketError
+        If it is not 1 to 60 letters, digits, ``_``, ``.`` and ``-``.
+    """
     if not re.fullmatch(r"[\w.-]{1,60}", name):
-        raise MarketError(
-            f"an agent cannot be named {name[:60]!r}; accepted are up to 60 letters, digits, '_', '.' and '-'"
-        )
+        raise MarketError(f"an agent's name must be 1 to 60 letters, digits, '_', '.' or '-'; got {name[:60]!r}")
 
 
 class Pseudonyms:
-    """Names for one run under which agents see each other; only the broker can tell whose they are.
+    """Pseudonyms of the agents for one run; only the broker knows the agents behind them.
 
-    They come from the operating system's randomness, not from the run's seed, which every agent knows: no result may
-    depend on them.
+    They are drawn from the operating system's randomness, because every agent knows the run's seed.
+    No result may depend on them.
 
     Attributes
     ----------
     known
-        Agent -> pseudonym, of those that have one.
+        Agent -> pseudonym, of the agents that have one.
     """
 
     def __init__(self) -> None:
         self.known: dict[str, str] = {}
 
     def of(self, agent: str) -> str:
-        """Return an agent's pseudonym, the same for the whole run."""
+        """Return an agent's pseudonym, which stays the same for the whole run."""
         return self.known.setdefault(agent, f"agent-{secrets.token_hex(8)}")

@@ -1,7 +1,8 @@
-"""What agents and broker say to each other about trades, in plain numbers.
+"""Messages between agents and broker about trades, in plain numbers.
 
-Each message is a frozen dataclass; :func:`to_columns` and :func:`from_columns` turn a sequence of them into the flat
-lists that a Flower ``ConfigRecord`` holds, and back, so that nothing here depends on Flower.
+Each message is a frozen dataclass. :func:`to_columns` turns a sequence of them into the flat lists
+that a Flower ``ConfigRecord`` holds, and :func:`from_columns` turns these back. Nothing here
+depends on Flower.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,34 +12,35 @@ from typing import Any, TypeVar
 from fl_market.errors import MarketError
 
 DISCLOSURES = ("sealed", "paper", "sharp")
-"""What sellers are told: with ``sealed``, nothing of the buyer; else what a :class:`DisclosedQuote` holds, from which
-they take the bounds of Theorem 4.1 (``paper``) or the sharp ones."""
+"""Disclosure policies. ``sealed`` tells sellers nothing of the buyer. The others tell them the
+numbers of a :class:`DisclosedQuote`, for the bounds of Theorem 4.1 (``paper``) or the sharp ones
+(``sharp``)."""
 OFFER, QUOTE = "query.offer", "query.quote"
 """Message types of the two exchanges between training and delivery."""
 DEBT = "query.debt"
-"""Message type that asks a buyer to pay for what it did not acknowledge."""
+"""Message type that asks a buyer to pay for unacknowledged deliveries."""
 IDENTIFY = "query.identify"
-"""Message type that asks who is at a node, after a broker came back."""
+"""Message type with which a broker that came back asks for the name of the agent at a node."""
 
 
 @dataclass(frozen=True)
 class Offer:
-    """What the broker tells a buyer, privately: one purchase that it tried and certified.
+    """A purchase that the broker tried and certified, told privately to the buyer.
 
     Attributes
     ----------
     id
-        Refers to the offer in a bid.
+        Id of the offer, to which a bid refers.
     seller
         The seller's pseudonym.
     layers
-        What is sold: ``"all"``, or the names of layers with commas between.
+        The layers for sale: ``"all"``, or their names with commas between.
     alpha
         Purchased weight.
     gain, lower_bound
         Certified gain-from-trade and its lower confidence bound, above 0.
     after
-        Id of the offer that this one comes on top of, and must be bid on as well; empty for none.
+        Id of the offer before this incremental purchase, which needs a bid as well; empty for none.
     """
 
     id: str
@@ -52,7 +54,7 @@ class Offer:
 
 @dataclass(frozen=True)
 class Bid:
-    """A buyer's answer: what it would pay at most for one offer, in micro-credits."""
+    """A buyer's answer: the most that it would pay for one offer, in micro-credits."""
 
     offer: str
     amount: int
@@ -60,9 +62,9 @@ class Bid:
 
 @dataclass(frozen=True)
 class QuoteRequest:
-    """What the broker tells a seller, privately: somebody would buy this. The policy ``sealed`` discloses no more.
+    """A request for an ask, told privately to the seller; the policy ``sealed`` discloses no more.
 
-    With the requests go the public prices of past deals, without the names of who dealt.
+    The public prices of past deals go with the requests, without the names of their parties.
     """
 
     id: str
@@ -71,14 +73,14 @@ class QuoteRequest:
 
 @dataclass(frozen=True)
 class DisclosedQuote(QuoteRequest):
-    """A quote request that discloses what Theorem 4.1 bounds the buyer's gain with.
+    """A quote request that discloses the numbers by which Theorem 4.1 bounds the buyer's gain.
 
     Attributes
     ----------
     id, layers
         As in a :class:`QuoteRequest`.
     alpha
-        Weight with which the seller itself would buy from this buyer; 0 where nothing is to be gained.
+        Weight with which the seller itself would buy from this buyer; 0 if it would gain nothing.
     beta
         Weight with which the buyer buys.
     gain
@@ -92,14 +94,14 @@ class DisclosedQuote(QuoteRequest):
 
 @dataclass(frozen=True)
 class PublicPrice:
-    """The price of a past deal, in micro-credits: what everybody may know."""
+    """The public price of a past deal, in micro-credits."""
 
     amount: int
 
 
 @dataclass(frozen=True)
 class Ask:
-    """A seller's answer: what it wants at least, in micro-credits."""
+    """A seller's answer: the least that it accepts, in micro-credits."""
 
     quote: str
     amount: int
@@ -129,7 +131,7 @@ class Receipt:
 
 @dataclass(frozen=True)
 class Debt:
-    """A delivery that a buyer did not acknowledge, and whose payment was given back to it.
+    """A delivery with a missing acknowledgement, whose payment was refunded.
 
     Attributes
     ----------
@@ -147,28 +149,51 @@ Item = TypeVar("Item", Offer, Bid, QuoteRequest, DisclosedQuote, PublicPrice, As
 
 
 def to_columns(items: Sequence[Item]) -> dict[str, Any]:
-    """Return one list for each field; an empty mapping for no items."""
+    """Return one list for each field; an empty mapping for no items.
+
+    Examples
+    --------
+    >>> to_columns([Bid("a", 5), Bid("b", 7)])
+    {'offer': ['a', 'b'], 'amount': [5, 7]}
+    """
     return {field.name: [getattr(item, field.name) for item in items] for field in fields(items[0])} if items else {}
 
 
 def from_columns(kind: type[Item], columns: Mapping[str, Any]) -> list[Item]:
-    """Return the items that :func:`to_columns` was given.
+    """Return the items of columns that :func:`to_columns` made.
+
+    Parameters
+    ----------
+    kind
+        Class of the items.
+    columns
+        Field -> one value for each item, as received: the sender may be broken or hostile.
 
     Raises
     ------
     MarketError
-        If a field is missing or unknown, or a value has the wrong type; whoever sent it may be broken or hostile.
+        If a field is missing or unknown, the lengths differ, or a value has the wrong type.
+
+    Examples
+    --------
+    >>> from_columns(Bid, {"offer": ["a"], "amount": [5]})
+    [Bid(offer='a', amount=5)]
     """
     if not columns:
         return []
-    types = {field.name: field.type for field in fields(kind)}
+    types: dict[str, Any] = {field.name: field.type for field in fields(kind)}
     if set(columns) != set(types):
-        raise MarketError(f"a list of {kind.__name__.lower()}s must have the fields {', '.join(types)}")
+        raise MarketError(
+            f"a list of {kind.__name__.lower()}s must have the fields {', '.join(types)}; got {', '.join(columns)}"
+        )
     lengths = {len(column) if isinstance(column, list) else -1 for column in columns.values()}
     if len(lengths) != 1 or -1 in lengths:
         raise MarketError(f"the fields of a list of {kind.__name__.lower()}s must be lists of one length")
     for name, expected in types.items():
         for value in columns[name]:
             if type(value) is not expected:
-                raise MarketError(f"the field {name!r} of a {kind.__name__.lower()} cannot be {value!r}")
+                raise MarketError(
+                    f"the field {name!r} of a {kind.__name__.lower()} must be of type {expected.__name__}; "
+                    f"got {value!r}"
+                )
     return [kind(**dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=True)]

@@ -1,6 +1,6 @@
 """Randomness that is passed in, never global.
 
-Every random choice in a run has its own stream, named by what it is for, so that an arm, a process layout or
+Each random choice in a run has its own stream, named by its purpose. An arm, a process layout or
 the order of replies cannot shift the numbers that another choice draws.
 """
 
@@ -13,7 +13,15 @@ import torch
 
 
 def derive_seed(seed: int, *purpose: str | int) -> int:
-    """Return a 63-bit seed for one named purpose, independent of those for all other purposes."""
+    """Return a 63-bit seed for one named purpose, independent of those for all other purposes.
+
+    Examples
+    --------
+    >>> derive_seed(0, "train", "A", 1) == derive_seed(0, "train", "A", 1)
+    True
+    >>> derive_seed(0, "train", "A", 1) == derive_seed(0, "train", "A", 2)
+    False
+    """
     text = "/".join(map(str, (seed, *purpose)))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
@@ -32,8 +40,8 @@ def numpy_generator(seed: int, *purpose: str | int) -> np.random.Generator:
 def reproducible(seed: int, *purpose: str | int) -> Iterator[None]:
     """Seed torch's global generator inside the block, on one thread, and restore both afterwards.
 
-    Modules draw their initial weights from the global generator, and floating-point sums depend on the number of
-    threads: both would otherwise make a result depend on the process it was computed in.
+    Modules draw their initial weights from the global generator, and floating-point sums depend on
+    the number of threads. Without both, a result would depend on the process that computes it.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -1,9 +1,8 @@
-"""What a broker needs to go on after a crash: one folder for each of the last rounds, written whole or not at all."""
+"""Checkpoints of a market: one folder for each of the last rounds, written whole or not at all."""
 
 import json
-import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,10 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from fl_market.errors import MarketError
+from fl_market.files import synchronise, write_whole
 from fl_market.gains import Profile
-from fl_market.market.broker import BrokerMemory
-from fl_market.parameters import StateDict
+from fl_market.market.outcome import Outcome
+from fl_market.market.state import MarketState
 
 STATE, TENSORS = "state.json", "tensors.safetensors"
 FORMAT = 3
@@ -24,34 +24,27 @@ FORMAT = 3
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The market after a round whose deliveries are acknowledged, but not yet settled.
+    """The market after a round that is decided, but not yet booked.
 
     Attributes
     ----------
-    round
-        Number of the round.
-    models
-        Agent -> its current model.
-    memory
-        What the broker remembers besides.
-    settled, refunded
-        Ids of the round's deals that are to be settled or refunded: this is done again after a crash, and idempotent.
+    outcome
+        The decision on the round's deals, and the market's state. After a crash the decision is
+        booked again; booking is idempotent.
     history
         The agents' test metrics so far, as :meth:`History.as_json` has them.
     ledger
         Number of the journal's last entry, and its hash.
-    pseudonyms
-        Agent -> the name under which the others, and the log, know it.
     """
 
-    round: int
-    models: Mapping[str, StateDict]
-    memory: BrokerMemory
-    settled: Sequence[str]
-    refunded: Sequence[str]
+    outcome: Outcome
     history: Mapping[str, Any]
     ledger: tuple[int, str]
-    pseudonyms: Mapping[str, str]
+
+    @property
+    def round(self) -> int:
+        """Number of the round."""
+        return self.outcome.state.round
 
 
 class Checkpoints:
@@ -60,21 +53,21 @@ class Checkpoints:
     Parameters
     ----------
     folder
-        Where they lie.
+        Their folder.
     kept
-        How many are kept.
+        Number of checkpoints to keep.
     """
 
     def __init__(self, folder: Path, kept: int = 2) -> None:
         self._folder, self._kept = folder, kept
 
     def write(self, checkpoint: Checkpoint) -> None:
-        """Write a checkpoint, then remove those that are too old.
+        """Write a checkpoint, then remove the oldest ones.
 
         Raises
         ------
         MarketError
-            If it cannot be written; the earlier ones are still there.
+            If it cannot be written; earlier ones are kept.
         """
         name = f"round-{checkpoint.round:06d}"
         unfinished, finished = self._folder / f"{name}.unfinished", self._folder / name
@@ -83,13 +76,13 @@ class Checkpoints:
         try:
             shutil.rmtree(unfinished, ignore_errors=True)
             unfinished.mkdir(parents=True)
-            _write(unfinished / TENSORS, save(tensors))
-            _write(unfinished / STATE, json.dumps(_document(checkpoint), indent=1).encode())
-            if finished.exists():  # of a run that was resumed; it counts until its successor is there
+            write_whole(unfinished / TENSORS, save(tensors))
+            write_whole(unfinished / STATE, json.dumps(_document(checkpoint), indent=1).encode())
+            if finished.exists():  # a resumed run replaces it; it counts until its successor is there
                 shutil.rmtree(replaced, ignore_errors=True)
                 finished.rename(replaced)
             unfinished.rename(finished)
-            _synchronise(self._folder)
+            synchronise(self._folder)
             shutil.rmtree(replaced, ignore_errors=True)
         except OSError as error:
             raise MarketError(f"the checkpoint {finished} cannot be written: {error.strerror or error}") from error
@@ -122,39 +115,40 @@ class Checkpoints:
 
 
 def _tensors(checkpoint: Checkpoint) -> dict[str, Tensor]:
-    """Return all tensors under one name each: what they are, whose, and their own name."""
-    named: dict[str, Tensor] = {}
-    for agent, model in checkpoint.models.items():
+    """Return all tensors under one name each: kind, agent, and the tensor's own name."""
+    state, named = checkpoint.outcome.state, dict[str, Tensor]()
+    for agent, model in state.models.items():
         named |= {f"model\n{agent}\n{name}": tensor for name, tensor in model.items()}
-    for agent, models in checkpoint.memory.delivered.items():
-        for place, state in enumerate(models):
-            named |= {f"delivered\n{agent}\n{place}\n{name}": tensor for name, tensor in state.items()}
-    for (first, second), permutation in checkpoint.memory.permutations.items():
+    for agent, models in state.delivered.items():
+        for place, delivered in enumerate(models):
+            named |= {f"delivered\n{agent}\n{place}\n{name}": tensor for name, tensor in delivered.items()}
+    for (first, second), permutation in state.permutations.items():
         named |= {
             f"permutation\n{first}\n{second}\n{group}": torch.tensor(order) for group, order in permutation.items()
         }
-    for agent, profile in checkpoint.memory.profiles.items():
+    for agent, profile in state.profiles.items():
         if profile.validation is not None:
             named |= {f"validation\n{agent}\n{place}": part for place, part in enumerate(profile.validation)}
-    # shared or strided memory is no business of a file
+    # safetensors takes neither shared nor strided memory
     return {name: tensor.detach().clone(memory_format=torch.contiguous_format) for name, tensor in named.items()}
 
 
 def _document(checkpoint: Checkpoint) -> dict[str, Any]:
+    state = checkpoint.outcome.state
     return {
         "format": FORMAT,
-        "round": checkpoint.round,
+        "round": state.round,
         "profiles": {
             agent: {"labels": profile.labels, "class_weights": profile.class_weights}
-            for agent, profile in checkpoint.memory.profiles.items()
+            for agent, profile in state.profiles.items()
         },
-        "settled": list(checkpoint.settled),
-        "refunded": list(checkpoint.refunded),
+        "settled": list(checkpoint.outcome.settled),
+        "refunded": list(checkpoint.outcome.refunded),
         "history": checkpoint.history,
         "ledger": checkpoint.ledger,
-        "pseudonyms": dict(checkpoint.pseudonyms),
-        "unpaid": checkpoint.memory.unpaid,
-        "runs": list(checkpoint.memory.runs),
+        "pseudonyms": dict(state.pseudonyms),
+        "unpaid": state.unacknowledged,
+        "runs": list(state.runs),
     }
 
 
@@ -173,39 +167,20 @@ def _checkpoint(document: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> C
             delivered.setdefault(names[0], {}).setdefault(int(names[1]), {})[names[2]] = tensor
         else:
             models.setdefault(names[0], {})[names[1]] = tensor
-    profiles = {
-        agent: Profile(
-            tuple(texts["labels"]),
-            tuple(texts["class_weights"]),
-            (validation[agent][0], validation[agent][1]) if agent in validation else None,
-        )
-        for agent, texts in document["profiles"].items()
-    }
-    in_order = {agent: [some[place] for place in sorted(some)] for agent, some in delivered.items()}
-    memory = BrokerMemory(in_order, permutations, profiles, document["unpaid"], document["runs"])
-    return Checkpoint(
-        document["round"],
-        models,
-        memory,
-        document["settled"],
-        document["refunded"],
-        document["history"],
-        (document["ledger"][0], document["ledger"][1]),
-        document["pseudonyms"],
+    state = MarketState(
+        round=document["round"],
+        models=models,
+        profiles={agent: _profile(texts, validation.get(agent)) for agent, texts in document["profiles"].items()},
+        delivered={agent: [some[place] for place in sorted(some)] for agent, some in delivered.items()},
+        permutations=permutations,
+        unacknowledged=document["unpaid"],
+        pseudonyms=document["pseudonyms"],
+        runs=document["runs"],
     )
+    outcome = Outcome(tuple(document["settled"]), tuple(document["refunded"]), state)
+    return Checkpoint(outcome, document["history"], (document["ledger"][0], document["ledger"][1]))
 
 
-def _write(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _synchronise(folder: Path) -> None:
-    """Make a rename durable, where the system lets a folder be opened."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _profile(texts: Mapping[str, Any], validation: Mapping[int, Tensor] | None) -> Profile:
+    data = None if validation is None else (validation[0], validation[1])
+    return Profile(tuple(texts["labels"]), tuple(texts["class_weights"]), data)

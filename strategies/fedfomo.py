@@ -1,41 +1,75 @@
 """FedFomo (Zhang et al., *Personalized Federated Learning with First Order Model Optimization*, ICLR 2021)."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 from flwr.app import ArrayRecord, ConfigRecord, Message
 from flwr.serverapp import Grid
 
+from fl_market.ledger import Deal
+from fl_market.market.outcome import Acknowledgement, Delivery, Outcome
+from fl_market.market.state import MarketState
 from fl_market.merging.first_order import merge_first_order
-from fl_market.parameters import StateDict
+from fl_market.parameters import StateDict, digest
 from strategies.market import ParameterMarket
 
 
-class FedFomo(ParameterMarket):
-    """A market without prices: each agent moves towards the models that do better than its own did.
+@dataclass(frozen=True)
+class FreeExchange:
+    """An exchange without deals: each agent of a round is sent its merged model.
 
-    In the paper agents download each other's models and validate them on data of their own. Here the broker does so for
-    them, on all of its data, weighted by each agent's profile: the very data that the market decides on.
+    Attributes
+    ----------
+    state
+        The market after the round.
+    merged
+        Agent -> its merged model; empty where nothing was exchanged.
+    agents
+        Agents of the round.
     """
 
-    _started_from: Mapping[int, StateDict]
+    state: MarketState
+    merged: Mapping[str, StateDict]
+    agents: Iterable[str]
+    agreed: tuple[Deal, ...] = ()
+
+    def deliver(self) -> dict[str, Delivery]:
+        """Return what each agent of the round is sent."""
+        sent = {agent: Delivery(model, digest(model)) for agent, model in self.merged.items()}
+        return {agent: sent.get(agent, Delivery()) for agent in self.agents}
+
+    def conclude(self, acknowledgements: Mapping[str, Acknowledgement | None]) -> Outcome:
+        """Return the round's outcome; an agent without an acknowledgement is sent its model again."""
+        return Outcome((), (), self.state)
+
+
+class FedFomo(ParameterMarket):
+    """Personalised averaging: each agent moves towards the models that do better than its own did.
+
+    In the paper agents download each other's models and validate them on data of their own. Here
+    the broker does so for them, on all of its data, weighted by each agent's profile: the data that
+    the market decides on.
+    """
+
+    _common: StateDict
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Configure as the market does, and remember from which models the agents start."""
-        messages = list(super().configure_train(server_round, arrays, config, grid))
-        common = arrays.to_torch_state_dict()
-        self._started_from = {
-            node: self._seats[node].model if node in self._seats else common
-            for node in (message.metadata.dst_node_id for message in messages)
-        }
-        return messages
+        """Configure as the market does, and remember the model from which new agents start."""
+        self._common = arrays.to_torch_state_dict()
+        return super().configure_train(server_round, arrays, config, grid)
 
-    def _trade(self, server_round: int) -> None:
-        models = [seat.model for seat in self._present]
-        merged = [
-            merge_first_order(self._started_from[seat.node], seat.model, models, self.broker.loss_of(seat.name))
-            for seat in self._present
-        ]
-        for seat, model in zip(self._present, merged, strict=True):
-            seat.keep(model)
+    def exchange(self, market_round: int, models: Mapping[str, StateDict]) -> FreeExchange:
+        """Merge each agent's model with those that improve its loss."""
+        merged = {}
+        if len(models) > 1:
+            before = self.broker.state.models
+            merged = {
+                agent: merge_first_order(
+                    before.get(agent, self._common), own, list(models.values()), self.broker.loss_of(agent)
+                )
+                for agent, own in models.items()
+            }
+        trained = self.broker.open_round(models, market_round, trades=False).state
+        return FreeExchange(trained.with_models(merged).after(market_round), merged, sorted(models))

@@ -1,4 +1,4 @@
-"""A private PostgreSQL server on loopback, where one is installed."""
+"""A private PostgreSQL server on the loopback interface, if PostgreSQL is installed."""
 
 import os
 import pwd
@@ -11,18 +11,18 @@ from pathlib import Path
 
 
 def why_not_here():
-    """Return why this machine has no PostgreSQL to test with; an empty text where it has."""
+    """Return why this machine cannot test with PostgreSQL; an empty text if it can."""
     if find_spec("psycopg") is None:
-        return "PostgreSQL needs psycopg, which the extra 'postgresql' installs"
+        return "psycopg is not installed; the extra 'postgresql' installs it"
     missing = [program for program in ("initdb", "pg_ctl") if shutil.which(program) is None]
-    return f"PostgreSQL is not installed: there is no {missing[0]} on the PATH" if missing else ""
+    return f"PostgreSQL is not installed: {missing[0]} is not on the PATH" if missing else ""
 
 
 class Server:
-    """A server with a database of its own."""
+    """A server with its own data folder, user and port."""
 
     def __init__(self):
-        # it refuses to run as root
+        # PostgreSQL refuses to run as root
         self._user = "nobody" if os.getuid() == 0 else pwd.getpwuid(os.getuid()).pw_name
         self._folder = Path(tempfile.mkdtemp(prefix="fl-market-postgres-"))
         shutil.chown(self._folder, self._user)
@@ -38,7 +38,7 @@ class Server:
         self._run("pg_ctl", "-w", "-l", str(self._folder / "log"), "-o", options, "start")
 
     def stop(self):
-        """Stop at once: connections are lost."""
+        """Stop at once; connections are lost."""
         self._run("pg_ctl", "-w", "-m", "immediate", "stop")
 
     def remove(self):

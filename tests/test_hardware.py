@@ -17,14 +17,14 @@ from fl_market.hardware import CPU, Hardware, channels_last, find_hardware
         (True, "cpu", "auto", "cpu", False),
     ],
 )
-def test_what_a_choice_comes_to(monkeypatch, cuda, device, precision, kind, mixed):
+def test_the_hardware_of_each_choice(monkeypatch, cuda, device, precision, kind, mixed):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     assert find_hardware(device, precision) == Hardware(torch.device(kind), mixed)
 
 
-def test_cuda_where_there_is_none_is_refused(monkeypatch):
+def test_cuda_without_a_device_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(MarketError, match="device cannot be cuda"):
+    with pytest.raises(MarketError, match="device must be cpu or auto on this machine"):
         find_hardware("cuda")
 
 

@@ -29,7 +29,7 @@ MESSAGES = {
 
 @pytest.mark.parametrize("kind", MESSAGES)
 @given(data=st.data())
-def test_there_and_back(kind, data):
+def test_columns_give_the_messages_back(kind, data):
     items = data.draw(st.lists(MESSAGES[kind], max_size=4))
     assert from_columns(kind, to_columns(items)) == items
 
@@ -47,6 +47,6 @@ def test_there_and_back(kind, data):
         {"offer": ["a"], "amount": [float("nan")]},
     ],
 )
-def test_what_a_broken_or_hostile_sender_puts_in(columns):
+def test_columns_of_a_broken_or_hostile_sender_are_refused(columns):
     with pytest.raises(MarketError):
         from_columns(Bid, columns)

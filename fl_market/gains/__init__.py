@@ -1,8 +1,15 @@
-"""Gain-from-trade (paper, section 3.3): losses on the broker's data, its splits, and certificates with a bound."""
+"""Gain-from-trade (paper, section 3.3): losses, splits of the broker's data, certificates."""
 
 from fl_market.gains.certificate import GAINS, Certificate, certify, class_rises
 from fl_market.gains.losses import Loss, ModelLoss, batch_size_for
-from fl_market.gains.profiles import Profile, Purpose, WeightedLoss, check_validation, weighted_purpose, with_labels
+from fl_market.gains.objectives import (
+    Objective,
+    Profile,
+    WeightedLoss,
+    check_validation,
+    weighted_objective,
+    with_labels,
+)
 from fl_market.gains.splits import split_in_halves
 
 __all__ = [
@@ -10,14 +17,14 @@ __all__ = [
     "Certificate",
     "Loss",
     "ModelLoss",
+    "Objective",
     "Profile",
-    "Purpose",
     "WeightedLoss",
     "batch_size_for",
     "certify",
     "check_validation",
     "class_rises",
     "split_in_halves",
-    "weighted_purpose",
+    "weighted_objective",
     "with_labels",
 ]

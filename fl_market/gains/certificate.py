@@ -1,9 +1,10 @@
 r"""Certify a gain-from-trade on data that chose nothing.
 
 Paper, section 3.3 and Eq. 4: :math:`\Delta = L_z(\hat\theta) - L_z(\bar\theta)`, or its ratio to
-:math:`L_z(\hat\theta)`, which the published tables used. The paper measures the gain on the very samples that chose α;
-the best of ten α then reports a "gain" nearly always, also where there is none (the winner's curse). Here α is chosen
-on the *fit* split and the gain is certified on a disjoint *certify* split, with a lower confidence bound.
+:math:`L_z(\hat\theta)`, which the published tables used. The paper measures the gain on the very
+samples that chose α. The best of ten α then reports a "gain" nearly always, also without one (the
+winner's curse). Here α is chosen on the *fit* split, and the gain is certified on a disjoint
+*certify* split, with a lower confidence bound.
 """
 
 import math
@@ -21,12 +22,13 @@ GAINS = ("relative", "difference")
 
 @dataclass(frozen=True)
 class Certificate:
-    """What the broker certifies of one possible purchase.
+    """The broker's certificate of one possible purchase.
 
     Attributes
     ----------
     gain
-        Estimated gain-from-trade: loss units for ``"difference"``, a share of the loss before for ``"relative"``.
+        Estimated gain-from-trade: loss units for ``"difference"``, a share of the loss before for
+        ``"relative"``.
     lower_bound
         One-sided lower confidence bound of the gain.
     confidence
@@ -36,7 +38,7 @@ class Certificate:
     samples
         Size of the certify split.
     harmed
-        Classes whose loss is not certified to stay within the tolerance, where there is one.
+        Classes whose loss is not certified to stay within the tolerance, if there is one.
     """
 
     gain: float
@@ -49,13 +51,13 @@ class Certificate:
 
     @property
     def ratio(self) -> float:
-        """The loss before over the loss after, Eq. 3's error ratio for losses: 1 where nothing is gained."""
+        """The loss before over the loss after, Eq. 3's error ratio for losses: 1 without a gain."""
         ratio = self.loss_before / max(self.loss_after, np.finfo(float).tiny)
         return ratio if math.isfinite(ratio) else np.finfo(float).max
 
     @property
     def positive(self) -> bool:
-        """Whether the gain is certified: its lower bound lies above zero, and no class is harmed."""
+        """Whether the gain is certified: its lower bound is above zero, and no class is harmed."""
         return self.lower_bound > 0 and not self.harmed
 
 
@@ -65,7 +67,8 @@ def certify(before: Tensor, after: Tensor, *, confidence: float = 0.95, kind: st
     Parameters
     ----------
     before, after
-        Losses, one for each sample of the certify split, shape (samples,): of the buyer's own and of the merged model.
+        Losses, one for each sample of the certify split, shape (samples,): of the buyer's own and
+        of the merged model.
     confidence
         Level of the one-sided lower bound, in (0, 1).
     kind
@@ -74,20 +77,27 @@ def certify(before: Tensor, after: Tensor, *, confidence: float = 0.95, kind: st
     Returns
     -------
     Certificate
-        The bound is Student's t on the paired differences, divided by the mean loss before where the gain is relative;
-        the division cannot change its sign, and the sign is what gates a trade.
+        The bound is Student's t on the paired differences, divided by the mean loss before where
+        the gain is relative. The division cannot change its sign, and the sign gates a trade.
 
     Raises
     ------
     MarketError
-        If the two have different lengths, fewer than two samples, or if an option is none of those accepted.
+        If the two have different lengths or fewer than two samples, or if an option is invalid.
+
+    Examples
+    --------
+    >>> import torch
+    >>> before, after = torch.tensor([2.0, 4.0, 6.0]), torch.tensor([1.0, 2.0, 3.0])
+    >>> certify(before, after, kind="difference").gain
+    2.0
     """
     if before.shape != after.shape or before.dim() != 1 or len(before) < 2:
         raise MarketError("a certificate needs the losses of both models on the same two or more samples")
     if not 0 < confidence < 1:
-        raise MarketError(f"the confidence must lie in (0, 1), not be {confidence}")
+        raise MarketError(f"confidence must be in (0, 1); got {confidence}")
     if kind not in GAINS:
-        raise MarketError(f"unknown gain {kind!r}; accepted are {', '.join(GAINS)}")
+        raise MarketError(f"gain must be one of {', '.join(GAINS)}; got {kind!r}")
     own = before.detach().double().cpu().numpy()
     merged = after.detach().double().cpu().numpy()
     mean, bound = _mean_and_lower_bound(own - merged, confidence)
@@ -100,10 +110,10 @@ def certify(before: Tensor, after: Tensor, *, confidence: float = 0.95, kind: st
 
 
 def class_rises(before: Tensor, after: Tensor, classes: Tensor, *, confidence: float = 0.95) -> dict[int, float]:
-    """Return by how much the loss of each class may have risen, at most.
+    """Return upper bounds of the rise of each class's loss.
 
-    Parameters that are poisoned to be good on average and bad on one class have a certified gain; this shows the
-    class. The paper has nothing like it.
+    Parameters that are poisoned to be good on average and bad on one class have a certified gain;
+    the bounds show the class. They are an addition to the paper.
 
     Parameters
     ----------
@@ -117,7 +127,8 @@ def class_rises(before: Tensor, after: Tensor, classes: Tensor, *, confidence: f
     Returns
     -------
     dict
-        Class -> upper bound of its mean loss after less that before. A class with one sample has no bound: inf.
+        Class -> upper bound of its mean loss after less that before. A class with one sample has no
+        bound: inf.
     """
     rises = (after - before).detach().double().cpu().numpy()
     numbers = classes.cpu().numpy()
@@ -131,6 +142,7 @@ def class_rises(before: Tensor, after: Tensor, classes: Tensor, *, confidence: f
 
 def _mean_and_lower_bound(values: NDArray[np.float64], confidence: float) -> tuple[float, float]:
     """Return the mean of some values, and Student's one-sided lower bound of their expectation."""
-    mean = float(values.mean())
-    error = float(values.std(ddof=1)) / math.sqrt(len(values))
+    with np.errstate(invalid="ignore", over="ignore"):  # losses that overflow have no finite bound
+        mean = float(values.mean())
+        error = float(values.std(ddof=1)) / math.sqrt(len(values))
     return mean, mean - float(stats.t.ppf(confidence, len(values) - 1)) * error

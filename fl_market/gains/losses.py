@@ -1,6 +1,6 @@
 """Losses of a candidate model on the broker's data, one for each sample."""
 
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -8,12 +8,13 @@ from torch.func import functional_call
 
 from fl_market.data import Batch
 from fl_market.hardware import CPU, Hardware, channels_last
+from fl_market.observation import Call, observe
 from fl_market.parameters import StateDict
 
 ACTIVATIONS = 2**21
-"""Numbers that one layer may put out at a time: 8 MiB in single precision, a processor's cache."""
+"""Numbers in the output of one layer at a time: 8 MiB in single precision, a processor's cache."""
 ACTIVATIONS_ON_DEVICE = 2**29
-"""The same on an accelerator, which wants large batches."""
+"""The same on an accelerator, which is fast on large batches."""
 
 
 class Loss(Protocol):
@@ -25,40 +26,44 @@ class Loss(Protocol):
 
 @torch.no_grad()
 def batch_size_for(model: nn.Module, inputs: Tensor) -> int:
-    """Return how many samples a batch may have for its activations to stay in the processor's cache.
+    """Return the batch size at which activations stay in the processor's cache.
 
-    Evaluation on larger batches is slower, up to three times: memory is fetched from the system for every layer.
+    Evaluation on larger batches is up to three times slower: each layer fetches its inputs from the
+    system's memory.
+
+    Parameters
+    ----------
+    model
+        The architecture; it runs once, in evaluation mode.
+    inputs
+        Samples, of which two are enough.
     """
-    largest = 1
     limit = ACTIVATIONS if inputs.device.type == "cpu" else ACTIVATIONS_ON_DEVICE
+    sizes = [1]
 
-    def note(module: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
-        nonlocal largest
-        if isinstance(output, Tensor):
-            largest = max(largest, output.numel())
+    def note(call: Call) -> None:
+        if isinstance(call.output, Tensor):
+            sizes.append(call.output.numel())
 
-    handles = [module.register_forward_hook(note) for module in model.modules() if not [*module.children()]]
-    try:
-        model(inputs[:2])
-    finally:
-        for handle in handles:
-            handle.remove()
-    return max(1, limit * len(inputs[:2]) // largest)
+    leaves = [name for name, module in model.named_modules() if not [*module.children()]]
+    observe(model, model.state_dict(), inputs[:2], note, of=leaves)
+    return max(1, limit * len(inputs[:2]) // max(sizes))
 
 
 class ModelLoss:
-    """A :class:`Loss` from an architecture and a criterion, without touching the architecture's own parameters.
+    """A :class:`Loss` from an architecture, whose own parameters stay as they are, and a criterion.
 
     Parameters
     ----------
     model
         The architecture; it is evaluated in evaluation mode.
     criterion
-        As ``torch.nn.CrossEntropyLoss(reduction="none")``: (outputs, targets) to losses, one for each sample.
+        As ``torch.nn.CrossEntropyLoss(reduction="none")``: (outputs, targets) to losses, one for
+        each sample.
     batch_size
         Samples evaluated at a time; by default :func:`batch_size_for` decides.
     hardware
-        Where state dicts and batches lie, and how precisely they are computed with.
+        Device of state dicts and batches, and the precision of the computation.
     """
 
     def __init__(
@@ -74,7 +79,7 @@ class ModelLoss:
         """Return one loss for each sample, shape (samples,)."""
         if self.batch_size is None:
             self.batch_size = batch_size_for(self.model, data[0])
-        # running statistics are no parameters: PyTorch's BatchNorm cannot be differentiated in them
+        # running statistics are no parameters: PyTorch's BatchNorm has no gradient in them
         values = {name: tensor.detach() if name in self._buffers else tensor for name, tensor in state.items()}
         parts = zip(*(torch.split(part, self.batch_size) for part in data), strict=True)
         return torch.cat([self.criterion(self._outputs(values, inputs), targets) for inputs, targets in parts])

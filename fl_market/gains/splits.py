@@ -8,7 +8,14 @@ from fl_market.seeds import torch_generator
 
 
 def split_in_halves(data: Batch, seed: int) -> tuple[Batch, Batch]:
-    """Return a random fit split and the certify split that holds the rest.
+    """Return a random fit split, and the certify split that holds the rest.
+
+    Parameters
+    ----------
+    data
+        The broker's validation data.
+    seed
+        Decides the split.
 
     Raises
     ------
@@ -17,7 +24,7 @@ def split_in_halves(data: Batch, seed: int) -> tuple[Batch, Batch]:
     """
     count = len(data[0])
     if count < 4:
-        raise MarketError(f"the broker needs at least 4 validation samples, not {count}")
+        raise MarketError(f"the broker needs at least 4 validation samples; got {count}")
     order = torch.randperm(count, generator=torch_generator(seed, "fit-certify"))
     fit, certify = order[: count // 2], order[count // 2 :]
     return tuple(part[fit] for part in data), tuple(part[certify] for part in data)

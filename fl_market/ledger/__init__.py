@@ -1,4 +1,4 @@
-"""Accounts, escrow and settlement (paper, section 3.1, step 6: "transfers the payment to the seller")."""
+"""Accounts, escrow and settlement (paper, section 3.1, step 6)."""
 
 from fl_market.ledger.deals import Deal, DealState
 from fl_market.ledger.journal import Entry

@@ -1,4 +1,4 @@
-"""Open the ledger's database, with transactions that hold on every back end."""
+"""The ledger's database, with serial transactions on every back end."""
 
 from pathlib import Path
 
@@ -11,22 +11,30 @@ from fl_market.errors import MarketError
 from fl_market.ledger.schema import metadata
 
 LOCK = 0x666C6D6B74
-"""Number of the advisory lock that PostgreSQL's transactions take."""
+"""Number of the advisory lock of PostgreSQL's transactions."""
 
 
 def open_database(url: str, *, create: bool = True) -> Engine:
     """Return an engine whose tables exist.
 
+    Parameters
+    ----------
+    url
+        ``sqlite:///FILE``, ``sqlite://`` (in memory) or ``postgresql+psycopg://…``.
+    create
+        Create the tables if they are missing.
+
     Raises
     ------
     MarketError
-        If the URL is none, or the database cannot be opened.
+        If the URL is invalid, the database cannot be opened, or there is no ledger and ``create``
+        is False.
     """
     try:
         address = make_url(url)
         in_memory = address.get_backend_name() == "sqlite" and address.database in (None, "", ":memory:")
         in_file = address.get_backend_name() == "sqlite" and not in_memory
-        # one connection: every connection to an in-memory database is a database of its own
+        # one connection only: each connection to an in-memory database has a database of its own
         options = {"poolclass": StaticPool, "connect_args": {"check_same_thread": False}} if in_memory else {}
         engine = create_engine(address, **options)
         if address.get_backend_name() == "sqlite":
@@ -40,20 +48,24 @@ def open_database(url: str, *, create: bool = True) -> Engine:
         return engine
     except ArgumentError:
         raise MarketError(
-            "the ledger's address is no database URL; accepted are sqlite:///FILE and postgresql+psycopg://…"
+            "the ledger's address must be a database URL: sqlite:///FILE or postgresql+psycopg://…"
         ) from None
     except (SQLAlchemyError, ImportError) as error:
-        reason = str(getattr(error, "orig", None) or error).splitlines()[0]
-        raise MarketError(f"the ledger {name_of(make_url(url))} cannot be opened: {reason}") from error
+        raise MarketError(f"the ledger {name_of(make_url(url))} cannot be opened: {reason_of(error)}") from error
 
 
 def name_of(address: URL) -> str:
-    """Return a database's address without what may be secret: the password, also where it is a parameter."""
+    """Return a database's address without its password, which may also be a parameter of it."""
     return address.set(query={}).render_as_string()
 
 
+def reason_of(error: Exception) -> str:
+    """Return a database error's first line, as the driver says it."""
+    return str(getattr(error, "orig", None) or error).splitlines()[0]
+
+
 def _make_sqlite_transactional(engine: Engine) -> None:
-    """Begin every transaction with the write lock: Python's driver would begin it only at the first write."""
+    """Take the write lock when a transaction begins; the driver takes it at the first write."""
 
     @event.listens_for(engine, "connect")
     def _configure(connection, _record):  # type: ignore[no-untyped-def]
@@ -68,7 +80,7 @@ def _make_sqlite_transactional(engine: Engine) -> None:
 
 
 def _make_postgresql_serial(engine: Engine) -> None:
-    """Let one transaction after the other have the ledger: each entry follows the one before it."""
+    """Run transactions one after the other: each entry refers to the one before it."""
 
     @event.listens_for(engine, "begin")
     def _begin(connection):  # type: ignore[no-untyped-def]

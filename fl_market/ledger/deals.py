@@ -1,4 +1,4 @@
-"""A deal and the states that it goes through."""
+"""A deal and its states."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -6,7 +6,11 @@ from enum import StrEnum
 
 
 class DealState(StrEnum):
-    """agreed → escrowed → delivered → settled; void before the escrow, refunded after it, and perhaps paid late."""
+    """The states of a deal: agreed → escrowed → delivered → settled.
+
+    A deal ends as void before the escrow, or as refunded after it; a refunded deal may be paid
+    late.
+    """
 
     AGREED = "agreed"
     ESCROWED = "escrowed"
@@ -18,7 +22,7 @@ class DealState(StrEnum):
 
     @property
     def paid(self) -> bool:
-        """Whether the seller has its money."""
+        """Whether the seller has been paid."""
         return self in (DealState.SETTLED, DealState.PAID_LATE)
 
 
@@ -40,7 +44,7 @@ class Deal:
     Attributes
     ----------
     id
-        Unique in its ledger; every step of the deal is idempotent by it.
+        Unique in its ledger; it makes every step of the deal idempotent.
     round
         Round of the market.
     buyer, seller
@@ -50,7 +54,7 @@ class Deal:
     gain, lower_bound
         The certified gain-from-trade and its lower confidence bound.
     alpha
-        Purchased weight: the share of the seller in the merged model.
+        Purchased weight: the seller's share of the merged model.
     """
 
     id: str
@@ -65,5 +69,5 @@ class Deal:
     alpha: float
 
     def terms(self) -> str:
-        """Return the terms as one line of JSON, as the journal keeps them."""
+        """Return the terms as one line of JSON, the form that the journal keeps."""
         return json.dumps(asdict(self), sort_keys=True)

@@ -9,26 +9,26 @@ GENESIS = "0" * 64
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of the journal: a transfer from one account to another, which debits one and credits the other.
+    """One line of the journal: a transfer, which debits one account and credits another.
 
     Attributes
     ----------
     sequence
         1, 2, 3, … without gaps.
     step
-        What happened: ``endowed``, or the state that the deal went into.
+        ``endowed``, or the new state of the deal.
     deal
         Id of the deal, or the empty string.
     payer, payee
-        Accounts; both are the buyer where no money moves.
+        Accounts; both are the buyer if no money moves.
     amount
         Micro-credits, at least 0.
     memo
-        The terms of the deal, where it was agreed.
+        The terms of the deal in the step ``agreed``, or the owner in the step ``endowed``.
     recorded_at
         Seconds since the epoch.
     previous, hash
-        SHA-256 of the entry before, and of this one.
+        SHA-256 of the entry before it, and of this entry.
     """
 
     sequence: int

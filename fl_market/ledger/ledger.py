@@ -1,4 +1,4 @@
-"""The ledger: integer micro-credits, double entry, one transaction a step."""
+"""The ledger: integer micro-credits, double entry, one transaction for each step."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Engine, insert, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from fl_market.errors import MarketError
-from fl_market.ledger.database import name_of, open_database
+from fl_market.ledger.database import name_of, open_database, reason_of
 from fl_market.ledger.deals import SUCCESSORS, Deal, DealState
 from fl_market.ledger.journal import GENESIS, Entry
 from fl_market.ledger.schema import accounts, deals, entries, runs
@@ -21,24 +21,30 @@ from fl_market.naming import check_agent_name
 from fl_market.pricing.money import credits_text
 
 ENDOWMENT = "market/endowment"
-"""Where money comes from: its balance is minus the sum of all others."""
+"""Source of all money: its balance is minus the sum of all others."""
 ESCROW = "market/escrow"
-"""Where a payment waits for the buyer's acknowledgement."""
+"""Holds each payment until the buyer's acknowledgement."""
 ENDOWED = "endowed"
-"""The step of the entry with which an account begins; its memo names the owner."""
+"""Step of an account's first entry; its memo names the owner."""
 
 
 class Ledger:
-    """Accounts, deals and the journal of all that happened, in one database.
+    """Accounts, deals and their journal, in one database.
 
-    Each method that changes something is one transaction and, but for :meth:`begin_run`, idempotent: called again it
-    changes nothing. The sum of all balances is 0 at every commit, and no balance but that of the endowment account is
-    ever below zero.
+    Each method that changes something is one transaction. It is idempotent: called again it changes
+    nothing (:meth:`begin_run` excepted). The sum of all balances is 0 at every commit. No balance
+    is ever below 0 but that of the endowment account.
 
     Parameters
     ----------
     engine
-        As :meth:`open` makes it.
+        The engine of :func:`fl_market.ledger.database.open_database`.
+
+    Examples
+    --------
+    >>> with Ledger.open() as ledger:
+    ...     ledger.open_account("A", 5_000_000)
+    5000000
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -46,7 +52,7 @@ class Ledger:
 
     @classmethod
     def open(cls, url: str = "sqlite://") -> Self:
-        """Return the ledger at a database URL, creating it where there is none.
+        """Return the ledger at a database URL; create it if there is none.
 
         Parameters
         ----------
@@ -67,12 +73,12 @@ class Ledger:
 
     @classmethod
     def open_existing(cls, url: str) -> Self:
-        """Return the ledger at a database URL, for reading; nothing is created.
+        """Return an existing ledger; create nothing.
 
         Raises
         ------
         MarketError
-            If there is no ledger there.
+            If there is no ledger at the URL.
         """
         return cls(open_database(url, create=False))
 
@@ -89,10 +95,10 @@ class Ledger:
         self.close()
 
     def begin_run(self, arm: str) -> str:
-        """Return the first of ``arm``, ``arm~2``, ``arm~3``, … that no run has had; none will get it again.
+        """Return the first unused name among ``arm``, ``arm~2``, ``arm~3``, … and reserve it.
 
-        The ids of a run's deals begin with this name. Runs that share a ledger, also at the same time, and runs that
-        repeat the rounds of one that was lost, thus never take each other's deals for their own.
+        The ids of a run's deals begin with this name. Runs that share a ledger, even at the same
+        time, and runs that repeat lost rounds of another, thus never mistake each other's deals.
         """
         with self._transaction() as connection:
             taken = set(connection.execute(select(runs.c.name)).scalars())
@@ -101,29 +107,28 @@ class Ledger:
             connection.execute(insert(runs).values(name=name))
         return name
 
-    # -- accounts ---------------------------------------------------------------------------------------------------
+    # -- accounts
 
     def open_account(self, name: str, endowment: int, owner: str = "") -> int:
-        """Open an agent's account with an endowment, unless it exists; return its balance in micro-credits.
+        """Open an agent's account with an endowment, unless it exists; return its balance.
 
         Parameters
         ----------
         name
-            The account's.
+            Name of the account.
         endowment
-            Micro-credits that it opens with.
+            First balance in micro-credits, at least 0.
         owner
-            To whom it belongs, as the journal's entry of the endowment keeps it; empty for nobody in particular.
+            Owner of the account, which the entry of the endowment keeps; empty for none.
 
         Raises
         ------
         MarketError
-            If the name is none that an agent can have, the endowment is negative, or the account belongs to another
-            owner.
+            If the name or the endowment is invalid, or the account belongs to another owner.
         """
         check_agent_name(name)
         if endowment < 0:
-            raise MarketError(f"an endowment must be at least 0, not {credits_text(endowment)} credits")
+            raise MarketError(f"an endowment must be at least 0; got {credits_text(endowment)} credits")
         with self._transaction() as connection:
             balance = _balance(connection, name)
             if balance is None:
@@ -153,7 +158,7 @@ class Ledger:
         with self._transaction() as connection:
             return _balances(connection)
 
-    # -- the steps of a deal ----------------------------------------------------------------------------------------
+    # -- the steps of a deal
 
     def agree(self, deal: Deal) -> DealState:
         """Record a deal.
@@ -161,15 +166,19 @@ class Ledger:
         Raises
         ------
         MarketError
-            If a deal of this id but of other terms exists, a side has no account, or the price is not in [0, bid].
+            If a deal with this id and other terms exists, a side has no account, or the price is
+            not in [0, bid].
         """
         if deal.buyer == deal.seller or not 0 <= deal.price <= deal.bid:
-            raise MarketError(f"the deal {deal.id!r} needs two agents and a price between 0 and the bid")
+            raise MarketError(
+                f"the deal {deal.id!r} must have two agents and a price in [0, bid]; got {deal.buyer!r}, "
+                f"{deal.seller!r}, a price of {deal.price} and a bid of {deal.bid}"
+            )
         with self._transaction() as connection:
             known = _deal(connection, deal.id)
             if known is not None:
                 if known[0] != deal:
-                    raise MarketError(f"a deal {deal.id!r} of other terms exists already")
+                    raise MarketError(f"the deal {deal.id!r} exists already, with other terms")
                 return known[1]
             for name in (deal.buyer, deal.seller):
                 if _balance(connection, name) is None:
@@ -179,7 +188,7 @@ class Ledger:
             return DealState.AGREED
 
     def escrow(self, deal_id: str) -> DealState:
-        """Move the price from the buyer into escrow; the deal is void where the balance does not cover it."""
+        """Move the price into escrow; void the deal if the buyer's balance does not cover it."""
         with self._transaction() as connection:
             deal, state = self._known(connection, deal_id)
             if state is not DealState.AGREED:
@@ -189,21 +198,21 @@ class Ledger:
             return _advance(connection, deal, state, DealState.ESCROWED, deal.buyer, ESCROW, deal.price)
 
     def deliver(self, deal_id: str) -> DealState:
-        """Record that the parameters went out to the buyer."""
+        """Record that the parameters were sent to the buyer."""
         return self._step(deal_id, DealState.DELIVERED)
 
     def settle(self, deal_id: str) -> DealState:
-        """Pay the seller out of escrow: the buyer has acknowledged the delivery."""
+        """Pay the seller out of escrow, after the buyer's acknowledgement."""
         return self._step(deal_id, DealState.SETTLED)
 
     def refund(self, deal_id: str) -> DealState:
-        """Pay the buyer back out of escrow: the delivery was not acknowledged."""
+        """Pay the buyer back out of escrow, after a missing acknowledgement."""
         return self._step(deal_id, DealState.REFUNDED)
 
     def pay_late(self, deal_id: str) -> DealState:
-        """Pay the seller of a deal that was refunded: its buyer acknowledges after all that it was delivered.
+        """Pay the seller of a refunded deal whose buyer acknowledges the delivery after all.
 
-        It stays refunded where the buyer's balance does not cover the price.
+        The deal stays refunded if the buyer's balance does not cover the price.
         """
         with self._transaction() as connection:
             deal, state = self._known(connection, deal_id)
@@ -212,7 +221,7 @@ class Ledger:
             return _advance(connection, deal, state, DealState.PAID_LATE, deal.buyer, deal.seller, deal.price)
 
     def abandon(self, deal_id: str) -> DealState:
-        """End a deal whose round was lost: what waits in escrow goes back, and what was only agreed on is void."""
+        """End a deal of a lost round: refund it from escrow, or void it if it is only agreed."""
         with self._transaction() as connection:
             deal, state = self._known(connection, deal_id)
             if state is DealState.AGREED:
@@ -238,7 +247,7 @@ class Ledger:
             return _entries(connection)
 
     def position(self) -> tuple[int, str]:
-        """Return the number of the journal's last entry and its hash: what a checkpoint refers to."""
+        """Return number and hash of the journal's last entry, to which a checkpoint refers."""
         with self._transaction() as connection:
             last = connection.execute(
                 select(entries.c.sequence, entries.c.hash).order_by(entries.c.sequence.desc()).limit(1)
@@ -246,7 +255,7 @@ class Ledger:
         return (0, GENESIS) if last is None else (last.sequence, last.hash)
 
     def holds(self, position: tuple[int, str]) -> bool:
-        """Return whether the journal has this entry, or is at its beginning: that it is the one of a checkpoint."""
+        """Return whether this is a position of the journal, so that a checkpoint belongs to it."""
         if position == (0, GENESIS):
             return True
         with self._transaction() as connection:
@@ -254,21 +263,21 @@ class Ledger:
             return bool(found.scalar_one_or_none() == position[1])
 
     def verify(self) -> list[str]:
-        """Return what is wrong with the ledger, a sentence each; an empty list where nothing is."""
+        """Return the ledger's problems, one sentence each; an empty list if there are none."""
         with self._transaction() as connection:
             rows = connection.execute(select(deals)).mappings().all()
             return verify(
                 _entries(connection), _balances(connection), [_as_deal(dict(row)) for row in rows], ENDOWMENT, ESCROW
             )
 
-    # -- inside -----------------------------------------------------------------------------------------------------
+    # -- inside
 
     def _step(self, deal_id: str, target: DealState) -> DealState:
         with self._transaction() as connection:
             deal, state = self._known(connection, deal_id)
             if target not in SUCCESSORS[state]:
                 if state is DealState.AGREED or (state is DealState.ESCROWED and target is DealState.SETTLED):
-                    raise MarketError(f"the deal {deal_id!r} is {state} and cannot be {target} yet")
+                    raise MarketError(f"the deal {deal_id!r} cannot become {target} yet: it is {state}")
                 return state
             payee = {DealState.SETTLED: deal.seller, DealState.REFUNDED: deal.buyer}.get(target)
             if payee is None:
@@ -283,14 +292,14 @@ class Ledger:
 
     @contextmanager
     def _transaction(self) -> Iterator[Connection]:
-        """Begin a transaction whose database errors, that of its commit included, are clear sentences."""
+        """Begin a transaction; a database error, also in its commit, becomes one sentence."""
         try:
             with self._engine.begin() as connection:
                 yield connection
         except SQLAlchemyError as error:
-            reason = str(getattr(error, "orig", None) or error).splitlines()[0]
             raise MarketError(
-                f"the ledger {name_of(self._engine.url)} refused a transaction, and nothing has changed: {reason}"
+                f"the ledger {name_of(self._engine.url)} refused a transaction, and nothing has changed: "
+                f"{reason_of(error)}"
             ) from error
 
 
@@ -316,7 +325,7 @@ def _deal(connection: Connection, deal_id: str) -> tuple[Deal, DealState] | None
 def _as_deal(row: dict[str, object]) -> tuple[Deal, DealState]:
     state = str(row.pop("state"))
     if state not in set(DealState):
-        raise MarketError(f"the deal {row['id']!r} has the state {state!r}; accepted are {', '.join(DealState)}")
+        raise MarketError(f"the state of the deal {row['id']!r} must be one of {', '.join(DealState)}; got {state!r}")
     return Deal(**row), DealState(state)  # type: ignore[arg-type]
 
 
@@ -332,15 +341,13 @@ def _advance(
         update(deals).where(deals.c.id == deal.id, deals.c.state == state).values(state=target)
     ).rowcount
     if changed != 1:
-        raise MarketError(
-            f"the deal {deal.id!r} was changed by someone else at the same time; nothing has changed here"
-        )
+        raise MarketError(f"another process changed the deal {deal.id!r} at the same time; nothing has changed here")
     _record(connection, target, deal.id, payer, payee, amount)
     return target
 
 
 def _record(connection: Connection, step: str, deal: str, payer: str, payee: str, amount: int, memo: str = "") -> None:
-    """Move the money and append the entry that says so."""
+    """Move the money and append its entry."""
     if payer != payee:
         for name, change in ((payer, -amount), (payee, amount)):
             connection.execute(

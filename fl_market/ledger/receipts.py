@@ -1,4 +1,4 @@
-"""An agent's own journal of receipts, held against the broker's ledger."""
+"""An agent's own journal of receipts, compared with the broker's ledger."""
 
 import json
 from collections import Counter
@@ -11,42 +11,43 @@ from fl_market.ledger.deals import Deal, DealState
 from fl_market.pricing.money import credits_text
 
 Entry = Mapping[str, Any]
-"""A receipt as the journal has it: ``run``, ``round``, ``deal``, ``side``, ``partner``, ``price``."""
+"""A receipt in the journal: ``run``, ``round``, ``deal``, ``side``, ``partner``, ``price``."""
 
 
 def read_receipts(path: Path) -> list[dict[str, Any]]:
-    """Return the entries of a journal, one JSON object a line; a last line that was cut off is left out.
+    """Return the entries of a journal, one JSON object a line, but no last line that was cut off.
 
     Raises
     ------
     MarketError
-        If the file cannot be read, or another line is no receipt.
+        If the file cannot be read, or another line is not a receipt.
     """
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
+        lines = path.read_bytes().split(b"\n")
     except OSError as error:
         raise MarketError(f"the receipts cannot be read from {path}: {error.strerror}") from error
     entries = []
-    for number, line in enumerate(lines[:-1], start=1):  # what follows the last end of line was never finished
+    for number, line in enumerate(lines[:-1], start=1):  # a crash cut off the text after the last end of line
         try:
-            entry = json.loads(line)
+            entry = json.loads(line.decode())
             entries.append({name: entry[name] for name in ("run", "round", "deal", "side", "partner", "price")})
         except (ValueError, KeyError, TypeError) as error:
-            raise MarketError(f"line {number} of {path} is no receipt") from error
+            raise MarketError(f"line {number} of {path} is not a receipt") from error
     return entries
 
 
 def reconcile(account: str, deals: Sequence[tuple[Deal, DealState]], receipts: Sequence[Entry]) -> list[str]:
-    """Return where an agent's receipts and the ledger's settled deals of its account differ, one sentence each.
+    """Return how an agent's receipts differ from the ledger's paid deals, one sentence each.
 
     Parameters
     ----------
     account
         The agent's name.
     deals
-        Of the ledger.
+        The ledger's.
     receipts
-        The agent's own. Of its partners it knows pseudonyms only, so that round, side and price are compared.
+        The agent's own. It knows its partners by pseudonyms only, so the comparison is of round,
+        side and price.
     """
     booked: Counter[tuple[int, str, int]] = Counter()
     open_rounds = set()
@@ -60,7 +61,7 @@ def reconcile(account: str, deals: Sequence[tuple[Deal, DealState]], receipts: S
     problems = []
     for (number, side, price), count in sorted((booked - received).items()):
         problems.append(
-            f"round {number}: the ledger has {account} {side} for {credits_text(price)}, {count} × unreceipted"
+            f"round {number}: the ledger has {account} {side} for {credits_text(price)}, {count} × without a receipt"
         )
     for (number, side, price), count in sorted((received - booked).items()):
         reason = "still open" if number in open_rounds else "refunded or missing"

@@ -9,7 +9,7 @@ accounts = Table(
     metadata,
     Column("name", String(200), primary_key=True),
     Column("balance", BigInteger, nullable=False),
-    # the endowment account is where money comes from: its balance is minus all that was ever given out
+    # all money comes from the endowment account: its balance is minus the total of the endowments
     CheckConstraint("balance >= 0 OR name = 'market/endowment'", name="no_balance_below_zero"),
 )
 
@@ -29,7 +29,7 @@ deals = Table(
     Column("state", String(20), nullable=False),
 )
 
-# the ids of a run's deals begin with its name
+# the ids of the deals of a run begin with its name
 runs = Table("runs", metadata, Column("name", String(200), primary_key=True))
 
 entries = Table(

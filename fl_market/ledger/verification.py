@@ -1,4 +1,4 @@
-"""Check a ledger against its own journal."""
+"""The check of a ledger against its own journal."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -16,10 +16,19 @@ def verify(
     endowment: str,
     escrow: str,
 ) -> list[str]:
-    """Return what is wrong, a sentence each.
+    """Return the problems, one sentence each; an empty list if there are none.
 
-    The chain of hashes shows an edited, removed or reordered entry; replaying the journal shows a balance or a deal
-    that was edited beside it, and entries that were cut off its end.
+    The chain of hashes shows an edited, removed or reordered entry. The replay of the journal shows
+    a balance or a deal that was edited beside it, and entries that were cut off its end.
+
+    Parameters
+    ----------
+    entries, deals
+        The whole journal, and all deals with their states.
+    balances
+        Account -> micro-credits.
+    endowment, escrow
+        Names of the market's own accounts.
     """
     problems = _check_chain(entries)
     replayed: dict[str, int] = defaultdict(int)
@@ -28,23 +37,26 @@ def verify(
         replayed[entry.payer] -= entry.amount
         replayed[entry.payee] += entry.amount
         if entry.payer != endowment and replayed[entry.payer] < 0:
-            problems.append(f"entry {entry.sequence} takes more from {entry.payer!r} than it has")
+            problems.append(f"entry {entry.sequence} takes more from {entry.payer!r} than its balance")
         if entry.deal:
             problems.extend(_replay_step(entry, states))
     for name in sorted({*balances, *replayed}):
         if balances.get(name, 0) != replayed[name]:
             problems.append(
-                f"the account {name!r} shows {balances.get(name)} micro-credits, but its entries make {replayed[name]}"
+                f"the balance of {name!r} is {balances.get(name)} micro-credits, but its entries add up to "
+                f"{replayed[name]}"
             )
     if sum(balances.values()) != 0:
-        problems.append(f"all balances add up to {sum(balances.values())} micro-credits instead of 0")
+        problems.append(f"all balances must add up to 0; got {sum(balances.values())} micro-credits")
     held = sum(deal.price for deal, state in deals if state in _OPEN)
     if balances.get(escrow, 0) != held:
-        problems.append(f"the escrow holds {balances.get(escrow, 0)} micro-credits, but open deals account for {held}")
+        problems.append(
+            f"the escrow holds {balances.get(escrow, 0)} micro-credits, but the open deals add up to {held}"
+        )
     known = {deal.id: (deal.terms(), state) for deal, state in deals}
     for identifier in sorted({*known, *states}):
         if known.get(identifier) != states.get(identifier):
-            problems.append(f"the deal {identifier!r} differs from what its entries say")
+            problems.append(f"the deal {identifier!r} differs from its entries")
     return problems
 
 
@@ -58,7 +70,7 @@ def _check_chain(entries: Sequence[Entry]) -> list[str]:
             problems.append(f"entry {entry.sequence} was edited: its hash does not match its content")
         elif entry.previous != previous:
             problems.append(
-                f"entry {entry.sequence} does not follow the entry before it: one was removed, replaced or reordered"
+                f"entry {entry.sequence} does not refer to the entry before it: one was removed, replaced or reordered"
             )
         previous, expected = entry.hash, entry.sequence + 1
     return problems
@@ -66,7 +78,9 @@ def _check_chain(entries: Sequence[Entry]) -> list[str]:
 
 def _replay_step(entry: Entry, states: dict[str, tuple[str, DealState]]) -> list[str]:
     if entry.step not in set(DealState):
-        return [f"entry {entry.sequence} has the step {entry.step!r}; accepted are {', '.join(DealState)}"]
+        return [
+            f"entry {entry.sequence} has an invalid step: must be one of {', '.join(DealState)}; got {entry.step!r}"
+        ]
     target = DealState(entry.step)
     known = states.get(entry.deal)
     if known is None:
@@ -74,7 +88,7 @@ def _replay_step(entry: Entry, states: dict[str, tuple[str, DealState]]) -> list
         return (
             []
             if target is DealState.AGREED
-            else [f"entry {entry.sequence} moves the deal {entry.deal!r}, which no entry agreed"]
+            else [f"entry {entry.sequence} moves the deal {entry.deal!r}, which has no entry {DealState.AGREED}"]
         )
     terms, state = known
     states[entry.deal] = (terms, target)

@@ -1,8 +1,9 @@
 r"""Rounds to convergence with and without trade (paper, section 5, Theorem 5.1).
 
-Agent A leads and never buys; agent B takes gradient steps of size η on its own loss and always buys. B's least gradient
-norm is at most ε after :math:`2(L(\theta^0) - L(\theta^*)) / (\eta\varepsilon^2 + 2\delta_b)` rounds, where
-:math:`\delta_b` is the least gain-from-trade (Eq. 4) so far; without trade, :math:`\delta_b = 0`.
+Agent A leads and never buys. Agent B takes gradient steps of size η on its own loss and always
+buys. B's least gradient norm is at most ε after :math:`2(L(\theta^0) - L(\theta^*)) /
+(\eta\varepsilon^2 + 2\delta_b)` rounds. Here :math:`\delta_b` is the least gain-from-trade (Eq. 4)
+so far; without trade, :math:`\delta_b = 0`.
 """
 
 from collections.abc import Sequence
@@ -25,7 +26,7 @@ class Convergence:
     traded, siloed
         Rounds that B took, always buying and never.
     traded_bound, siloed_bound
-        Rounds after which the theorem promises it.
+        The theorem's bounds of these rounds.
     least_gain
         :math:`\delta_b` over the rounds that B took.
     """
@@ -49,7 +50,7 @@ class SmoothProblem:
     samples
         Training samples of A and of B.
     head_start
-        Rounds that A has trained before.
+        Rounds that A has trained before the first one.
     accuracies
         Gradient norms ε to reach, as shares of the first one.
     """
@@ -60,7 +61,13 @@ class SmoothProblem:
     accuracies: tuple[float, ...] = (0.5, 0.3, 0.1, 0.03, 0.01, 0.003)
 
     def run(self, seed: int = 0) -> Convergence:
-        """Count the rounds, and compare them with the bounds."""
+        """Count the rounds, and compare them with the bounds.
+
+        Parameters
+        ----------
+        seed
+            Decides the data and the true parameters.
+        """
         generator = numpy_generator(seed, "theorem-5.1")
         truth = generator.normal(size=self.dimension)
         leader, follower = (
@@ -104,7 +111,7 @@ def _rounds(
     ahead: Array,
     truth: Array,
 ) -> tuple[tuple[int, ...], list[float]]:
-    """Return after how many rounds each goal was first met, and the gain-from-trade of each round."""
+    """Return the rounds until each goal was first met, and the gain-from-trade of each round."""
     reached: list[int] = []
     gains: list[float] = []
     rounds = 0

@@ -1,4 +1,4 @@
-"""Two agents that fit linear regressions, and a broker with data of its own (paper, sections 4 and 6.1.3)."""
+"""Two agents that fit linear regressions, and a broker with data (paper, sections 4, 6.1.3)."""
 
 from dataclasses import dataclass
 
@@ -16,14 +16,15 @@ AGENTS = ("A", "B")
 
 @dataclass(frozen=True)
 class Purchase:
-    """What a buyer is offered in one round, and whether it buys.
+    """The offer to a buyer in one round, and whether it buys.
 
     Attributes
     ----------
     weight
-        Purchased weight: the minimiser of the broker's loss over the segment between the two models.
+        Purchased weight: the minimiser of the broker's loss over the segment between the two
+        models.
     gain
-        Gain-from-trade as an error ratio (Eq. 3), from the broker's certify split: 1 is none.
+        Gain-from-trade as an error ratio (Eq. 3), from the broker's certify split; 1 without a gain.
     bought
         Whether the gain is certified.
     """
@@ -35,16 +36,17 @@ class Purchase:
 
 @dataclass(frozen=True)
 class LinearRun:
-    """What happened, agent A before agent B.
+    """The course of a run, agent A before agent B.
 
     Attributes
     ----------
     purchases
-        For each round, what A and what B were offered.
+        For each round, the offers to A and to B.
     error_ratio
         For each round ``‖θ_a - θ_a*‖² / ‖θ_b - θ_b*‖²`` after local training; above 1, B leads.
     market_loss, siloed_loss
-        Test losses after each round, shape (rounds, 2): of the agents that trade, and of their twins that do not.
+        Test losses after each round, shape (rounds, 2): of the agents that trade, and of their
+        twins that do not.
     """
 
     purchases: tuple[tuple[Purchase, Purchase], ...]
@@ -54,19 +56,19 @@ class LinearRun:
 
     @property
     def improvement(self) -> Array:
-        """By how many per cent the final test losses of A and B lie below those of the siloed twins."""
+        """Reduction of the final test losses of A and B from those of their twins, in per cent."""
         improvement: Array = 100 * (1 - self.market_loss[-1] / self.siloed_loss[-1])
         return improvement
 
 
 @dataclass(frozen=True)
 class LinearMarket:
-    """The published set-up; the step size and the scale of θ* are not published.
+    """The published setting; the step size and the scale of θ* are not published.
 
     Attributes
     ----------
     dimension
-        Of the regressions.
+        Number of parameters of each regression.
     samples
         Training samples of A and of B.
     noise
@@ -74,15 +76,21 @@ class LinearMarket:
     broker_samples
         Samples of the broker, free of noise: half of them choose α, the others certify.
     test_samples
-        Samples that decide nothing.
+        Samples that only report.
     rounds
-        One gradient step and one chance to buy each.
+        Rounds of one gradient step and one possible purchase.
     learning_rate
-        Of the gradient steps on the mean squared error.
+        Step size of the gradient steps on the mean squared error.
     distance
-        Between the true parameters of A and of B. The broker judges each buyer by the buyer's own.
+        Distance of the true parameters of A and of B. The broker judges each buyer by the buyer's
+        own.
     confidence
         Level of the certified gains.
+
+    Raises
+    ------
+    MarketError
+        If a value is out of its range.
     """
 
     dimension: int = 1000
@@ -96,12 +104,15 @@ class LinearMarket:
     confidence: float = 0.95
 
     def __post_init__(self) -> None:
-        counts = (self.dimension, *self.samples, self.test_samples, self.rounds, self.broker_samples - 3)
-        if min(counts) < 1 or min(self.noise) < 0 or self.distance < 0 or self.learning_rate <= 0:
-            raise MarketError(
-                "a linear market needs a dimension, samples and rounds of at least 1, four samples for the broker, "
-                "a step size above 0, and no negative noise or distance"
-            )
+        least = {"dimension": 1, "test_samples": 1, "rounds": 1, "broker_samples": 4, "distance": 0}
+        for name, bound in least.items():
+            if not getattr(self, name) >= bound:
+                raise MarketError(f"{name} must be at least {bound}; got {getattr(self, name)}")
+        for name, bound in {"samples": 1, "noise": 0}.items():
+            if not min(getattr(self, name)) >= bound:
+                raise MarketError(f"{name} must be at least {bound} for both agents; got {getattr(self, name)}")
+        if not self.learning_rate > 0:
+            raise MarketError(f"learning_rate must be above 0; got {self.learning_rate}")
 
     def run(self, seed: int = 0) -> LinearRun:
         """Let both agents, and their twins outside the market, train from zero on the same data.
@@ -141,7 +152,7 @@ class LinearMarket:
         return trained
 
     def _try(self, own: Array, other: Array, targets: Array) -> Purchase:
-        """Return what a buyer is offered; all arrays are predictions and targets on the broker's samples."""
+        """Return the offer to a buyer, from predictions and targets on the broker's samples."""
         half = len(own) // 2
         step = (other - own)[:half]
         length = float(step @ step)
@@ -152,7 +163,7 @@ class LinearMarket:
         return Purchase(weight, certificate.ratio, certificate.positive)
 
     def _draw(self, seed: int) -> tuple[Array, list[tuple[Array, Array]], tuple[Array, Array], tuple[Array, Array]]:
-        """Return the true parameters (dimension, 2), and the data of the agents, of the broker and of the test."""
+        """Return the true parameters (dimension, 2), and the data of agents, broker and test."""
         generator = numpy_generator(seed, "linear-market")
         first = generator.normal(size=self.dimension)
         direction = generator.normal(size=self.dimension)

@@ -1,7 +1,8 @@
-"""Prices in the linear market (paper, section 6.2 and figure 5), under what a seller is told and what it learns.
+"""Prices in the linear market, by the seller's information (paper, section 6.2 and figure 5).
 
-The buyer bids its gain-from-trade, an error ratio; the price is the midpoint of bid and ask. Where seller and buyer
-value alike, the price is the gain itself: the truthful optimum. What an ask falls short of it is the gap.
+The buyer bids its gain-from-trade, an error ratio; the price is the midpoint of bid and ask. If
+seller and buyer value alike, the price is the gain itself: the truthful optimum. The gap is the
+distance of a price from it.
 """
 
 from collections import deque
@@ -19,21 +20,21 @@ WINDOW = 20
 """Quotes that a learning seller remembers."""
 
 Ask = Callable[[Purchase, Purchase], float]
-"""(what the seller was offered, what the buyer is offered) -> the ask; of the buyer's, only the weight may be used."""
+"""(offer to the seller, offer to the buyer) -> the ask; of the latter, it may use the weight."""
 
 
 def paper_ask(own: Purchase, bought: Purchase) -> float:
-    """Return the lower bound of Theorem 4.1: the paper's estimate of the seller's virtual valuation."""
+    """Return the lower bound of Theorem 4.1, the paper's estimate of the virtual valuation."""
     return gain_bounds(own.gain, own.weight, bought.weight, "paper")[0]
 
 
 def sharp_ask(own: Purchase, bought: Purchase) -> float:
-    """Return the sharp lower bound and, as a quote is only asked for where there is a gain, no less than none."""
+    """Return the sharp lower bound, at least 1: a quote is only asked for with a gain."""
     return max(NO_TRADE, gain_bounds(own.gain, own.weight, bought.weight, "sharp")[0])
 
 
 class LearningSeller:
-    """Asks the Myerson price under the prior that its own past quotes teach it; it is told nothing else.
+    """Asks the Myerson price under the prior that its own past quotes teach it, without disclosure.
 
     A sale at the midpoint reveals the buyer's bid; a declined quote is a censored observation.
     """
@@ -42,7 +43,7 @@ class LearningSeller:
         self._quotes: deque[tuple[float, float | None]] = deque(maxlen=WINDOW)
 
     def ask(self) -> float:
-        """Return the ask, the no-trade value where nothing has been sold yet."""
+        """Return the ask: the value of no trade before the first sale."""
         values = [bid for _, bid in self._quotes if bid is not None]
         if not values:
             return NO_TRADE
@@ -50,12 +51,20 @@ class LearningSeller:
         return max(NO_TRADE, myerson_price(Empirical(values, declined=declined)))
 
     def learn(self, ask: float, price: float | None) -> None:
-        """Remember what became of a quote."""
+        """Remember a quote and its price, None where the buyer declined.
+
+        Parameters
+        ----------
+        ask
+            The seller's ask.
+        price
+            The price of the deal, in the same error ratios.
+        """
         self._quotes.append((ask, None if price is None else 2 * price - ask))
 
 
 def price_history(run: LinearRun, buyer: int, kind: str) -> NDArray[np.float64]:
-    """Return the price of what one buyer buys, round by round; without a trade the last price stands.
+    """Return the price of one buyer's purchases in each round; without a trade, the last one.
 
     Parameters
     ----------

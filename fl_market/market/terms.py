@@ -1,8 +1,7 @@
 """The terms of a market: how the broker aligns, merges, certifies and prices."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fl_market.catalogue import ALIGNMENT_METHOD, MERGE_METHOD, PRICING_RULE
 from fl_market.errors import OptionError
@@ -11,10 +10,10 @@ from fl_market.plugins import find
 from fl_market.protocol import DISCLOSURES
 
 if TYPE_CHECKING:  # the command line reads these declarations, and must not import torch or scipy for it
+    from fl_market.merging.methods import MergeMethod
+    from fl_market.permutation.methods import AlignmentMethod
     from fl_market.pricing.rules import PricingRule
 
-AlignmentMethod = Callable[..., Any]
-MergeMethod = Callable[..., Any]
 GRANULARITIES = ("model", "layer", "row")
 
 
@@ -85,7 +84,7 @@ class Terms:
         return parse_rule(self.pricing) if isinstance(self.pricing, str) else self.pricing
 
     @property
-    def align(self) -> AlignmentMethod:
+    def alignment_method(self) -> "AlignmentMethod":
         """The alignment method that ``alignment`` is or names."""
         method: AlignmentMethod = (
             find(ALIGNMENT_METHOD, self.alignment) if isinstance(self.alignment, str) else self.alignment
@@ -93,7 +92,7 @@ class Terms:
         return method
 
     @property
-    def merge_method(self) -> MergeMethod:
+    def merge_method(self) -> "MergeMethod":
         """The merge method that ``merge`` is or names."""
         method: MergeMethod = find(MERGE_METHOD, self.merge) if isinstance(self.merge, str) else self.merge
         return method

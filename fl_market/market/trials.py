@@ -1,6 +1,6 @@
-"""Try before purchase (paper, section 3.1): one possible purchase, merged and certified before anybody pays."""
+"""Try before purchase (paper, section 3.1): one possible purchase, merged and certified."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -8,8 +8,8 @@ from torch import Tensor
 
 from fl_market.data import Batch
 from fl_market.errors import MarketError
-from fl_market.gains import Certificate, Purpose, certify, class_rises
-from fl_market.market.objectives import Buyer
+from fl_market.gains import Certificate, Objective, certify, class_rises
+from fl_market.market.buyers import Buyer
 from fl_market.market.terms import Terms
 from fl_market.merging import (
     ALL,
@@ -18,7 +18,6 @@ from fl_market.merging import (
     best_layers,
     fit_weights,
     hold_out,
-    interpolate,
     layer_of,
     layer_sizes,
     layers_of,
@@ -30,9 +29,23 @@ from fl_market.parameters import StateDict
 
 @dataclass(frozen=True)
 class Trial:
-    """One purchase that the broker tried: the model before it and the merged one, and what was certified of it.
+    """One purchase that the broker tried.
 
-    ``after`` names the sellers whose purchases this one comes on top of: its gain is what it adds to them.
+    Attributes
+    ----------
+    buyer, seller
+        Names of the agents.
+    layers
+        The partial purchase: ``"all"``, names of layers with commas between, or none at all.
+    alpha
+        Purchased weight, averaged over the purchased parameters.
+    certificate
+        The certified gain.
+    merged
+        The buyer's model after the purchase.
+    after
+        Sellers of the purchases that this incremental purchase presupposes; its gain is what it
+        adds to them.
     """
 
     buyer: str
@@ -40,161 +53,192 @@ class Trial:
     layers: str
     alpha: float
     certificate: Certificate
-    before: StateDict
     merged: StateDict
     after: tuple[str, ...] = ()
 
+    @property
+    def sellers(self) -> tuple[str, ...]:
+        """The sellers of the whole bundle that ends with this purchase."""
+        return (*self.after, self.seller)
 
-class Showroom:
-    """Where purchases are tried.
+
+@dataclass(frozen=True)
+class Incumbent:
+    """A buyer's model before a purchase, against which the gain is measured.
+
+    Attributes
+    ----------
+    buyer
+        Objective and repair.
+    state
+        Parameters.
+    losses
+        Their losses on the buyer's certify split, shape (samples,).
+    """
+
+    buyer: Buyer
+    state: StateDict
+    losses: Tensor
+
+    @classmethod
+    def of(cls, buyer: Buyer, state: StateDict) -> "Incumbent":
+        """Return the incumbent of a buyer that holds some parameters."""
+        return cls(buyer, state, certified_losses(buyer.objective, state))
+
+
+def no_purchase(names: tuple[str, str], incumbent: Incumbent, terms: Terms) -> Trial:
+    """Return the trial of a purchase without any gain."""
+    certificate = certify(incumbent.losses, incumbent.losses, confidence=terms.confidence, kind=terms.gain)
+    return Trial(*names, "", 0.0, certificate, incumbent.state)
+
+
+def evaluate_purchase(
+    names: tuple[str, str], incumbent: Incumbent, aligned: StateDict, for_sale: Sequence[str], terms: Terms
+) -> Trial:
+    """Return the trial of one purchase.
 
     Parameters
     ----------
+    names
+        Buyer and seller.
+    incumbent
+        The buyer's model before the purchase.
+    aligned
+        The seller's parameters in the order of the buyer's units.
+    for_sale
+        Layers that the purchase may comprise.
     terms
-        How to merge and certify.
+        Terms of the market.
+
+    Notes
+    -----
+    Finite but absurd parameters of a seller give no merged model with a finite loss: there is then
+    nothing for sale.
+    """
+    own, buyer = incumbent.state, incumbent.buyer
+    by_row = terms.granularity == "row"
+    layers = tuple(for_sale) if by_row else _layers_within_budget(incumbent, aligned, for_sale, terms)
+    if not layers:
+        return no_purchase(names, incumbent, terms)
+    bought = only_layers(own, aligned, layers)
+    merge = _merging(own, bought, buyer, terms)
+    try:
+        alpha = _fitted(own, bought, merge, buyer, terms.granularity, terms)
+        if mean_alpha(alpha, own, layers) == 0:  # no row gains anything
+            return no_purchase(names, incumbent, terms)
+    except MarketError:
+        return no_purchase(names, incumbent, terms)
+    with torch.no_grad():
+        merged = merge(alpha)
+    after = certified_losses(buyer.objective, merged)
+    certificate = _certificate(incumbent.losses, after, buyer.objective.certify, terms)
+    return Trial(*names, _described(layers, alpha, own), mean_alpha(alpha, own, layers), certificate, merged)
+
+
+def highest_lower_bound(trials: Iterable[Trial]) -> Trial | None:
+    """Return the certified trial with the highest lower bound of its gain, or None."""
+    certified = [trial for trial in trials if trial.certificate.positive]
+    return max(certified, key=lambda trial: (trial.certificate.lower_bound, trial.seller), default=None)
+
+
+def certified_losses(objective: Objective, state: StateDict) -> Tensor:
+    """Return the losses of a model on the certify split, shape (samples,)."""
+    with torch.no_grad():
+        return objective.loss(state, objective.certify)
+
+
+def _fitted(own: StateDict, bought: StateDict, merge: Merge, buyer: Buyer, granularity: str, terms: Terms) -> Alpha:
+    return fit_weights(
+        own,
+        bought,
+        buyer.objective.loss,
+        buyer.objective.fit,
+        granularity,
+        merge=merge,
+        together=buyer.together,
+        steps=terms.fit_steps,
+        learning_rate=terms.fit_learning_rate,
+        batch_size=terms.fit_batch_size,
+        budget=_budget(own, terms) if terms.layer_budget < 1 else None,
+    )
+
+
+def _budget(own: StateDict, terms: Terms) -> int:
+    return int(terms.layer_budget * sum(layer_sizes(own).values()))
+
+
+def _layers_within_budget(
+    incumbent: Incumbent, aligned: StateDict, for_sale: Sequence[str], terms: Terms
+) -> tuple[str, ...]:
+    """Return the layers of a purchase: all that are for sale or, within a budget, the best of them.
+
+    A set of layers is judged by the lower bound of its gain on the held-out part of the fit split.
+    """
+    if terms.layer_budget >= 1 or not for_sale:
+        return tuple(for_sale)
+    own, buyer = incumbent.state, incumbent.buyer
+    sizes = layer_sizes(own)
+    gain = _gain_of_layers(own, aligned, buyer, terms)
+    best, _ = best_layers(_budget(own, terms), {layer: sizes[layer] for layer in for_sale}, gain)
+    return tuple(layer for layer in for_sale if layer in best)
+
+
+def _gain_of_layers(
+    own: StateDict, aligned: StateDict, buyer: Buyer, terms: Terms
+) -> Callable[[frozenset[str]], float]:
+    chosen, held_out = hold_out(buyer.objective.fit)
+    chooser = replace(buyer, objective=replace(buyer.objective, fit=chosen))
+    with torch.no_grad():
+        before = buyer.objective.loss(own, held_out)
+
+    def gain(layers: frozenset[str]) -> float:
+        bought = only_layers(own, aligned, tuple(layers))
+        merge = _merging(own, bought, buyer, terms)
+        try:
+            alpha = _fitted(own, bought, merge, chooser, "model", terms)
+        except MarketError:
+            return -float("inf")
+        with torch.no_grad():
+            return _certificate(before, buyer.objective.loss(merge(alpha), held_out), held_out, terms).lower_bound
+
+    return gain
+
+
+def _certificate(before: Tensor, after: Tensor, data: Batch, terms: Terms) -> Certificate:
+    certificate = certify(before, after, confidence=terms.confidence, kind=terms.gain)
+    if not terms.class_tolerance:
+        return certificate
+    rises = class_rises(before, after, data[1], confidence=terms.confidence)
+    return replace(certificate, harmed=tuple(c for c, rise in rises.items() if rise > terms.class_tolerance))
+
+
+def _merging(own: StateDict, aligned: StateDict, buyer: Buyer, terms: Terms) -> Merge:
+    """Return the merge of a buyer and a seller as a function of the purchased weight.
+
+    A repair keeps a merged network as confident as its two ends are. Where both are overconfident
+    (they know different classes), the plain merge is better. The fit split decides at the midpoint,
+    where the two merges differ most.
     """
 
-    def __init__(self, terms: Terms) -> None:
-        self.terms = terms
+    def plain(alpha: Alpha) -> StateDict:
+        return terms.merge_method(own, aligned, alpha)
 
-    def nothing(self, names: tuple[str, str], own: StateDict, own_losses: Tensor) -> Trial:
-        """Return the trial of a purchase in which there is nothing to gain."""
-        certificate = certify(own_losses, own_losses, confidence=self.terms.confidence, kind=self.terms.gain)
-        return Trial(*names, "", 0.0, certificate, own, own)
-
-    def try_out(
-        self,
-        names: tuple[str, str],
-        buyer: Buyer,
-        own: StateDict,
-        aligned: StateDict,
-        own_losses: Tensor,
-        for_sale: Sequence[str],
-    ) -> Trial:
-        """Return the trial of one purchase.
-
-        Parameters
-        ----------
-        names
-            Of the buyer and of the seller.
-        buyer
-            The buyer's purpose.
-        own, aligned
-            The buyer's parameters, and the seller's in the order of the buyer's units.
-        own_losses
-            The buyer's losses on its certify split.
-        for_sale
-            Layers that the purchase may comprise.
-        """
-        nothing = self.nothing(names, own, own_losses)
-        by_row = self.terms.granularity == "row"
-        layers = tuple(for_sale) if by_row else self._goods(own, aligned, buyer, for_sale)
-        if not layers:
-            return nothing
-        bought = only_layers(own, aligned, layers)
-        merge = self._merging(own, bought, buyer)
-        try:
-            alpha = self._fit_weights(own, bought, merge, buyer, self.terms.granularity)
-            if mean_alpha(alpha, own, layers) == 0:  # no row gains anything
-                return nothing
-        except MarketError:
-            # a seller whose parameters are finite but absurd: no merged model has a finite loss, so nothing is for sale
-            return nothing
-        with torch.no_grad():
-            merged = merge(alpha)
-        certificate = self._certificate(own_losses, certified_losses(buyer.purpose, merged), buyer.purpose.certify)
-        return Trial(*names, _described(layers, alpha, own), mean_alpha(alpha, own, layers), certificate, own, merged)
-
-    def _fit_weights(self, own: StateDict, bought: StateDict, merge: Merge, buyer: Buyer, granularity: str) -> Alpha:
-        return fit_weights(
-            own,
-            bought,
-            buyer.purpose.loss,
-            buyer.purpose.fit,
-            granularity,
-            merge=merge,
-            together=buyer.together,
-            steps=self.terms.fit_steps,
-            learning_rate=self.terms.fit_learning_rate,
-            batch_size=self.terms.fit_batch_size,
-            budget=self._budget(own) if self.terms.layer_budget < 1 else None,
-        )
-
-    def _budget(self, own: StateDict) -> int:
-        return int(self.terms.layer_budget * sum(layer_sizes(own).values()))
-
-    def _goods(self, own: StateDict, aligned: StateDict, buyer: Buyer, for_sale: Sequence[str]) -> tuple[str, ...]:
-        """Return the layers that a purchase comprises: those for sale or, within a budget, the best among these.
-
-        A set of layers is judged by the lower bound of its gain on the held-out part of the fit split.
-        """
-        if self.terms.layer_budget >= 1 or not for_sale:
-            return tuple(for_sale)
-        chosen, held_out = hold_out(buyer.purpose.fit)
-        chooser = replace(buyer, purpose=replace(buyer.purpose, fit=chosen))
-        with torch.no_grad():
-            before = buyer.purpose.loss(own, held_out)
-
-        def gain(layers: frozenset[str]) -> float:
-            bought = only_layers(own, aligned, tuple(layers))
-            merge = self._merging(own, bought, buyer)
-            try:
-                alpha = self._fit_weights(own, bought, merge, chooser, "model")
-            except MarketError:
-                return -float("inf")
-            with torch.no_grad():
-                return self._certificate(before, buyer.purpose.loss(merge(alpha), held_out), held_out).lower_bound
-
-        sizes = layer_sizes(own)
-        best, _ = best_layers(self._budget(own), {layer: sizes[layer] for layer in for_sale}, gain)
-        return tuple(layer for layer in for_sale if layer in best)
-
-    def _certificate(self, before: Tensor, after: Tensor, data: Batch) -> Certificate:
-        certificate = certify(before, after, confidence=self.terms.confidence, kind=self.terms.gain)
-        if not self.terms.class_tolerance:
-            return certificate
-        rises = class_rises(before, after, data[1], confidence=self.terms.confidence)
-        return replace(certificate, harmed=tuple(c for c, rise in rises.items() if rise > self.terms.class_tolerance))
-
-    def _merging(self, own: StateDict, aligned: StateDict, buyer: Buyer) -> Merge:
-        """Return how these two are merged for a given purchased weight.
-
-        A repair keeps a merged network as sure of itself as its two ends are. Where both are wrongly sure (they know
-        different classes), the plain interpolation is better: the fit split decides, at the midpoint, where the two
-        differ most.
-        """
-
-        def plain(alpha: Alpha) -> StateDict:
-            return interpolate(own, aligned, alpha)
-
-        if buyer.repair is None:
-            return plain
-        repaired = buyer.repair.merging(own, aligned)
-        with torch.no_grad():
-            losses = [float(buyer.purpose.loss(merge(0.5), buyer.purpose.fit).mean()) for merge in (plain, repaired)]
-        return repaired if losses[1] < losses[0] else plain
+    if buyer.repair is None:
+        return plain
+    repaired = buyer.repair.merging(own, aligned, terms.merge_method)
+    with torch.no_grad():
+        losses = [float(buyer.objective.loss(merge(0.5), buyer.objective.fit).mean()) for merge in (plain, repaired)]
+    return repaired if losses[1] < losses[0] else plain
 
 
 def _described(layers: Sequence[str], alpha: Alpha, own: StateDict) -> str:
-    """Return what was bought: all, names of layers, or, where rows are left out, how many of each layer's."""
-    goods, whole = [], len(layers) == len(layers_of(own))
+    """Return the text of a purchase: all, names of layers, or numbers of rows where some are left out."""
+    parts, whole = [], len(layers) == len(layers_of(own))
     for layer in layers:
         weights = [w for name, w in alpha.items() if layer_of(name) == layer] if isinstance(alpha, Mapping) else []
         rows = max((weight.flatten() for weight in weights), key=len, default=torch.ones(1))
         bought = int((rows > 0).sum())
         whole = whole and bought == len(rows)
         if bought:
-            goods.append(layer if bought == len(rows) else f"{layer}[{bought} of {len(rows)}]")
-    return ALL if whole else ",".join(goods)
-
-
-def surest(trials: Iterable[Trial]) -> Trial | None:
-    """Return the trial with the greatest lower bound of its gain, or None where none is certified."""
-    certified = [trial for trial in trials if trial.certificate.positive]
-    return max(certified, key=lambda trial: (trial.certificate.lower_bound, trial.seller), default=None)
-
-
-def certified_losses(purpose: Purpose, state: StateDict) -> Tensor:
-    """Return the losses of a model on the certify split."""
-    with torch.no_grad():
-        return purpose.loss(state, purpose.certify)
+            parts.append(layer if bought == len(rows) else f"{layer}[{bought} of {len(rows)}]")
+    return ALL if whole else ",".join(parts)

@@ -1,18 +1,17 @@
-"""Fine-tune a model on the broker's data: not a trade, but the control that FedAvg is entitled to."""
+"""Fine-tune a model on the broker's data: not a trade, but the fair control for FedAvg."""
 
-import torch
 from torch import Tensor
 
 from fl_market.data import Batch
 from fl_market.gains.losses import Loss
-from fl_market.merging.purchased_weight import hold_out
-from fl_market.parameters import StateDict
+from fl_market.merging.descent import Variables, descend
+from fl_market.parameters import StateDict, copied
 
 
 def fine_tune(
     state: StateDict, loss: Loss, fit_data: Batch, *, steps: int = 40, learning_rate: float = 1e-3
 ) -> dict[str, Tensor]:
-    """Return the parameters with the least loss on the held-out part of the fit split, after some Adam steps.
+    """Return the parameters with the least held-out loss, after some Adam steps.
 
     Parameters
     ----------
@@ -25,19 +24,15 @@ def fine_tune(
     steps, learning_rate
         Adam's.
     """
-    seen, held_out = hold_out(fit_data)
-    tuned = {name: tensor.detach().clone() for name, tensor in state.items()}
-    weights = [tensor.requires_grad_() for tensor in tuned.values() if tensor.is_floating_point()]
-    optimiser = torch.optim.Adam(weights, lr=learning_rate)
-    best, best_loss = dict(state), float("inf")
-    for step in range(steps + 1):
-        with torch.no_grad():
-            held_out_loss = float(loss(tuned, held_out).mean())
-        if held_out_loss < best_loss:
-            best = {name: tensor.detach().clone() for name, tensor in tuned.items()}
-            best_loss = held_out_loss
-        if step < steps:
-            optimiser.zero_grad()
-            loss(tuned, seen).mean().backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
-    return best
+
+    def with_weights(weights: Variables) -> dict[str, Tensor]:
+        tuned = copied(state)
+        tuned.update(weights)
+        return tuned
+
+    weights = {
+        name: tensor.detach().clone().requires_grad_() for name, tensor in state.items() if tensor.is_floating_point()
+    }
+    return with_weights(
+        descend(weights, with_weights, loss, fit_data, steps=steps, learning_rate=learning_rate).variables
+    )

@@ -5,23 +5,23 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from fl_market.parameters import StateDict
+from fl_market.parameters import StateDict, copied
 
 
 def merge_first_order(
     start: StateDict, own: StateDict, models: Sequence[StateDict], loss: Callable[[StateDict], float]
 ) -> dict[str, Tensor]:
-    r"""Return where an agent goes from where it stood: towards the models that improve its own loss.
+    r"""Return an agent's parameters after a step towards the models that improve its own loss.
 
-    Model n has the weight :math:`\max(0, (L(\theta) - L(\theta_n)) / \lVert\theta_n - \theta\rVert)`, divided by the
-    sum of all.
+    Model n has the weight :math:`\max(0, (L(\theta) - L(\theta_n)) / \lVert\theta_n -
+    \theta\rVert)`, divided by the sum of all.
 
     Parameters
     ----------
     start
         The agent's parameters before local training, :math:`\theta`.
     own
-        Those after it: the result where no model is any better.
+        Those after it: the result where no model is better.
     models
         Those of all agents, its own among them.
     loss
@@ -30,9 +30,9 @@ def merge_first_order(
     before = loss(start)
     weights = [max(0.0, (before - loss(model)) / max(_distance(start, model), 1e-12)) for model in models]
     total = sum(weights)
+    merged = copied(own)
     if not total:
-        return dict(own)
-    merged = dict(own)
+        return merged
     for name, tensor in start.items():
         if tensor.is_floating_point():
             steps = [weight / total * (model[name] - tensor) for weight, model in zip(weights, models, strict=True)]

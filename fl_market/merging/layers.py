@@ -1,7 +1,8 @@
-"""Layers as goods: a purchase names a part of the seller's model (paper, section 6.1.2, "Trading different layers").
+"""Partial purchases by layers (paper, section 6.1.2, "Trading different layers").
 
-A *layer* is a module that owns parameters, with its buffers; they are numbered in the order of the state dict.
-The seller's units are in the buyer's order already, so the part that is bought fits the borders of the rest.
+A *layer* is a module that owns parameters, with its buffers. Layers are numbered in the order of
+the state dict. The seller's units are in the buyer's order already, so that the part that is bought
+fits the borders of the rest.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -10,9 +11,14 @@ from fnmatch import fnmatchcase
 from torch import Tensor, nn
 
 from fl_market.errors import MarketError
-from fl_market.parameters import StateDict, state_of
+from fl_market.parameters import StateDict, copied, state_of
 
 ALL = "all"
+
+Value = Callable[[frozenset[str]], float]
+"""Gain of a set of layers."""
+Cost = Callable[[frozenset[str]], int]
+"""Number of parameters of a set of layers."""
 
 
 def layers_of(model: nn.Module | StateDict) -> tuple[str, ...]:
@@ -26,7 +32,13 @@ def layer_of(tensor: str) -> str:
 
 
 def layer_sizes(model: nn.Module | StateDict) -> dict[str, int]:
-    """Return the number of parameters of each layer; counters and other integers do not count."""
+    """Return the number of parameters of each layer; counters and other integers do not count.
+
+    Examples
+    --------
+    >>> layer_sizes(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)))
+    {'0': 40, '2': 18}
+    """
     sizes = dict.fromkeys(layers_of(model), 0)
     for name, tensor in state_of(model).items():
         if tensor.is_floating_point():
@@ -66,26 +78,27 @@ def select_layers(model: nn.Module | StateDict, selection: str) -> tuple[str, ..
             found = [layer for layer in layers if fnmatchcase(layer, part)]
         if not found:
             raise MarketError(
-                f"{part!r} names no layer; accepted are {ALL!r}, indices from 0 to {len(layers) - 1}, and patterns of "
-                f"the names {', '.join(layers)}"
+                f"layers must be {ALL!r}, indices from 0 to {len(layers) - 1}, or patterns of the names "
+                f"{', '.join(layers)}; {part!r} names no layer"
             )
         chosen.update(found)
     return tuple(layer for layer in layers if layer in chosen)
 
 
 def only_layers(buyer: StateDict, seller: StateDict, layers: Sequence[str]) -> dict[str, Tensor]:
-    """Return the seller's aligned parameters for some layers, and the buyer's own tensors for all others.
+    """Return the seller's parameters for some layers, and the buyer's own tensors for all others.
 
-    Whatever merges the buyer's with it leaves those others as they are.
+    A merge of the buyer's model with it leaves those others as they are.
     """
-    wanted = set(layers)
-    return {name: seller[name] if layer_of(name) in wanted else tensor for name, tensor in buyer.items()}
+    wanted, part = set(layers), copied(buyer)
+    part.update({name: seller[name] for name in buyer if layer_of(name) in wanted})
+    return part
 
 
 def best_layers(
     budget: int, sizes: Mapping[str, int], gain: Callable[[frozenset[str]], float]
 ) -> tuple[frozenset[str], float]:
-    """Return what to buy when the whole costs too much: greedily, by certified gain per parameter.
+    """Return the layers to buy within a budget: greedily, by certified gain per parameter.
 
     Parameters
     ----------
@@ -94,12 +107,13 @@ def best_layers(
     sizes
         Parameters of each layer, as :func:`layer_sizes` returns them.
     gain
-        The gain of buying some layers: a lower confidence bound on data that does not certify the purchase in the end.
+        The gain of buying some layers: a lower confidence bound on data that does not certify the
+        purchase in the end.
 
     Returns
     -------
     frozenset of str, float
-        The layers and their gain; none, and 0, where nothing within the budget gains.
+        The layers and their gain; none, and 0, where no set of layers within the budget gains.
 
     Raises
     ------
@@ -108,13 +122,13 @@ def best_layers(
 
     Notes
     -----
-    Two greedy searches, of which the better counts: layers added to none while each adds the greatest gain per
-    parameter, and layers dropped from the whole while each loses the least, until it fits (layers may be worth more
-    together than each alone; only the second search sees that). They ask for at most ``n² + n`` gains, where an
-    exhaustive search needs ``2ⁿ``.
+    The better of two greedy searches counts. The first adds layers to none while each adds the
+    greatest gain per parameter. The second drops layers from the whole while each loses the least,
+    until it fits. Layers may be worth more together than each alone; only the second search sees
+    that. Both ask for at most ``n² + n`` gains, where an exhaustive search needs ``2ⁿ``.
     """
     if budget < 0:
-        raise MarketError(f"the budget must be at least 0 parameters, not {budget}")
+        raise MarketError(f"the budget must be at least 0 parameters; got {budget}")
     known: dict[frozenset[str], float] = {frozenset(): 0.0}
 
     def value(layers: frozenset[str]) -> float:
@@ -125,12 +139,25 @@ def best_layers(
     def cost(layers: frozenset[str]) -> int:
         return sum(sizes[layer] for layer in layers)
 
+    _add_layers(budget, sizes, value, cost)
+    _drop_layers(budget, sizes, value, cost)
+    affordable = [layers for layers in known if cost(layers) <= budget]
+    chosen = max(affordable, key=lambda layers: (known[layers], -cost(layers), sorted(layers)))
+    return chosen, known[chosen]
+
+
+def _add_layers(budget: int, sizes: Mapping[str, int], value: Value, cost: Cost) -> None:
+    """Evaluate sets of layers, from none on, while one more within the budget adds a gain."""
     bought: frozenset[str] = frozenset()
     while steps := [layer for layer in sizes if layer not in bought and cost(bought | {layer}) <= budget]:
         best = max(steps, key=lambda layer: (value(bought | {layer}) - value(bought)) / max(1, sizes[layer]))
         if value(bought | {best}) <= value(bought):
             break
         bought |= {best}
+
+
+def _drop_layers(budget: int, sizes: Mapping[str, int], value: Value, cost: Cost) -> None:
+    """Evaluate sets of layers, from all on, until one fits the budget and a smaller one loses."""
     left = frozenset(sizes)
     while left and (cost(left) > budget or any(value(left - {layer}) > value(left) for layer in left)):
         left -= {
@@ -139,6 +166,3 @@ def best_layers(
                 key=lambda layer: (value(left) - value(left - {layer})) / max(1, sizes[layer]),
             )
         }
-    affordable = [layers for layers in known if cost(layers) <= budget]
-    chosen = max(affordable, key=lambda layers: (known[layers], -cost(layers), sorted(layers)))
-    return chosen, known[chosen]

@@ -1,8 +1,9 @@
 """Recompute the running statistics of a merged network's BatchNorm layers.
 
-The mean and variance that two networks keep of their activations are not those of the merged network, and their
-interpolation is not either (Jordan et al., *REPAIR*, section 4: "resetting" BatchNorm). One unlabelled pass with a
-cumulative average finds the true ones. Before the first layer that was merged, the buyer's own are the true ones.
+The mean and variance that two networks keep of their activations are not those of the merged
+network, and their interpolation is not either (Jordan et al., *REPAIR*, section 4: "resetting"
+BatchNorm). One unlabelled pass with a cumulative average finds the true ones. Before the first
+layer that was merged, the buyer's own are the true ones.
 """
 
 from collections.abc import Collection
@@ -13,7 +14,9 @@ from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fl_market.merging.interpolation import Alpha, Merge, interpolate
-from fl_market.parameters import StateDict
+from fl_market.merging.methods import MergeMethod
+from fl_market.observation import Call, evaluation_mode, observe
+from fl_market.parameters import StateDict, copied
 
 
 class NormStatistics:
@@ -22,16 +25,16 @@ class NormStatistics:
     Parameters
     ----------
     model
-        The architecture.
+        The architecture; its own parameters and its mode stay as they are.
     inputs
         Unlabelled samples, shape (samples, …): those of the fit split.
     batch_size
-        Samples a batch; each batch counts alike in the cumulative average.
+        Samples of a batch; each batch counts alike in the cumulative average.
     """
 
     def __init__(self, model: nn.Module, inputs: Tensor, batch_size: int = 256) -> None:
         self._model = model
-        # a last batch of a few samples would count as much as a whole one
+        # whole batches: a last batch of a few samples would count as much as a whole one
         self._batches = inputs[: max(batch_size, len(inputs) // batch_size * batch_size)].split(batch_size)  # type: ignore[no-untyped-call]
         self._norms = [
             (name, module)
@@ -40,35 +43,51 @@ class NormStatistics:
         ]
 
     def recompute(self, state: StateDict, kept: Collection[str] = ()) -> dict[str, Tensor]:
-        """Return the state dict with the statistics that its own activations have, but for those of the kept norms."""
-        fresh = dict(state)
+        """Return a state dict with the statistics of its own activations, except for some norms.
+
+        Parameters
+        ----------
+        state
+            A state dict, left as it is.
+        kept
+            Names of the norms whose statistics stay.
+        """
+        fresh = copied(state)
         norms = [(name, module) for name, module in self._norms if name not in kept]
         for name, _ in norms:
             for statistic in ("running_mean", "running_var", "num_batches_tracked"):
                 fresh[f"{name}.{statistic}"] = state[f"{name}.{statistic}"].detach().clone()
             fresh[f"{name}.num_batches_tracked"].zero_()
-        before = [(module, module.momentum, module.training) for _, module in norms]
-        try:
-            for _, module in norms:
-                module.momentum = None  # the cumulative average
-                module.train()
-            with torch.no_grad():
+        momenta = [module.momentum for _, module in norms]
+        with evaluation_mode(self._model), torch.no_grad():
+            try:
+                for _, module in norms:
+                    module.momentum = None  # the cumulative average
+                    module.train()
                 for batch in self._batches:
                     functional_call(self._model, fresh, (batch,), tie_weights=False)
-        finally:
-            for module, momentum, training in before:
-                module.momentum, module.training = momentum, training
+            finally:
+                for (_, module), momentum in zip(norms, momenta, strict=True):
+                    module.momentum = momentum
         for name, _ in norms:
             counter = f"{name}.num_batches_tracked"
             fresh[counter] = state[counter]
         return fresh
 
-    def merging(self, own: StateDict, other: StateDict) -> Merge:
-        """Return how two state dicts are merged for a given purchased weight, with the right statistics."""
+    def merging(self, own: StateDict, other: StateDict, method: MergeMethod = interpolate) -> Merge:
+        """Return the merge of two state dicts as a function of the weight, with true statistics.
+
+        Parameters
+        ----------
+        own, other
+            State dicts of the buyer and of the aligned seller.
+        method
+            Makes the merge whose statistics are recomputed.
+        """
         kept = self._unaffected(own, other)
 
         def merged(alpha: Alpha) -> StateDict:
-            state = interpolate(own, other, alpha)
+            state = copied(method(own, other, alpha))
             for name in kept:
                 for statistic in ("running_mean", "running_var"):
                     state[f"{name}.{statistic}"] = own[f"{name}.{statistic}"]
@@ -77,18 +96,14 @@ class NormStatistics:
         return merged
 
     def _unaffected(self, own: StateDict, other: StateDict) -> set[str]:
-        """Return the norms that see the same inputs in both networks, bit by bit: nothing before them was merged."""
+        """Return the norms with equal inputs in both networks: no layer before them was merged."""
         seen: list[dict[str, Tensor]] = []
-        handles = [
-            module.register_forward_pre_hook(lambda _, inputs, name=name: seen[-1].update({name: inputs[0]}))
-            for name, module in self._norms
-        ]
-        try:
+
+        def note(call: Call) -> None:
+            seen[-1][call.name] = call.inputs[0]
+
+        with torch.no_grad():
             for state in (own, other):
                 seen.append({})
-                with torch.no_grad():
-                    functional_call(self._model.eval(), dict(state), (self._batches[0][:2],), tie_weights=False)
-        finally:
-            for handle in handles:
-                handle.remove()
+                observe(self._model, state, self._batches[0][:2], note, of=[name for name, _ in self._norms])
         return {name for name, inputs in seen[0].items() if torch.equal(inputs, seen[1][name])}

@@ -1,11 +1,12 @@
-r"""Pick the purchased weight: :math:`\alpha = \arg\min_{\nu\in(0,1]} L_z((1-\nu)\hat\theta_b + \nu\hat\theta_s)`.
+r"""Pick :math:`\alpha = \arg\min_{\nu\in(0,1]} L_z((1-\nu)\hat\theta_b + \nu\hat\theta_s)`.
 
-Paper, section 3.3, on the broker's *fit* split. One α for the whole model as in the paper; beyond it, one for each
-layer or for each output row, found by gradient steps that start from the best single α.
+Paper, section 3.3, on the broker's *fit* split. The paper has one α for the whole model. Beyond it,
+there may be one for each layer or for each output row, found by gradient steps that start from the
+best single α.
 """
 
-from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -14,19 +15,17 @@ from torch import Tensor, nn
 from fl_market.data import Batch
 from fl_market.errors import MarketError
 from fl_market.gains.losses import Loss
+from fl_market.merging.descent import Variables, descend, whole_batches
 from fl_market.merging.interpolation import Alpha, Merge, interpolate
 from fl_market.merging.layers import layer_of
-from fl_market.merging.rows import Rows, best_rows, row_gains
+from fl_market.merging.rows import best_rows, row_gains
+from fl_market.merging.shares import Shares
 from fl_market.parameters import StateDict, state_of
 
 GRANULARITIES = ("model", "layer", "row")
 GRID = tuple(round(0.05 + 0.1 * step, 2) for step in range(10))
 """The published grid of α."""
 REFINEMENTS = 2
-HELD_OUT = 0.2
-"""Share of the fit split on which the gradient steps are stopped; the steps see the rest."""
-HELD_OUT_EVERY = 5
-"""Steps on batches between two looks at that share; steps on the whole are each looked at."""
 
 
 def fit_weights(
@@ -52,43 +51,73 @@ def fit_weights(
     loss
         Losses of a state dict on a batch, one for each sample, differentiable in the state dict.
     fit_data
-        The fit split. Whoever certifies the gain must do so on other data.
+        The fit split. The gain must be certified on other data.
     granularity
-        ``"model"``: one α. ``"layer"``: one for each module that owns parameters. ``"row"``: one for each output
-        unit of each module.
+        ``"model"``: one α. ``"layer"``: one for each module that owns parameters. ``"row"``: one
+        for each output unit of each module.
     merge
         How the two are merged for a given weight: plain interpolation by default.
     together
-        Evaluate the grid of α in one vectorised pass: loss and merge must bear ``torch.vmap``. For perceptrons that
-        are repaired this is half as fast again; convolutions and attention are slower this way.
+        Evaluate the grid of α in one vectorised pass: loss and merge must bear ``torch.vmap``. It
+        takes two thirds of the time for perceptrons that are repaired, and more time for
+        convolutions and attention.
     steps, learning_rate
         Adam's steps on the logits of the α's, for layers and rows.
     batch_size
-        Samples that each evaluation of a candidate sees: the first so many for the single α, and others in turn for
-        each gradient step; 0 for the whole fit split.
+        Samples that each evaluation of a candidate sees: the first ones for the single α, and
+        others in turn for each gradient step; 0 for the whole fit split.
     budget
-        How many parameters may be bought at most, for rows; the best ones are, and all others have the weight 0.
+        For rows: the most parameters that may be bought. The best rows are; all others have the
+        weight 0.
 
     Returns
     -------
     float or dict
-        A number for ``"model"``, else a weight for each floating-point tensor, as ``interpolate`` takes it.
+        A number for ``"model"``, else a weight for each floating-point tensor, as ``interpolate``
+        takes it.
 
     Raises
     ------
     MarketError
-        If the granularity is none of the three, or no merged model has a finite loss.
+        If the granularity is unknown, or no merged model has a finite loss.
     """
     if granularity not in GRANULARITIES:
-        raise MarketError(f"unknown granularity {granularity!r}; accepted are {', '.join(GRANULARITIES)}")
+        raise MarketError(f"granularity must be one of {', '.join(GRANULARITIES)}; got {granularity!r}")
     own, other = state_of(buyer), state_of(seller)
-    merged = merge or (lambda alpha: interpolate(own, other, alpha))
-    names = [name for name, tensor in own.items() if tensor.is_floating_point()]
-
-    searched = _batches(fit_data, batch_size)[0]
+    merged = merge or partial(interpolate, own, other)
+    searched = whole_batches(fit_data, batch_size)[0]
 
     def mean_loss(alpha: Alpha) -> Tensor:
         return loss(merged(alpha), searched).mean()
+
+    single = _fit_single(own, mean_loss, together=together)
+    if granularity == "model":
+        return single
+    shares = Shares(own, single, by_row=granularity == "row")
+
+    def model(logits: Variables) -> StateDict:
+        return merged(shares.alpha(shares.weights(logits)))
+
+    def descended() -> dict[str, Tensor]:
+        found = descend(
+            shares.logits, model, loss, fit_data, steps=steps, learning_rate=learning_rate, batch_size=batch_size
+        )
+        return shares.alpha(shares.weights(found.variables))
+
+    alpha = descended()
+    # tensors that both share (the layers that are not for sale) take no part
+    traded = [name for name, tensor in own.items() if tensor.is_floating_point() and tensor is not other[name]]
+    if budget is None or granularity != "row" or sum(own[name].numel() for name in traded) <= budget:
+        return alpha
+    gains = row_gains(shares.weights(shares.logits), lambda weights: mean_loss(shares.alpha(weights)))
+    layers = set(map(layer_of, traded))
+    shares.only(best_rows(budget, {layer: gains[layer] for layer in gains if layer in layers}, shares.row_sizes()))
+    return descended()
+
+
+def _fit_single(own: StateDict, mean_loss: Callable[[Alpha], Tensor], *, together: bool) -> float:
+    """Return the best α for the whole model."""
+    names = [name for name, tensor in own.items() if tensor.is_floating_point()]
 
     def mean_losses(alphas: Sequence[float]) -> list[float]:
         if not together:
@@ -97,23 +126,21 @@ def fit_weights(
         return [float(value) for value in batched(torch.tensor(alphas))]
 
     with torch.no_grad():
-        single = minimise_scalar(mean_losses)
-    if granularity == "model":
-        return single
-    # what both share (the layers that are not for sale) takes no part
-    traded = {name: own[name] for name in names if own[name] is not other[name]}
-    shares = _Shares(own, single, by_row=granularity == "row")
-    alpha = _descend(shares, merged, loss, fit_data, steps, learning_rate, batch_size)
-    if budget is None or granularity != "row" or sum(tensor.numel() for tensor in traded.values()) <= budget:
-        return alpha
-    layers = {layer_of(name) for name in traded}
-    gains = row_gains(shares.weights(), lambda weights: mean_loss(shares.expand(weights)))
-    shares.only(best_rows(budget, {layer: gains[layer] for layer in gains if layer in layers}, shares.row_sizes()))
-    return _descend(shares, merged, loss, fit_data, steps, learning_rate, batch_size)
+        return minimise_scalar(mean_losses)
 
 
 def mean_alpha(alpha: Alpha, state: StateDict, layers: Collection[str] | None = None) -> float:
-    """Return the share of the seller in what was bought: the mean α over the parameters of some layers, or of all."""
+    """Return the mean α over the parameters that were bought: the seller's share in them.
+
+    Parameters
+    ----------
+    alpha
+        Purchased weight, as :func:`fit_weights` returns it. Parameters of weight 0 are not bought.
+    state
+        The buyer's parameters, for their shapes.
+    layers
+        The layers that count; by default all.
+    """
     if isinstance(alpha, float):
         return alpha
     bought = [
@@ -124,19 +151,29 @@ def mean_alpha(alpha: Alpha, state: StateDict, layers: Collection[str] | None = 
 
 
 def minimise_scalar(values: Callable[[Sequence[float]], Sequence[float]]) -> float:
-    """Return an α whose value is at most that of every point of the published grid, in at most 12 evaluations.
+    """Return an α whose value is at most that of each point of the published grid.
 
-    The grid's ten points, asked for together, and then the lowest points of parabolas through the best point and those
-    beside it.
+    At most 12 evaluations: the grid's ten points, asked for together, and then the lowest points of
+    parabolas through the best point and those beside it.
+
+    Parameters
+    ----------
+    values
+        From some α's to the values to be minimised.
 
     Raises
     ------
     MarketError
         If no value is finite.
+
+    Examples
+    --------
+    >>> minimise_scalar(lambda alphas: [(alpha - 0.42) ** 2 for alpha in alphas])
+    0.42
     """
     known: dict[float, float] = {}
 
-    def try_out(*alphas: float) -> None:
+    def evaluate(*alphas: float) -> None:
         new = [alpha for alpha in alphas if alpha not in known]
         for alpha, loss in zip(new, values(new) if new else (), strict=True):
             known[alpha] = loss if np.isfinite(loss) else np.inf
@@ -144,19 +181,19 @@ def minimise_scalar(values: Callable[[Sequence[float]], Sequence[float]]) -> flo
     def best() -> float:
         return min(known, key=lambda alpha: (known[alpha], alpha))
 
-    try_out(*GRID)
+    evaluate(*GRID)
     if not np.isfinite(known[best()]):
         raise MarketError("no merged model has a finite loss on the broker's fit split")
     for _ in range(REFINEMENTS):
         candidate = _vertex(best(), known)
         if candidate is None:
             break
-        try_out(candidate)
+        evaluate(candidate)
     return best()
 
 
 def _vertex(best: float, known: dict[float, float]) -> float | None:
-    """Return the lowest point of the parabola through the best point and those beside it, if it has one."""
+    """Return the lowest point of the parabola through the best point and its neighbours, if any."""
     nearest = sorted(sorted(known, key=lambda alpha: abs(alpha - best))[:3])
     values = [known[alpha] for alpha in nearest]
     if not np.isfinite(values).all():
@@ -165,89 +202,3 @@ def _vertex(best: float, known: dict[float, float]) -> float | None:
     if curvature <= 0:
         return None
     return round(float(np.clip(-slope / (2 * curvature), 0.01, 1.0)), 4)
-
-
-def hold_out(fit_data: Batch) -> tuple[Batch, Batch]:
-    """Return the part of the fit split that gradient steps see, and the part that stops them."""
-    count = len(fit_data[0])
-    cut = count - max(1, round(HELD_OUT * count))
-    return tuple(part[:cut] for part in fit_data), tuple(part[cut:] for part in fit_data)
-
-
-def _batches(data: Batch, batch_size: int) -> list[Batch]:
-    """Return whole batches of some size; all of the data in one where that is 0 or more than there is."""
-    count = len(data[0]) // batch_size if batch_size else 0
-    if count < 1:
-        return [data]
-    return [tuple(part[place * batch_size : (place + 1) * batch_size] for part in data) for place in range(count)]
-
-
-class _Shares:
-    """Logits of many α's: one for each layer, or for each output row of each layer."""
-
-    def __init__(self, state: StateDict, start: float, *, by_row: bool) -> None:
-        self._state = {name: tensor for name, tensor in state.items() if tensor.is_floating_point()}
-        rows: dict[str, int] = defaultdict(lambda: 1)
-        if by_row:
-            for name, tensor in self._state.items():
-                if tensor.dim():
-                    rows[layer_of(name)] = max(rows[layer_of(name)], tensor.shape[0])
-        logit = float(np.log(start) - np.log1p(-min(start, 0.999)))
-        device = next(iter(self._state.values())).device
-        self.logits = {
-            layer: torch.full((rows[layer],), logit, device=device, requires_grad=True)
-            for layer in dict.fromkeys(map(layer_of, self._state))
-        }
-        self._bought: Rows = {layer: torch.ones_like(logits) for layer, logits in self.logits.items()}
-
-    def only(self, bought: Rows) -> None:
-        """Buy some rows only: 1 for each of them, 0 for each other, and nothing of layers that are not named."""
-        self._bought = {layer: bought.get(layer, torch.zeros_like(some)) for layer, some in self.logits.items()}
-
-    def weights(self) -> dict[str, Tensor]:
-        """Return the weight of each layer or row."""
-        return {layer: torch.sigmoid(logits) * self._bought[layer] for layer, logits in self.logits.items()}
-
-    def row_sizes(self) -> dict[str, float]:
-        """Return the parameters of one row of each layer."""
-        sizes = dict.fromkeys(self.logits, 0.0)
-        for name, tensor in self._state.items():
-            sizes[layer_of(name)] += tensor.numel() / len(self.logits[layer_of(name)])
-        return sizes
-
-    def alpha(self) -> dict[str, Tensor]:
-        """Return the weights that the logits stand for, each shaped so that it broadcasts against its tensor."""
-        return self.expand(self.weights())
-
-    def expand(self, weights: Rows) -> dict[str, Tensor]:
-        """Return weights of layers or rows, each shaped so that it broadcasts against its tensor."""
-        return {name: self._broadcast(weights[layer_of(name)], tensor) for name, tensor in self._state.items()}
-
-    @staticmethod
-    def _broadcast(alpha: Tensor, tensor: Tensor) -> Tensor:
-        if len(alpha) > 1 and (not tensor.dim() or tensor.shape[0] != len(alpha)):
-            alpha = alpha.mean(0, keepdim=True)
-        return alpha.reshape(-1, *[1] * (tensor.dim() - 1)) if tensor.dim() else alpha.reshape(())
-
-
-def _descend(
-    shares: _Shares, merged: Merge, loss: Loss, fit_data: Batch, steps: int, learning_rate: float, batch_size: int
-) -> dict[str, Tensor]:
-    """Take Adam steps on the logits and return the α's with the least loss on the held-out part."""
-    seen, held_out = hold_out(fit_data)
-    batches = _batches(seen, batch_size)
-    optimiser = torch.optim.Adam(shares.logits.values(), lr=learning_rate)
-    best, best_loss = shares.alpha(), float("inf")
-    for step in range(steps + 1):
-        alpha = shares.alpha()
-        state = merged(alpha)
-        if step == steps or not batch_size or step % HELD_OUT_EVERY == 0:
-            with torch.no_grad():
-                held_out_loss = float(loss(state, held_out).mean())
-            if held_out_loss < best_loss:
-                best, best_loss = alpha, held_out_loss
-        if step < steps:
-            optimiser.zero_grad()
-            loss(state, batches[step % len(batches)]).mean().backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
-    return {name: weight.detach() for name, weight in best.items()}

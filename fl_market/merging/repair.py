@@ -1,24 +1,26 @@
-r"""Repair the activation statistics of a merged network (Jordan et al., *REPAIR*, the paper's reference [17]).
+r"""Repair the activation statistics of a merged network (*REPAIR*, the paper's reference [17]).
 
-Averaging two networks whose units do not agree perfectly shrinks the variance of every pre-activation, layer by
-layer; the merged network is then flat and trains slowly. The repair rescales each output unit of each linear or
-convolutional layer so that its mean and standard deviation are again the interpolation of those of the two ends:
-:math:`(1-\alpha)\mu_b + \alpha\mu_s` and :math:`(1-\alpha)\sigma_b + \alpha\sigma_s`. It looks at inputs only, never
-at labels, and is folded into weights and biases: the model keeps its architecture. Networks with normalisation layers
-mend themselves in those layers, once BatchNorm's statistics are recomputed (``norm_statistics.py``).
+Source: Jordan et al. 2023. Averaging two networks whose units do not agree perfectly shrinks the
+variance of every pre-activation, layer by layer. The merged network is then flat and trains slowly.
+The repair rescales each output unit of each linear or convolutional layer, so that its mean and
+standard deviation are again the interpolation of those of the two ends: :math:`(1-\alpha)\mu_b +
+\alpha\mu_s` and :math:`(1-\alpha)\sigma_b + \alpha\sigma_s`. It uses inputs only, never labels, and
+is folded into weights and biases: the model keeps its architecture. Networks with normalisation
+layers mend themselves in those layers, once BatchNorm's statistics are recomputed
+(``norm_statistics.py``).
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 from fl_market.merging.interpolation import Alpha, Merge, interpolate
+from fl_market.merging.methods import MergeMethod
 from fl_market.merging.norm_statistics import NormStatistics
-from fl_market.parameters import StateDict
+from fl_market.observation import Call, Visit, observe
+from fl_market.parameters import StateDict, copied
 
 Statistics = Mapping[str, tuple[Tensor, Tensor]]
 """Layer -> mean and standard deviation of each output unit."""
@@ -31,10 +33,10 @@ _STRONGEST = 5.0
 
 
 def repair_for(model: nn.Module, inputs: Tensor) -> "Repair | NormStatistics | None":
-    """Return what mends merged networks of one architecture, or None where nothing has to be.
+    """Return the repair of merged networks of one architecture, or None where none is needed.
 
-    Without normalisation layers that is :class:`Repair`, with BatchNorm :class:`NormStatistics`; the other norms
-    compute their statistics anew for every sample.
+    Without normalisation layers that is :class:`Repair`, with BatchNorm :class:`NormStatistics`.
+    The other norms compute their statistics anew for every sample.
     """
     modules = list(model.modules())
     if any(isinstance(module, _BatchNorm) and module.track_running_stats for module in modules):
@@ -48,48 +50,70 @@ class Repair:
     Parameters
     ----------
     model
-        The architecture.
+        The architecture; its own parameters and its mode stay as they are.
     inputs
-        Unlabelled samples, shape (samples, …): those of the fit split, of which the first 512 are enough.
+        Unlabelled samples, shape (samples, …): those of the fit split, of which the first 512 are
+        enough.
+
+    Attributes
+    ----------
+    layers
+        Names of the layers that are repaired.
     """
 
     def __init__(self, model: nn.Module, inputs: Tensor) -> None:
-        self._model = model.eval()
+        self._model = model
         self._inputs = inputs[:SAMPLES]
-        calls: dict[str, int] = {}
-        self._run(model.state_dict(), lambda name, output: calls.update({name: calls.get(name, 0) + 1}), inputs[:2])
-        modules = dict(model.named_modules())
-        # a layer without a bias cannot take up a shift, and one that is called twice has no statistics of its own
+        self.layers = tuple(name for name, module in model.named_modules() if isinstance(module, _LAYERS))
+        calls: list[str] = []
+        self._observe(model.state_dict(), lambda call: calls.append(call.name), inputs[:2])
+        # a layer without bias takes up no shift; one called twice has no statistics of its own
         self.layers = tuple(
-            name for name, count in calls.items() if count == 1 and getattr(modules[name], "bias", None) is not None
+            name
+            for name in calls
+            if calls.count(name) == 1 and getattr(model.get_submodule(name), "bias", None) is not None
         )
 
-    def merging(self, own: StateDict, other: StateDict) -> Merge:
-        """Return how two state dicts are merged for a given purchased weight, repaired."""
+    def merging(self, own: StateDict, other: StateDict, method: MergeMethod = interpolate) -> Merge:
+        """Return the repaired merge of two state dicts as a function of the purchased weight.
+
+        Parameters
+        ----------
+        own, other
+            State dicts of the buyer and of the aligned seller.
+        method
+            Makes the merge that is repaired.
+        """
         statistics = self.statistics(own), self.statistics(other)
 
         def merged(alpha: Alpha) -> StateDict:
-            return self.merge(own, other, alpha, *statistics)
+            return self.merge(own, other, alpha, *statistics, method=method)
 
         return merged
 
     def statistics(self, state: StateDict) -> Statistics:
-        """Return mean and standard deviation of each output unit of each layer that can be repaired."""
+        """Return mean and standard deviation of each output unit of each repairable layer."""
         found: dict[str, tuple[Tensor, Tensor]] = {}
 
-        def note(name: str, output: Tensor) -> None:
-            if name in self.layers:
-                _, *moments = _centre(output, self._unit_axis(name, output))
-                found[name] = moments[0], moments[1]
+        def note(call: Call) -> None:
+            _, *moments = _centre(call.output, _unit_axis(call))
+            found[call.name] = moments[0], moments[1]
 
         with torch.no_grad():
-            self._run(state, note, self._inputs)
+            self._observe(state, note, self._inputs)
         return found
 
     def merge(
-        self, own: StateDict, other: StateDict, alpha: Alpha, own_statistics: Statistics, other_statistics: Statistics
+        self,
+        own: StateDict,
+        other: StateDict,
+        alpha: Alpha,
+        own_statistics: Statistics,
+        other_statistics: Statistics,
+        *,
+        method: MergeMethod = interpolate,
     ) -> dict[str, Tensor]:
-        """Return the repaired interpolation of two state dicts, differentiable in ``alpha``.
+        """Return the repaired merge of two state dicts, differentiable in ``alpha``.
 
         Parameters
         ----------
@@ -99,48 +123,39 @@ class Repair:
             Purchased weight, as ``interpolate`` takes it.
         own_statistics, other_statistics
             Of the two, from :meth:`statistics`.
+        method
+            Makes the merge that is repaired.
         """
-        merged = interpolate(own, other, alpha)
+        merged = copied(method(own, other, alpha))
 
-        def mend(name: str, output: Tensor) -> Tensor | None:
-            if name not in self.layers or own[f"{name}.weight"] is other[f"{name}.weight"]:
+        def mend(call: Call) -> Tensor | None:
+            name, axis = call.name, _unit_axis(call)
+            if own[f"{name}.weight"] is other[f"{name}.weight"]:
                 return None  # a layer that is not for sale stays the buyer's
-            axis = self._unit_axis(name, output)
             (own_mean, own_std), (other_mean, other_std) = own_statistics[name], other_statistics[name]
             weight = alpha[f"{name}.bias"] if isinstance(alpha, Mapping) else alpha
-            centred, mean, std = _centre(output, axis)
+            centred, mean, std = _centre(call.output, axis)
             target_mean = (1 - weight) * own_mean + weight * other_mean
             target_std = (1 - weight) * own_std + weight * other_std
             scale = (target_std / (std + 1e-6)).clamp(1 / _STRONGEST, _STRONGEST)
             parameter = merged[f"{name}.weight"]
             merged[f"{name}.weight"] = parameter * scale.reshape(-1, *[1] * (parameter.dim() - 1))
             merged[f"{name}.bias"] = (merged[f"{name}.bias"] - mean) * scale + target_mean
-            shape = [-1 if dimension == axis else 1 for dimension in range(output.dim())]
+            shape = [-1 if dimension == axis else 1 for dimension in range(call.output.dim())]
             mended: Tensor = centred * scale.reshape(shape) + target_mean.reshape(shape)
             return mended
 
-        self._run(dict(merged), mend, self._inputs)
+        self._observe(merged, mend, self._inputs)
         return merged
 
-    def _unit_axis(self, name: str, output: Tensor) -> int:
-        return output.dim() - 1 if isinstance(self._model.get_submodule(name), nn.Linear) else 1
+    def _observe(self, state: StateDict, visit: Visit, inputs: Tensor) -> None:
+        # a copy: the repair changes the state while the model runs with it
+        observe(self._model, dict(state), inputs, visit, of=self.layers)
 
-    def _run(self, state: StateDict, visit: Callable[[str, Tensor], Tensor | None], inputs: Tensor) -> None:
-        """Run the model and visit the output of each layer; what the visit returns takes the output's place."""
 
-        def hook_for(name: str) -> Callable[[nn.Module, Any, Tensor], Tensor | None]:
-            return lambda module, arguments, output: visit(name, output)
-
-        handles = [
-            module.register_forward_hook(hook_for(name))
-            for name, module in self._model.named_modules()
-            if isinstance(module, _LAYERS)
-        ]
-        try:
-            functional_call(self._model, dict(state), (inputs,), tie_weights=False)
-        finally:
-            for handle in handles:
-                handle.remove()
+def _unit_axis(call: Call) -> int:
+    """Return the axis of a layer's output along which its units lie."""
+    return call.output.dim() - 1 if isinstance(call.module, nn.Linear) else 1
 
 
 def _centre(output: Tensor, axis: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,9 +1,9 @@
-"""Output rows as goods: which ones to buy when a whole layer costs too much.
+"""Partial purchases by output rows, for layers that exceed a budget as a whole.
 
-A layer that holds most of a network's parameters cannot be part of any smaller purchase as a whole; its rows can. What
-a row contributes is found by integrated gradients (Sundararajan, Taly and Yan 2017): the gain of a purchase is the
-integral of the loss' gradient along the way from nothing to all purchased weights, and falls apart into one term for
-each row.
+A layer that holds most of a network's parameters cannot be part of any smaller purchase as a whole;
+its rows can. The contribution of a row is found by integrated gradients (Sundararajan, Taly and Yan
+2017). The gain of a purchase is the integral of the loss' gradient along the way from nothing to
+all purchased weights, and falls apart into one term for each row.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 POINTS = 5
-"""Where on the way gradients are taken: the midpoints of as many equal parts."""
+"""Points on the way at which gradients are taken: the midpoints of as many equal parts."""
 
 Rows = Mapping[str, Tensor]
 """Layer -> one number for each of its output rows."""
@@ -31,7 +31,8 @@ def row_gains(weights: Rows, mean_loss: Callable[[Rows], Tensor]) -> dict[str, T
     Returns
     -------
     dict
-        Of the same shapes; together, up to the integration's error, the loss of nothing bought less that of all.
+        Of the same shapes. Their sum is, up to the error of the integration, the loss of nothing
+        bought less that of all.
     """
     gains = {layer: torch.zeros_like(some) for layer, some in weights.items()}
     for point in range(POINTS):
@@ -45,7 +46,7 @@ def row_gains(weights: Rows, mean_loss: Callable[[Rows], Tensor]) -> dict[str, T
 
 
 def best_rows(budget: int, gains: Rows, sizes: Mapping[str, float]) -> dict[str, Tensor]:
-    """Return which rows to buy: those with the greatest gain per parameter, as long as they fit into the budget.
+    """Return the rows to buy: those of the greatest gain per parameter that fit into the budget.
 
     Parameters
     ----------

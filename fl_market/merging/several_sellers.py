@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from fl_market.data import Batch
 from fl_market.errors import MarketError
 from fl_market.gains.losses import Loss
-from fl_market.merging.purchased_weight import hold_out
-from fl_market.parameters import StateDict, state_of
+from fl_market.merging.descent import Variables, descend, hold_out
+from fl_market.parameters import StateDict, copied, state_of
 
 
 def merge_many(
@@ -26,8 +26,8 @@ def merge_many(
     sellers
         One or more, already aligned to the buyer (:func:`fl_market.permutation.match_many`).
     weights
-        Purchased weight of each seller, at least 0 and together at most 1; the buyer keeps the rest. By default all
-        models, the buyer's among them, count alike.
+        Purchased weight of each seller, at least 0 and together at most 1; the buyer keeps the
+        rest. By default all models, the buyer's among them, count alike.
 
     Returns
     -------
@@ -37,7 +37,7 @@ def merge_many(
     Raises
     ------
     MarketError
-        If there is no seller, names differ, or the weights are not of the kind above.
+        If there is no seller, names differ, or a weight is invalid.
     """
     own, others = state_of(buyer), [state_of(seller) for seller in sellers]
     if not others or any(other.keys() != own.keys() for other in others):
@@ -45,8 +45,11 @@ def merge_many(
     shares = torch.as_tensor([1 / (len(others) + 1)] * len(others) if weights is None else weights)
     given = shares.detach()
     if given.shape != (len(others),) or not bool((given >= 0).all()) or not float(given.sum()) <= 1 + 1e-6:
-        raise MarketError("merge_many needs one weight for each seller, each at least 0 and together at most 1")
-    merged = dict(own)
+        raise MarketError(
+            "weights must be one number for each seller, each at least 0 and together at most 1; "
+            f"got {given.tolist()} for {len(others)} sellers"
+        )
+    merged = copied(own)
     for name, tensor in own.items():
         if tensor.is_floating_point():
             merged[name] = (1 - shares.sum()) * tensor
@@ -66,8 +69,9 @@ def fit_simplex(
 ) -> Tensor:
     """Return the sellers' purchased weights that minimise the broker's loss on the fit split.
 
-    Adam's steps on the logits of a softmax over the buyer and all sellers, from equal weights, and stopped by the
-    held-out part of the fit split. The buyer alone is among the candidates: where nobody helps, all weights are 0.
+    Adam's steps on the logits of a softmax over the buyer and all sellers start from equal weights,
+    and are stopped by the held-out part of the fit split. The buyer alone is among the candidates:
+    where no seller helps, all weights are 0.
 
     Parameters
     ----------
@@ -83,21 +87,17 @@ def fit_simplex(
     Tensor
         Shape (sellers,); as ``weights`` for :func:`merge_many`.
     """
-    seen, held_out = hold_out(fit_data)
-    logits = torch.zeros(len(sellers) + 1, requires_grad=True)
-    optimiser = torch.optim.Adam([logits], lr=learning_rate)
-    best = torch.zeros(len(sellers))
+
+    def weights(variables: Variables) -> Tensor:
+        return torch.softmax(variables["logits"], 0)[1:]
+
+    def merged(variables: Variables) -> StateDict:
+        return merge_many(buyer, sellers, weights(variables))
+
+    nothing = torch.zeros(len(sellers))
+    _, held_out = hold_out(fit_data)
     with torch.no_grad():
-        best_loss = float(loss(merge_many(buyer, sellers, best), held_out).mean())
-    for step in range(steps + 1):
-        weights = torch.softmax(logits, 0)[1:]
-        merged = merge_many(buyer, sellers, weights)
-        with torch.no_grad():
-            held_out_loss = float(loss(merged, held_out).mean())
-        if held_out_loss < best_loss:
-            best, best_loss = weights.detach(), held_out_loss
-        if step < steps:
-            optimiser.zero_grad()
-            loss(merged, seen).mean().backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
-    return best
+        loss_alone = float(loss(merge_many(buyer, sellers, nothing), held_out).mean())
+    logits = torch.zeros(len(sellers) + 1, requires_grad=True)
+    found = descend({"logits": logits}, merged, loss, fit_data, steps=steps, learning_rate=learning_rate)
+    return weights(found.variables) if found.loss < loss_alone else nothing

@@ -1,7 +1,8 @@
-"""Alignment (paper, section 3.2, "Using Purchased Parameters"): what may be permuted, and how to match it."""
+"""Alignment (paper, section 3.2, "Using Purchased Parameters"): permutation specs, matching."""
 
 from fl_market.permutation.derivation import derive_spec
 from fl_market.permutation.matching import match, match_many, objective
+from fl_market.permutation.methods import ALIGNMENT_METHODS, AlignmentContext, AlignmentMethod
 from fl_market.permutation.spec import (
     AxisUse,
     Group,
@@ -15,6 +16,9 @@ from fl_market.permutation.spec import (
 )
 
 __all__ = [
+    "ALIGNMENT_METHODS",
+    "AlignmentContext",
+    "AlignmentMethod",
     "AxisUse",
     "Group",
     "Inside",

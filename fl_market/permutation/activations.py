@@ -1,4 +1,7 @@
-"""Matching by activations: units that answer alike to the same inputs (Li et al. 2016, *Convergent learning*)."""
+"""Matching by activations: units that react alike to the same inputs.
+
+Source: Li et al. 2016, *Convergent learning*.
+"""
 
 from collections.abc import Iterable
 
@@ -8,6 +11,8 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
+from fl_market.observation import Call, observe
+from fl_market.parameters import StateDict
 from fl_market.permutation.spec import PermutationSpec, identity_permutation
 
 _UNIT_AXIS: dict[type, int] = {nn.Linear: -1, nn.Embedding: -1, nn.Conv1d: 1, nn.Conv2d: 1, nn.Conv3d: 1}
@@ -15,26 +20,30 @@ _WEIGHT_AXIS: dict[type, int] = {nn.Embedding: 1}
 
 
 def match_activations(
-    spec: PermutationSpec, reference: nn.Module, other: nn.Module, batches: Iterable[Tensor]
+    spec: PermutationSpec, model: nn.Module, reference: StateDict, other: StateDict, batches: Iterable[Tensor]
 ) -> tuple[dict[str, NDArray[np.int64]], set[str]]:
-    """Return the permutation with the greatest correlation of activations, and the groups that could be observed.
+    """Return the permutation with the greatest correlation of activations, and the observed groups.
 
     Parameters
     ----------
     spec
-        What may be permuted in both.
+        The permutation spec of both.
+    model
+        The architecture; it runs in evaluation mode and is left as it is.
     reference, other
-        Modules of one architecture; they run in evaluation mode.
+        State dicts, on the device of the batches.
     batches
         Unlabelled inputs, one batch after the other.
 
     Notes
     -----
-    The correlations of a group are summed over all layers that write its units (a residual stream has many). Groups of
-    heads, those inside heads, and those that no layer of the usual kinds writes are left to weight matching.
+    The correlations of a group are summed over all layers that write its units (a residual stream
+    has many). Groups of heads, those inside heads, and those that no layer of the usual kinds
+    writes are not observed, and keep their order.
     """
-    sites = _sites(spec, reference)
-    correlations = _correlations(reference, other, {module for found in sites.values() for module, _ in found}, batches)
+    sites = _sites(spec, model)
+    layers = {module for found in sites.values() for module, _ in found}
+    correlations = _correlations(model, reference, other, layers, batches)
     permutation = identity_permutation(spec)
     observed = set()
     for name, found in sites.items():
@@ -50,7 +59,7 @@ def match_activations(
 
 
 def _sites(spec: PermutationSpec, model: nn.Module) -> dict[str, list[tuple[str, NDArray[np.int64]]]]:
-    """Return for each group the layers that write its units, and where on their output's unit axis."""
+    """Return for each group the layers that write its units, and the positions on their output."""
     modules = dict(model.named_modules())
     heads = {group.inside.heads for group in spec.groups.values() if group.inside is not None}
     sites: dict[str, list[tuple[str, NDArray[np.int64]]]] = {}
@@ -66,12 +75,12 @@ def _sites(spec: PermutationSpec, model: nn.Module) -> dict[str, list[tuple[str,
 
 
 def _correlations(
-    reference: nn.Module, other: nn.Module, names: set[str], batches: Iterable[Tensor]
+    model: nn.Module, reference: StateDict, other: StateDict, names: set[str], batches: Iterable[Tensor]
 ) -> dict[str, NDArray[np.float64]]:
-    """Return for each layer the correlation of each unit of the reference with each unit of the other."""
+    """Return for each layer the correlations of all units of the reference and of the other."""
     sums: dict[str, list[Tensor]] = {}
     for batch in batches:
-        left, right = _outputs(reference, names, batch), _outputs(other, names, batch)
+        left, right = (_outputs(model, state, names, batch) for state in (reference, other))
         for name in left.keys() & right.keys():
             moments = _moments(left[name], right[name])
             sums[name] = (
@@ -89,29 +98,17 @@ def _correlations(
 
 def _moments(left: Tensor, right: Tensor) -> tuple[Tensor, ...]:
     sums = (left.sum(0), right.sum(0), left.square().sum(0), right.square().sum(0), left.T @ right)
-    return torch.tensor(float(len(left))), *(total.double() for total in sums)
+    return torch.tensor(float(len(left))), *(total.cpu().double() for total in sums)
 
 
 @torch.no_grad()
-def _outputs(model: nn.Module, names: set[str], batch: Tensor) -> dict[str, Tensor]:
-    """Return what each of the named layers answers to a batch: (samples and places, units)."""
+def _outputs(model: nn.Module, state: StateDict, names: set[str], batch: Tensor) -> dict[str, Tensor]:
+    """Return the outputs of each named layer on a batch, shape (samples and places, units)."""
     outputs: dict[str, list[Tensor]] = {}
-    modules = dict(model.named_modules())
 
-    def note(name: str, output: Tensor) -> None:
-        units = output.movedim(_UNIT_AXIS[type(modules[name])], -1)
-        outputs.setdefault(name, []).append(units.reshape(-1, units.shape[-1]))
+    def note(call: Call) -> None:
+        units = call.output.movedim(_UNIT_AXIS[type(call.module)], -1)
+        outputs.setdefault(call.name, []).append(units.reshape(-1, units.shape[-1]))
 
-    handles = [
-        modules[name].register_forward_hook(lambda _, __, output, name=name: note(name, output))
-        for name in sorted(names)
-    ]
-    training = {name: module.training for name, module in modules.items()}
-    try:
-        model.eval()(batch)
-    finally:
-        for handle in handles:
-            handle.remove()
-        for name, module in modules.items():
-            module.training = training[name]
+    observe(model, state, batch, note, of=sorted(names))
     return {name: torch.cat(parts) for name, parts in outputs.items()}

@@ -1,8 +1,8 @@
-"""Labels: which positions of which tensors belong to the same unit.
+"""Labels: the unit that each position of a tensor belongs to.
 
-A label is ``unit * SLOTS + slot``. Units that must be permuted together are joined (union-find); a *slot* tells apart
-the positions inside one unit, as the pixels of a flattened channel; a *tag* tells apart units that must not be
-exchanged, as those of two attention heads.
+A label is ``unit * SLOTS + slot``. Units that must be permuted together are joined (union-find). A
+*slot* tells apart the positions inside one unit, as the pixels of a flattened channel. A *tag*
+tells apart units that must not be exchanged, as those of two attention heads.
 """
 
 from collections import defaultdict
@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 Array = NDArray[np.int64]
 SLOTS = 1 << 24
 FROZEN = 0
-"""The unit that may not be permuted, and that absorbs whatever is joined with it."""
+"""The unit that may not be permuted, and that absorbs all units that are joined with it."""
 
 
 class Labels:
-    """Units, and which of them are one."""
+    """Units, and which of them were joined."""
 
     def __init__(self) -> None:
         self._parent = [FROZEN]
@@ -41,7 +41,7 @@ class Labels:
         return unit
 
     def freeze(self, labels: Array, reason: str) -> None:
-        """Forbid to permute the units of some labels, and remember why."""
+        """Forbid to permute the units of some labels, and remember the reason."""
         for unit in np.unique(labels // SLOTS).tolist():
             root = self.find(unit)
             if root != FROZEN:
@@ -49,7 +49,7 @@ class Labels:
                 self.reasons[root] = reason
 
     def join(self, left: Array, right: Array, reason: str) -> None:
-        """Join labels position by position; positions of different slots cannot be, and are frozen."""
+        """Join labels position by position; positions of different slots are frozen."""
         if left.shape != right.shape:
             self.freeze(left, reason)
             self.freeze(right, reason)
@@ -72,7 +72,10 @@ class Labels:
             self._tags[self.find(label // SLOTS)].add(tag)
 
     def mark(self, labels: Array, role: str) -> None:
-        """Remember into which piece of a tensor some positions went: it tells apart the places of one unit there."""
+        """Remember the piece of a tensor that some positions went into.
+
+        It tells apart the places of one unit in that tensor.
+        """
         for unit in np.unique(labels // SLOTS).tolist():
             self._roles[unit] = f"{self._roles.get(unit, '')}/{role}"
 
@@ -87,7 +90,7 @@ class Labels:
 
 @dataclass(frozen=True)
 class Table:
-    """Labels along some dimensions of a value: ``labels`` has one axis for each of ``dims``, which ascend."""
+    """Labels along some dimensions of a value, one axis for each of ``dims``, which ascend."""
 
     dims: tuple[int, ...]
     labels: Array
@@ -95,7 +98,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Value:
-    """A tensor of the traced graph: its shape, and the labels of those of its dimensions that have any."""
+    """A tensor of the traced graph: its shape, and the labels of its labelled dimensions."""
 
     shape: tuple[int, ...]
     tables: tuple[Table, ...] = ()
@@ -117,7 +120,7 @@ class Value:
         return Value(tuple(self.shape[dim] for dim in order), tuple(tables))
 
     def reshaped(self, shape: tuple[int, ...]) -> "Value | None":
-        """Return the value in another shape, or None where two tables would have to share a dimension."""
+        """Return the value in another shape, or None if two tables would share a dimension."""
         segments = _segments(self.shape, shape)
         if segments is None:
             return None
@@ -168,7 +171,7 @@ def _segments(old: tuple[int, ...], new: tuple[int, ...]) -> list[tuple[tuple[in
 
 
 def _spread(table: Table, dims: tuple[int, ...], shape: tuple[int, ...]) -> Array:
-    """Return a table's labels over more dimensions; the place among the new ones becomes part of the slot."""
+    """Return labels over more dimensions; the place among the new ones is part of the slot."""
     extra = [dim for dim in dims if dim not in table.dims]
     count = int(np.prod([shape[dim] for dim in extra], dtype=np.int64))
     units, slots = np.divmod(table.labels, SLOTS)
@@ -179,7 +182,7 @@ def _spread(table: Table, dims: tuple[int, ...], shape: tuple[int, ...]) -> Arra
 
 
 def _simplified(dims: tuple[int, ...], labels: Array) -> Table | None:
-    """Return the table without the dimensions along which only the place changes: they carry no units."""
+    """Return the table without the dimensions along which only the slot changes, not the unit."""
     kept = list(dims)
     for axis in reversed(range(labels.ndim)):
         size = labels.shape[axis]

@@ -1,8 +1,9 @@
-"""What may be permuted in a model without changing the function that it computes.
+"""Permutation specs: the units of a model that may be permuted without changing its function.
 
-A *group* is a set of exchangeable units: the hidden neurons of a layer, the channels of a residual stream. Each
-unit owns some positions on axes of some tensors (the row of one weight, the column of the next, an entry of a
-bias or of a norm's running mean); whoever permutes the units must permute all of those positions alike.
+A *group* is a set of exchangeable units: the hidden neurons of a layer, the channels of a residual
+stream. Each unit owns some positions on axes of some tensors: the row of one weight, the column of
+the next, an entry of a bias or of a norm's running mean. A permutation of the units permutes all of
+those positions alike.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -14,19 +15,20 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fl_market.errors import MarketError
-from fl_market.parameters import StateDict, state_of
+from fl_market.parameters import StateDict, copied, state_of
 from fl_market.seeds import numpy_generator
 
 Permutation = Mapping[str, NDArray[np.int64]]
-"""For each group: unit ``i`` of the result is unit ``permutation[group][i]`` of the model that is permuted.
+"""For each group: unit ``i`` of the result is unit ``permutation[group][i]`` of the permuted model.
 
-Groups inside heads come first: their orders are those of the heads before these are permuted as wholes.
+Groups inside heads come first: their orders are those of the heads before these are permuted as
+wholes.
 """
 
 
 @dataclass(frozen=True)
 class AxisUse:
-    """Where the units of a group live on one axis of one tensor.
+    """The positions of a group's units on one axis of one tensor.
 
     Attributes
     ----------
@@ -35,10 +37,12 @@ class AxisUse:
     axis
         Axis of that tensor.
     positions
-        Integer array (units, slots): unit ``i`` owns the positions ``positions[i]`` of the axis. One slot is the
-        plain case; a linear layer behind ``flatten`` has one slot for each pixel of its channel.
+        Integer array (units, slots): unit ``i`` owns the positions ``positions[i]`` of the axis.
+        One slot is the plain case; a linear layer behind ``flatten`` has one slot for each pixel of
+        its channel.
     rows
-        First and last (exclusive) row of the tensor that the use is restricted to: a group of a convolution.
+        First and last (exclusive) row of the tensor that the use is restricted to: a group of a
+        convolution.
     """
 
     tensor: str
@@ -47,7 +51,7 @@ class AxisUse:
     rows: tuple[int, int] | None = None
 
     def index(self, order: NDArray[np.int64], size: int) -> NDArray[np.int64]:
-        """Return which position of the axis comes to each position of it, for an order of the units."""
+        """Return the position that moves to each place of the axis, for an order of the units."""
         index = np.arange(size)
         index[self.positions] = self.positions[order]
         return index
@@ -70,7 +74,8 @@ class Inside:
     heads
         Name of the group whose units are the heads.
     part
-        Which of the sets of units that every head has (those of queries and keys, or those of values).
+        Number of one of the sets of units that each head has: those of queries and keys, or those
+        of values.
     head
         Number of the head.
     """
@@ -91,7 +96,7 @@ class Group:
     uses
         The axes that one permutation of the units permutes together.
     inside
-        Where the units live inside one unit of another group, as those of an attention head: of which.
+        The unit of another group that holds these units, as an attention head does.
     """
 
     size: int
@@ -113,9 +118,10 @@ class PermutationSpec:
     groups
         Name of the tensor that produces the units -> the group.
     frozen
-        ``(tensor name, axis)`` -> why that axis, or a part of it, may not be permuted.
+        ``(tensor name, axis)`` -> the reason why that axis, or a part of it, may not be permuted.
     buffers
-        Tensors that are no parameters, as BatchNorm's running statistics: permuted, but not matched.
+        Tensors that are no parameters, as BatchNorm's running statistics: permuted, but not
+        matched.
     """
 
     groups: Mapping[str, Group]
@@ -127,9 +133,10 @@ class PermutationSpec:
         return PermutationSpec(self._used_on(lambda tensor: tensor not in self.buffers), self.frozen)
 
     def restricted_to(self, tensors: Collection[str]) -> "PermutationSpec":
-        """Return the same groups as far as they live on some tensors: those that two models have in common.
+        """Return the same groups as far as they live on some tensors that two models share.
 
-        The function of a model is unchanged by such a permutation only together with the tensors that are left out.
+        Such a permutation leaves the function of a model unchanged only together with the tensors
+        that are left out.
         """
         return PermutationSpec(self._used_on(set(tensors).__contains__), self.frozen, self.buffers)
 
@@ -140,7 +147,7 @@ class PermutationSpec:
         }
 
     def twin(self, name: str, head: int) -> str:
-        """Return the group that holds in another head what the named group holds in its own."""
+        """Return the group of another head that corresponds to the named group of its own head."""
         inside = self.groups[name].inside
         if inside is None:
             return name
@@ -148,7 +155,7 @@ class PermutationSpec:
         return next(other for other, group in self.groups.items() if group.inside == wanted)
 
     def describe(self) -> str:
-        """Return a table of the groups, and of the axes that stay as they are with the reason why."""
+        """Return a table of the groups, and of the frozen axes with the reasons."""
         lines = [f"{len(self.groups)} permutable groups"]
         for name, group in self.groups.items():
             uses = ", ".join(f"{tensor}[{axis}]" for tensor, axis in group.axes)
@@ -182,7 +189,7 @@ def apply_permutation(
     MarketError
         If the permutation is not one of this spec's units.
     """
-    state = dict(state_of(model))
+    state = copied(state_of(model))
     check_permutation(spec, permutation)
     for name, group in spec.groups.items():
         order = permutation[name]
@@ -194,7 +201,7 @@ def apply_permutation(
 
 
 def check_permutation(spec: PermutationSpec, permutation: Permutation) -> None:
-    """Raise MarketError unless ``permutation`` holds one order of all units for every group of ``spec``."""
+    """Raise MarketError unless ``permutation`` holds an order of all units of each group."""
     for name, group in spec.groups.items():
         if name not in permutation:
             raise MarketError(f"the permutation lacks the group {name!r}; the spec has {', '.join(spec.groups)}")
@@ -208,7 +215,7 @@ def identity_permutation(spec: PermutationSpec) -> dict[str, NDArray[np.int64]]:
 
 
 def random_permutation(spec: PermutationSpec, seed: int = 0) -> dict[str, NDArray[np.int64]]:
-    """Return a uniformly random permutation of every group: the same kind of object that ``match`` returns."""
+    """Return a uniformly random permutation of each group, in the form that ``match`` returns."""
     generator = numpy_generator(seed, "random-permutation")
     return {name: generator.permutation(group.size) for name, group in spec.groups.items()}
 
@@ -218,7 +225,7 @@ def invert(spec: PermutationSpec, permutation: Permutation) -> dict[str, NDArray
     inverse = {name: np.argsort(order) for name, order in permutation.items()}
     for name, group in spec.groups.items():
         if group.inside is not None:
-            # the head that stands here now came from elsewhere, and brought the order of its units along
+            # the head that is here now came from another place, and brought the order of its units
             origin = int(permutation[group.inside.heads][group.inside.head])
             inverse[name] = np.argsort(permutation[spec.twin(name, origin)])
     return inverse

@@ -1,4 +1,4 @@
-"""Valuation and pricing (paper, sections 3.4 and 4): priors, the seller's ask, bargaining, and the choice of rule."""
+"""Prices (paper, sections 3.4 and 4): priors, the seller's ask, bargaining, and pricing rules."""
 
 from fl_market.pricing.bargaining import nash_price, nash_transfer
 from fl_market.pricing.empirical import Empirical

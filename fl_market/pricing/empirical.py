@@ -1,8 +1,9 @@
 """A prior learned from the trade history.
 
-What a seller saw of each buyer is an interval: the very valuation where it was revealed, everything from the ask on
-where a quote was accepted, everything below the ask where it was declined. The distribution of greatest likelihood
-for such censored observations is found by Turnbull's self-consistency (1976).
+A seller observes each buyer's valuation as an interval: the value itself if it was revealed, all
+values from the ask on if the quote was accepted, all values below the ask if it was declined.
+Turnbull's self-consistency (1976) finds the distribution of maximum likelihood for such censored
+observations.
 """
 
 import math
@@ -19,16 +20,16 @@ _STEPS = 200
 
 @dataclass(frozen=True, init=False)
 class Empirical:
-    """Valuations as they were observed.
+    """The empirical distribution of censored valuations.
 
     Parameters
     ----------
     values
-        Valuations that were revealed.
+        Revealed valuations.
     declined
-        Asks that were declined: the valuation was lower.
+        Declined asks: the valuation was lower.
     accepted
-        Asks that were accepted without revealing more: the valuation was as high or higher.
+        Accepted asks that revealed no more: the valuation was at least as high.
 
     Raises
     ------
@@ -49,17 +50,18 @@ class Empirical:
         seen = self.values + self.declined + self.accepted
         if not seen:
             raise MarketError("an empirical prior needs at least one observation")
-        if not all(0 <= value < math.inf for value in seen) or 0.0 in self.declined:
-            raise MarketError(
-                "the observations of an empirical prior must be finite numbers of at least 0; no ask of 0 is declined"
-            )
+        if invalid := [value for value in seen if not 0 <= value < math.inf]:
+            raise MarketError(f"observations must be finite numbers of at least 0; got {invalid[0]}")
+        if 0.0 in self.declined:
+            raise MarketError("the observation of a declined ask must be above 0; got 0.0")
 
     def price(self, cost: float) -> float:
-        """Return the observed value that earns most, by a cautious estimate of how often it sells.
+        """Return the observed value with the highest expected revenue, by a cautious estimate.
 
-        Without censoring, the value v_(i) of n sorted ones sells in (n - i + 1) / n of the cases. The estimate is
-        lowered by its standard error, so that a few lucky sales do not drive the ask up; this vanishes as n grows.
-        Infinite where no observed value exceeds the cost.
+        Without censoring, the value v_(i) of n sorted ones sells in (n - i + 1) / n of the cases.
+        The estimate is lowered by its standard error, so that a few lucky sales do not raise the
+        ask; the error vanishes as n grows. The price is infinite if no observed value exceeds the
+        cost.
         """
         points, survival = self.survival()
         count = len(self.values) + len(self.declined) + len(self.accepted)
@@ -69,9 +71,15 @@ class Empirical:
         return float(points[best]) if revenue[best] > 0 or (cost == 0 == points[best]) else math.inf
 
     def survival(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return the points where the estimated distribution has mass, and the share of it at or above each.
+        """Return the points of the estimated distribution, and its survival function there.
 
-        Mass that the observations only place in an interval is put at its lower end: that is where it surely sells.
+        The survival function is the share of the mass at or above a point. Mass that the
+        observations only place in an interval is put at its lower end, where it surely sells.
+
+        Returns
+        -------
+        tuple of arrays
+            Points in ascending order and survival in [0, 1], both of shape (points,).
         """
         points = np.unique([*self.values, *self.accepted, *([0.0] if self.declined else [])])
         exact = np.searchsorted(self.values, points, "right") - np.searchsorted(self.values, points, "left")
@@ -82,7 +90,7 @@ class Empirical:
         total = exact.sum() + counts.sum()
         mass = np.full(len(points), 1 / len(points))
         for _ in range(_STEPS if len(counts) else 1):
-            # each censored observation is shared out among the points that it allows, by what they have already
+            # share each censored observation among the points that it allows, by their mass
             shares = possible * mass
             mass = (exact + counts @ (shares / shares.sum(1, keepdims=True))) / total
         return points, mass[::-1].cumsum()[::-1].clip(0.0, 1.0)

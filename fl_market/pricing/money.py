@@ -1,4 +1,4 @@
-"""Money is integers: micro-credits, a millionth of a credit."""
+"""Money in integers: micro-credits, each a millionth of a credit."""
 
 import math
 
@@ -7,23 +7,34 @@ from fl_market.errors import MarketError
 CREDIT = 1_000_000
 """Micro-credits in a credit."""
 LIMIT = 2**62
-"""No amount may reach this: sums of two still fit the 64 bits that messages and databases use."""
+"""Upper bound of all amounts: the sum of two still fits the 64 bits of messages and databases."""
 
 
 def micro_credits(value: float) -> int:
-    """Return a value in credits as micro-credits, rounded down so that nobody pays more than it said.
+    """Return a value in credits as micro-credits, rounded down: no agent pays more than its bid.
 
     Raises
     ------
     MarketError
-        If the value is not a finite number or is too large.
+        If the value is not finite or is too large.
+
+    Examples
+    --------
+    >>> micro_credits(0.9999999)
+    999999
     """
     if not math.isfinite(value) or abs(value) * CREDIT >= LIMIT:
-        raise MarketError(f"an amount must be a finite number of at most {LIMIT // CREDIT} credits, not {value}")
+        raise MarketError(f"an amount must be a finite number of at most {LIMIT // CREDIT} credits; got {value}")
     return math.floor(value * CREDIT)
 
 
 def credits_text(amount: int) -> str:
-    """Return micro-credits as credits with all six decimals: exact, for people."""
+    """Return micro-credits as a text in credits, exact to all six decimals.
+
+    Examples
+    --------
+    >>> credits_text(-1_500_000)
+    '-1.500000'
+    """
     sign = "-" if amount < 0 else ""
     return f"{sign}{abs(amount) // CREDIT}.{abs(amount) % CREDIT:06d}"

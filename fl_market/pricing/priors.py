@@ -1,9 +1,9 @@
-r"""Priors over a buyer's valuation, and the seller's Bayesian-optimal ask (Myerson 1981; paper, section 4, Eq. 2).
+r"""Priors over a buyer's valuation, and the seller's optimal ask (Myerson 1981; paper, Eq. 2).
 
-The ask maximises the expected revenue :math:`(P - c)(1 - F(P))` over the support. Eq. 2 of the paper is its
-first-order condition for c = 0. Where the revenue already falls at the lower end of the support, that
-end (the corner) is the maximum, and Eq. 2 has no root. A prior is any object with ``price(cost)``;
-frozen distributions of ``scipy.stats`` are accepted as well.
+The ask maximises the expected revenue :math:`(P - c)(1 - F(P))` over the support. Eq. 2 of the
+paper is its first-order condition for c = 0. If the revenue already falls at the lower end of the
+support, that end (the corner) is the maximum, and Eq. 2 has no root. A prior is any object with a
+method ``price(cost)``; frozen distributions of ``scipy.stats`` are accepted as well.
 """
 
 import math
@@ -22,39 +22,39 @@ from fl_market.plugins import find
 from fl_market.pricing.empirical import Empirical
 
 NO_SALE = math.inf
-"""The ask of a seller if no price sells at a profit."""
+"""The ask if no price sells at a profit."""
 
 
 class Prior(Protocol):
-    """A seller's belief about a buyer's valuation, in the unit of the gain."""
+    """A seller's belief about the buyer's valuation, in units of the gain."""
 
     def price(self, cost: float) -> float:
-        """Return the price that maximises the expected revenue above ``cost``; infinite if no sale can pay."""
+        """Return the price with the highest expected revenue; infinite if no sale can pay."""
 
 
 @dataclass(frozen=True)
 class Uniform:
-    """Valuations spread evenly over [low, high]."""
+    """Valuations with a uniform density on [low, high]."""
 
     low: float
     high: float
 
     def __post_init__(self) -> None:
-        _require(0 <= self.low < self.high < math.inf, f"{self} needs 0 <= low < high")
+        _require(0 <= self.low < self.high < math.inf, f"a prior must have 0 <= low < high; got {self}")
 
     def price(self, cost: float) -> float:
-        """Return ``max(low, (high + cost) / 2)``; infinite where the cost reaches ``high``."""
+        """Return ``max(low, (high + cost) / 2)``; infinite if the cost reaches ``high``."""
         return NO_SALE if cost >= self.high else max(self.low, (self.high + cost) / 2)
 
 
 @dataclass(frozen=True)
 class Exponential:
-    """Valuations with density ``rate * exp(-rate * v)``: many small ones, few large, 1/rate on average."""
+    """Valuations with density ``rate * exp(-rate * v)`` and mean ``1 / rate``."""
 
     rate: float
 
     def __post_init__(self) -> None:
-        _require(0 < self.rate < math.inf, f"{self} needs a rate above 0")
+        _require(0 < self.rate < math.inf, f"a prior must have a rate above 0; got {self}")
 
     def price(self, cost: float) -> float:
         """Return ``cost + 1 / rate``."""
@@ -63,24 +63,27 @@ class Exponential:
 
 @dataclass(frozen=True)
 class TruncatedExponential:
-    """An exponential density ``exp(-rate * v)`` cut to [low, high]."""
+    """Valuations with an exponential density ``exp(-rate * v)``, truncated to [low, high]."""
 
     rate: float
     low: float
     high: float
 
     def __post_init__(self) -> None:
-        _require(0 < self.rate < math.inf, f"{self} needs a rate above 0")
-        _require(0 <= self.low < self.high < math.inf, f"{self} needs 0 <= low < high")
+        _require(0 < self.rate < math.inf, f"a prior must have a rate above 0; got {self}")
+        _require(0 <= self.low < self.high < math.inf, f"a prior must have 0 <= low < high; got {self}")
 
     def price(self, cost: float) -> float:
-        """Return ``max(low, high - (k + W(exp(-k))) / rate)``, k = rate (high - cost) - 1, Lambert's W."""
+        """Return ``max(low, high - (k + W(exp(-k))) / rate)``.
+
+        W is Lambert's function, and ``k = rate (high - cost) - 1``.
+        """
         if cost >= self.high:
             return NO_SALE
         k = self.rate * (self.high - cost) - 1
         price = self.high - (k + float(lambertw(math.exp(-k)).real)) / self.rate
-        # for a small rate nearly all digits of k + W cancel; Newton steps on the first-order condition
-        # restore them
+        # for a small rate nearly all digits of k + W cancel; Newton's steps on the first-order
+        # condition restore them
         for _ in range(3):
             rest = self.rate * (self.high - price)
             price += (-math.expm1(-rest) / self.rate - (price - cost)) / (1 + math.exp(-rest))
@@ -89,13 +92,16 @@ class TruncatedExponential:
 
 @dataclass(frozen=True)
 class Pareto:
-    """Valuations of at least ``scale`` with survival ``(scale / v) ** shape``: a heavy tail."""
+    """Valuations of at least ``scale`` with the heavy tail ``(scale / v) ** shape``."""
 
     shape: float
     scale: float
 
     def __post_init__(self) -> None:
-        _require(0 < self.shape < math.inf and 0 < self.scale < math.inf, f"{self} needs shape and scale above 0")
+        _require(
+            0 < self.shape < math.inf and 0 < self.scale < math.inf,
+            f"a prior must have shape and scale above 0; got {self}",
+        )
 
     def price(self, cost: float) -> float:
         """Return ``max(scale, shape * cost / (shape - 1))``.
@@ -103,30 +109,32 @@ class Pareto:
         Raises
         ------
         MarketError
-            If the shape is at most 1, because no price is best. For a shape of 1 (and no cost) all earn
-            the same.
+            If the shape is at most 1: then no price is best.
         """
         if self.shape <= 1:
             flat = self.shape == 1 and cost == 0
             reason = f"every price from {self.scale} on earns the same" if flat else "a higher price always earns more"
-            raise MarketError(f"{self} has no best price, because {reason}; the shape must be above 1")
+            raise MarketError(f"the shape of a Pareto prior must be above 1; got {self}: {reason}")
         return max(self.scale, self.shape * cost / (self.shape - 1))
 
 
 @dataclass(frozen=True)
 class TruncatedPareto:
-    """A density ``v ** (-shape - 1)`` cut to [low, high]."""
+    """Valuations with density ``v ** (-shape - 1)``, truncated to [low, high]."""
 
     shape: float
     low: float
     high: float
 
     def __post_init__(self) -> None:
-        _require(0 < self.shape < math.inf, f"{self} needs a shape above 0")
-        _require(0 < self.low < self.high < math.inf, f"{self} needs 0 < low < high")
+        _require(0 < self.shape < math.inf, f"a prior must have a shape above 0; got {self}")
+        _require(0 < self.low < self.high < math.inf, f"a prior must have 0 < low < high; got {self}")
 
     def price(self, cost: float) -> float:
-        """Return ``high (1 - shape) ** (1 / shape)`` or the lower end without cost, else the one root between."""
+        """Return the root of the first-order condition, or the lower end.
+
+        Without cost the root is ``high (1 - shape) ** (1 / shape)``, if the shape is below 1.
+        """
         if cost >= self.high:
             return NO_SALE
         if cost == 0:
@@ -140,16 +148,22 @@ class TruncatedPareto:
 
 @dataclass(frozen=True)
 class Power:
-    """Valuations up to ``high`` with F(v) = (v / high) ** exponent."""
+    """Valuations up to ``high`` with ``F(v) = (v / high) ** exponent``."""
 
     exponent: float
     high: float
 
     def __post_init__(self) -> None:
-        _require(0 < self.exponent < math.inf and 0 < self.high < math.inf, f"{self} needs exponent and high above 0")
+        _require(
+            0 < self.exponent < math.inf and 0 < self.high < math.inf,
+            f"a prior must have exponent and high above 0; got {self}",
+        )
 
     def price(self, cost: float) -> float:
-        """Return without cost ``high * (exponent + 1) ** (-1 / exponent)``, else the one root above the cost."""
+        """Return the root of the first-order condition above the cost.
+
+        Without cost it is ``high * (exponent + 1) ** (-1 / exponent)``.
+        """
         if cost >= self.high:
             return NO_SALE
         if cost == 0:
@@ -164,7 +178,7 @@ class Power:
 
 @dataclass(frozen=True)
 class TruncatedNormal:
-    """A normal density cut to [low, high]; ``mean`` and ``std`` are of the density before the cut."""
+    """Valuations with a normal density (``mean``, ``std``), truncated to [low, high]."""
 
     mean: float
     std: float
@@ -172,18 +186,21 @@ class TruncatedNormal:
     high: float
 
     def __post_init__(self) -> None:
-        _require(math.isfinite(self.mean) and 0 < self.std < math.inf, f"{self} needs a finite mean and a std above 0")
-        _require(0 <= self.low < self.high < math.inf, f"{self} needs 0 <= low < high")
+        _require(
+            math.isfinite(self.mean) and 0 < self.std < math.inf,
+            f"a prior must have a finite mean and a std above 0; got {self}",
+        )
+        _require(0 <= self.low < self.high < math.inf, f"a prior must have 0 <= low < high; got {self}")
 
     def price(self, cost: float) -> float:
-        """Return the one root of the first-order condition, or the lower end; the density is log-concave."""
+        """Return the root of the first-order condition, or the lower end (log-concave density)."""
         if cost >= self.high:
             return NO_SALE
         bounds = (self.low - self.mean) / self.std, (self.high - self.mean) / self.std
         distribution = truncnorm(*bounds, loc=self.mean, scale=self.std)
 
         def slope(price: float) -> float:
-            # the slope of the logarithm of the revenue: survival and density alone underflow in the tails
+            # slope of the revenue's logarithm: survival and density alone underflow in the tails
             hazard = math.exp(min(700.0, float(distribution.logpdf(price) - distribution.logsf(price))))
             return 1 - (price - cost) * hazard
 
@@ -203,25 +220,25 @@ PRIORS: dict[str, Callable[..., Prior]] = {
     "truncated-normal": TruncatedNormal,
     "empirical": lambda *values: Empirical(values),
 }
-"""The priors by name, and what makes them from their numbers."""
+"""The priors by name."""
 
 
 def myerson_price(prior: Any, cost: float = 0.0) -> float:
-    """Return the ask of a seller with a cost of its own and a belief about the buyer's valuation.
+    """Return the ask of a seller with a prior and a cost of its own.
 
     Parameters
     ----------
     prior
-        Belief about the buyer's valuation: a prior of this module, any object with ``price(cost)``,
-        or a frozen continuous distribution of ``scipy.stats``.
+        Belief about the buyer's valuation: a prior of this module, any object with a method
+        ``price(cost)``, or a frozen continuous distribution of ``scipy.stats``.
     cost
         The seller's own cost of the sale, in the same unit, at least 0.
 
     Returns
     -------
     float
-        The price that maximises ``(P - cost) * (1 - F(P))``; :data:`NO_SALE`, which is infinite, if no
-        price sells at a profit.
+        The price that maximises ``(P - cost) * (1 - F(P))``; :data:`NO_SALE`, which is infinite, if
+        no price sells at a profit.
 
     Raises
     ------
@@ -235,21 +252,20 @@ def myerson_price(prior: Any, cost: float = 0.0) -> float:
     >>> myerson_price(Uniform(0.2, 2), cost=0.5)
     1.25
     """
-    _require(0 <= cost < math.inf, f"a seller's cost must be finite and at least 0; got {cost}")
+    _require(0 <= cost < math.inf, f"a seller's cost must be a finite number of at least 0; got {cost}")
     if hasattr(prior, "price"):
         return float(prior.price(cost))
     if hasattr(prior, "sf") and hasattr(prior, "ppf"):
         return _numeric_price(prior, cost)
     raise MarketError(
-        f"the prior {prior!r} is invalid; accepted are {', '.join(PRIORS)} and frozen continuous distributions of "
-        "scipy.stats"
+        f"a prior must be one of {', '.join(PRIORS)}, or a frozen continuous distribution of scipy.stats; got {prior!r}"
     )
 
 
 def _numeric_price(distribution: Any, cost: float) -> float:
-    """Return the best price under a distribution known by its survival function alone.
+    """Return the best price under a distribution with a numeric survival function.
 
-    The best of many quantiles is refined between its neighbours, because the revenue may have several
+    It is the best of many quantiles, refined between its neighbours: revenue may have several
     peaks.
 
     Raises
@@ -259,7 +275,7 @@ def _numeric_price(distribution: Any, cost: float) -> float:
     """
     low, high = (float(end) for end in distribution.support())
     if not math.isfinite(low) or low < 0:
-        raise MarketError(f"a prior of valuations must begin at 0 or above; got {low}")
+        raise MarketError(f"the support of a prior must begin at 0 or above; got {low}")
     if cost >= high:
         return NO_SALE
     tail = np.concatenate([np.linspace(0, 1, 2001)[1:-1], 1 - np.logspace(-4, -12, 200)])
@@ -271,7 +287,7 @@ def _numeric_price(distribution: Any, cost: float) -> float:
     revenue = (prices - cost) * distribution.sf(prices)
     best = int(revenue.argmax())
     if best == len(prices) - 1 and math.isinf(high):
-        raise MarketError("the prior has no best price, because a higher price always earns more")
+        raise MarketError("a prior must have a best price; under this one a higher price always earns more")
     below, above = prices[max(0, best - 1)], prices[min(len(prices) - 1, best + 1)]
     found = minimize_scalar(
         lambda price: -(price - cost) * float(distribution.sf(price)),

@@ -1,8 +1,8 @@
 """Pricing rules: from a bid and an ask, both in micro-credits, to a price or to no deal.
 
 The midpoint of ``nash`` is not truthful: a buyer's best report equals the ask. By Myerson and
-Satterthwaite (1983) no rule is efficient, truthful, individually rational and balanced at once, so
-the rule is the user's choice.
+Satterthwaite no rule is efficient, truthful, individually rational and balanced at once. The rule
+is therefore the user's choice.
 """
 
 import math
@@ -18,18 +18,19 @@ from fl_market.pricing.money import credits_text, micro_credits
 
 @dataclass(frozen=True)
 class PricingRule:
-    """A rule that sets prices.
+    """A rule that sets prices, with its name.
 
     Attributes
     ----------
     name
-        Name for tables and logs.
+        Name of the rule, as users write it.
     asks
-        Whether the rule needs the seller's ask. Without, the quote exchange is skipped and the ask is 0.
+        Whether the rule needs the seller's ask; otherwise there is no quote exchange, and the ask
+        is 0.
     price
         (bid, ask) to the price, or to None for no deal; all in micro-credits.
     reveals
-        (price, ask) to the bid, if the price reveals it to the seller; else None.
+        (price, ask) to the bid; None if the price does not reveal the bid to the seller.
     """
 
     name: str
@@ -39,21 +40,26 @@ class PricingRule:
 
 
 def split(k: float) -> PricingRule:
-    """Return the rule that gives the seller a share ``k`` of the surplus above its ask.
+    """Return the rule that gives the seller a share of the surplus between ask and bid.
 
     Parameters
     ----------
     k
-        Share in [0, 1]. 0 is the ask itself, truthful for the buyer; 1 is the bid, truthful for the
+        Share in [0, 1]. 0 is the ask, truthful for the buyer; 1 is the bid, truthful for the
         seller; ½ is Nash's.
 
     Raises
     ------
     MarketError
         If ``k`` is not in [0, 1].
+
+    Examples
+    --------
+    >>> split(0.25).price(90, 10)
+    30
     """
     if not 0 <= k <= 1:
-        raise MarketError(f"the seller's share of the surplus must be in [0, 1]; got {k:g}")
+        raise MarketError(f"the seller's share of the surplus must be in [0, 1]; got {k}")
     share = Fraction(k)
 
     def price(bid: int, ask: int) -> int | None:
@@ -66,7 +72,7 @@ def split(k: float) -> PricingRule:
 
 
 def posted(amount: int) -> PricingRule:
-    """Return the rule of one price for all; no report moves it, so truth is best for both sides.
+    """Return the rule of one fixed price, which is truthful for buyer and seller.
 
     Parameters
     ----------
@@ -100,14 +106,14 @@ def _ask(bid: int, ask: int) -> int | None:
 
 
 free = PricingRule("free", asks=False, price=_free)
-"""The collaborative setting (section 6.1): every certified gain is a purchase, and nobody pays."""
+"""The collaborative setting (section 6.1): every certified gain is a purchase, at the price 0."""
 nash = PricingRule("nash", asks=True, price=_nash, reveals=lambda price, ask: 2 * price - ask)
 """The competitive setting (section 6.2): the midpoint, rounded down to whole micro-credits."""
 ask = PricingRule("ask", asks=True, price=_ask)
 """The seller's Myerson price as a take-it-or-leave-it offer: truthful for the buyer."""
 
 RULES = {rule.name: rule for rule in (free, nash, ask)}
-"""The rules without a number of their own."""
+"""The rules without a parameter, by name."""
 
 
 def _posted_credits(price: float) -> PricingRule:

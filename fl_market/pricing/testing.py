@@ -1,4 +1,4 @@
-"""A conformance test for pricing rules: run it on a rule of your own before you let a market use it."""
+"""A conformance test for pricing rules: run it on a rule of your own before a market uses it."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -8,25 +8,26 @@ from fl_market.pricing.money import CREDIT
 from fl_market.pricing.rules import PricingRule
 
 _GRID = tuple(range(0, CREDIT + 1, CREDIT // 20))
-"""Bids and asks that are tried, in micro-credits: 0 to 1 credit."""
+"""Tested bids and asks, in micro-credits: 0 to 1 credit."""
 _SCALES = (2, 10, 1000)
 
 Prices = Mapping[tuple[int, int], int | None]
-"""(bid, ask) -> price, or None where there is no deal."""
+"""(bid, ask) -> price, or None for no deal."""
 
 
 @dataclass(frozen=True)
 class RuleReport:
-    """What a rule that may be used does.
+    """The properties of a rule that conforms.
 
     Attributes
     ----------
     scale_equivariant
-        Whether prices scale with bids and asks, but for the rounding to whole micro-credits. A rule with a fixed amount
-        is not, and need not be.
+        Whether prices scale with bids and asks, up to the rounding to whole micro-credits. A rule
+        with a fixed amount does not, and need not.
     buyer_misreport_gain, seller_misreport_gain
-        What a buyer (a seller) can gain at most, on average over evenly spread reports of the other side, by reporting
-        something else than its valuation; in credits, for valuations of 0 to 1 credit. 0: honesty is best.
+        The most that a buyer (a seller) gains by a false report, in credits, for valuations of 0 to
+        1 credit and on average over evenly spread reports of the other side. 0: the rule is
+        truthful.
     """
 
     scale_equivariant: bool
@@ -35,11 +36,14 @@ class RuleReport:
 
 
 def check_rule(rule: PricingRule) -> RuleReport:
-    """Return what a rule does on a grid of bids and asks, and raise where it must not be used.
+    """Return a rule's properties on a grid of bids and asks; raise if it does not conform.
 
-    - *Individual rationality*: nobody pays more than it bid and, where the rule asks, nobody gets less than it asked.
-    - *Budget balance*: the price is one whole amount of at least 0, which the buyer pays and the seller gets.
-    - *Monotonicity*: a higher bid loses no deal and lowers no price; a higher ask wins no deal and lowers no price.
+    - *Individual rationality*: no buyer pays more than its bid. If the rule needs asks, no seller
+      gets less than its ask.
+    - *Budget balance*: the price is a whole amount of at least 0; the buyer pays what the seller
+      gets.
+    - *Monotonicity*: a higher bid loses no deal and lowers no price; a higher ask wins no deal and
+      lowers no price.
 
     Parameters
     ----------
@@ -49,12 +53,12 @@ def check_rule(rule: PricingRule) -> RuleReport:
     Returns
     -------
     RuleReport
-        With what buyers and sellers gain by misreporting.
+        Scale equivariance, and the gains of buyers and sellers from false reports.
 
     Raises
     ------
     AssertionError
-        If one of the three is violated: all violations, each with an example.
+        If one of the three is violated; the message gives an example of each violation.
     """
     prices = {(bid, ask): rule.price(bid, ask) for bid, ask in product(_GRID, _GRID)}
     violations = dict([*_rationality(rule, prices), *_balance(prices), *_monotonicity(prices)][::-1])
@@ -79,7 +83,7 @@ def _rationality(rule: PricingRule, prices: Prices) -> Iterator[tuple[str, str]]
 def _balance(prices: Prices) -> Iterator[tuple[str, str]]:
     for (bid, ask), price in prices.items():
         if price is not None and (type(price) is not int or price < 0):
-            yield "budget balance", f"a bid of {bid} and an ask of {ask} give {price!r}, which is no whole amount"
+            yield "budget balance", f"a bid of {bid} and an ask of {ask} give {price!r}, which is not a whole amount"
 
 
 def _monotonicity(prices: Prices) -> Iterator[tuple[str, str]]:
@@ -111,7 +115,10 @@ def _scales(rule: PricingRule, prices: Prices) -> bool:
 
 
 def _misreport_gain(prices: Prices, *, buyer: bool) -> float:
-    """Return the most that one side gains by misreporting, over its valuations, on average over the other's reports."""
+    """Return the most that one side gains by a false report.
+
+    The maximum is over its valuations; the reports of the other side are averaged over.
+    """
 
     def surplus(value: int, report: int) -> float:
         deals = [prices[(report, other) if buyer else (other, report)] for other in _GRID]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from fl_market.catalogue import TASK
 from fl_market.data import Batch
 from fl_market.errors import MarketError
-from fl_market.gains.profiles import with_labels
+from fl_market.gains.objectives import with_labels
 from fl_market.parameters import StateDict
 from fl_market.plugins import find
 from fl_market.seeds import reproducible

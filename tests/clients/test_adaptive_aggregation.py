@@ -34,7 +34,7 @@ def test_lower_layers_are_the_common_ones_and_the_last_lies_between(setting):
         assert not torch.equal(share, torch.ones_like(share)), "something was learned"
 
 
-def test_what_is_taken_over_has_less_loss_than_the_common_model(setting):
+def test_the_adapted_model_has_less_loss_than_the_common_one(setting):
     _, criterion, _, common, data = setting
     losses = []
     for state in (common, run(setting)[0]):
@@ -45,7 +45,7 @@ def test_what_is_taken_over_has_less_loss_than_the_common_model(setting):
     assert losses[1] < losses[0]
 
 
-def test_later_the_weights_are_learned_on_from_the_last_ones_for_one_epoch(setting):
+def test_later_rounds_continue_from_the_last_weights_for_one_epoch(setting):
     common = setting[3]
     begun = [torch.full_like(common[name], 0.5) for name in ("2.weight", "2.bias")]
     (_, first), (_, later) = run(setting), run(setting, begun)
@@ -53,7 +53,7 @@ def test_later_the_weights_are_learned_on_from_the_last_ones_for_one_epoch(setti
     assert not torch.equal(later[0], begun[0])
 
 
-def test_where_both_are_one_there_is_nothing_to_learn(setting):
+def test_equal_models_leave_nothing_to_learn(setting):
     model, criterion, own, _, data = setting
     common = copy.deepcopy(own)
     adapted, shares = adapt(model, criterion, own, common, None, data, batch_size=20, seed=0, purpose=())

@@ -1,10 +1,12 @@
 import json
+import os
+import stat
 
 import pytest
 import torch
 from safetensors import safe_open
 
-from clients.agent_disk import AgentDisk
+from clients.agent_disk import MEMORIES_KEPT, AgentDisk
 from fl_market.cli import main
 from fl_market.errors import MarketError
 from fl_market.ledger import Deal, DealState, Ledger, read_receipts, reconcile
@@ -22,7 +24,7 @@ def test_the_model_is_on_disk_with_its_digest(tmp_path):
     with safe_open(tmp_path / "A" / "model.safetensors", "pt") as file:
         assert file.metadata() == {"run": "7", "round": "2", "sha256": digest(STATE)}
         assert all(torch.equal(file.get_tensor(name), tensor) for name, tensor in STATE.items())
-    assert [path.name for path in (tmp_path / "A").iterdir()] == ["model.safetensors"], "nothing unfinished is left"
+    assert [path.name for path in (tmp_path / "A").iterdir()] == ["model.safetensors"], "no unfinished file is left"
 
 
 def test_a_write_that_fails_leaves_the_last_model(tmp_path, monkeypatch):
@@ -33,7 +35,7 @@ def test_a_write_that_fails_leaves_the_last_model(tmp_path, monkeypatch):
     def full(*arguments):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("clients.agent_disk.os.fsync", full)
+    monkeypatch.setattr("fl_market.files.os.fsync", full)
     with pytest.raises(MarketError, match=f"folder {tmp_path} cannot be written: No space left"):
         disk.save_model(STATE, 7, 2)
     assert (tmp_path / "model.safetensors").read_bytes() == before
@@ -54,17 +56,53 @@ def test_receipts_are_noted_once_and_survive_a_cut_line(tmp_path):
         file.write('{"run": "8", "rou')
     assert disk.spent() == 140
     disk.note([BOUGHT], 9, 1)
-    assert [entry["run"] for entry in disk.receipts()] == ["7", "7", "8", "9"], "what was cut off spoils no later line"
+    assert [entry["run"] for entry in disk.receipts()] == ["7", "7", "8", "9"], "a cut line damages no later line"
 
 
-@pytest.mark.parametrize("line", ["nonsense", "[]", '{"run": "7"}'])
-def test_a_journal_that_is_none(tmp_path, line):
+@pytest.mark.parametrize("line", [b"nonsense", b"[]", b'{"run": "7"}', b"\xff\xfe"])
+def test_a_damaged_journal_is_named_with_its_line(tmp_path, line):
     path = tmp_path / "receipts.jsonl"
-    path.write_text(line + "\n")
-    with pytest.raises(MarketError, match=r"line 1 of .* is no receipt"):
+    AgentDisk(tmp_path).note([BOUGHT], 7, 1)
+    path.write_bytes(path.read_bytes() + line + b"\n")
+    with pytest.raises(MarketError, match=rf"line 2 of {path} is not a receipt"):
         read_receipts(path)
     with pytest.raises(MarketError, match="cannot be read"):
         read_receipts(tmp_path / "none.jsonl")
+
+
+def test_receipts_are_durable_and_so_is_the_name_of_their_file(tmp_path, monkeypatch):
+    synchronised = []
+    real = os.fsync
+
+    def fsync(descriptor):
+        synchronised.append(stat.S_ISDIR(os.fstat(descriptor).st_mode))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    AgentDisk(tmp_path).note([BOUGHT], 7, 1)
+    assert synchronised == [False, True]
+
+
+def test_the_last_memories_are_kept(tmp_path):
+    disk = AgentDisk(tmp_path)
+    for number in range(MEMORIES_KEPT + 1):
+        disk.save_memory({"bought": {"micro-credits": number}}, f"{number}" * 64)
+    assert disk.memory_beside("0" * 64) == {}
+    for number in range(1, MEMORIES_KEPT + 1):
+        assert disk.memory_beside(f"{number}" * 64)["bought"]["micro-credits"] == number
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"nonsense", {"records": {}}, {"model": "0" * 64, "records": {"bought": 3}},
+     {"model": "0" * 64, "records": {"bought": {"micro-credits": [None]}}}, {"model": "0" * 64, "records": 3}],
+)  # fmt: skip
+def test_a_damaged_memory_is_named(tmp_path, content):
+    path = tmp_path / f"memory-{'0' * 16}.pt"
+    path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
+    with pytest.raises(MarketError, match=f"the agent's memory file {path} is damaged; delete it") as caught:
+        AgentDisk(tmp_path).memory_beside("0" * 64)
+    assert "\n" not in str(caught.value)
 
 
 def entry(number, side, price):
@@ -98,7 +136,7 @@ def test_receipts_and_ledger_are_compared_by_round_side_and_price():
     agreeing = [entry(1, "bought", 5), entry(1, "sold", 6), entry(2, "bought", 7)]
     assert reconcile("A", deals, agreeing) == []
     (missing,) = reconcile("A", deals, agreeing[:2])
-    assert missing == "round 2: the ledger has A bought for 0.000007, 1 × unreceipted"
+    assert missing == "round 2: the ledger has A bought for 0.000007, 1 × without a receipt"
     dearer, cheaper = reconcile("A", deals, [*agreeing[:2], entry(2, "bought", 8)])
     assert "0.000007" in dearer
     assert "a receipt says A bought for 0.000008, 1 × refunded or missing" in cheaper

@@ -30,7 +30,7 @@ def test_a_folder_of_images_by_class(tmp_path):
     torch.testing.assert_close(inputs[1], prepared(torch.full((1, 1, 28, 28), 80, dtype=torch.uint8))[0])
 
 
-def test_a_function_of_one_s_own(tmp_path):
+def test_a_user_s_function(tmp_path):
     file = tmp_path / "mine.py"
     file.write_text("def mine(task):\n    return task.test[0][:5], [0, 1, 2, 3, 4]\n")
     inputs, targets = read_local_data(f"{file}:mine", TASK)
@@ -49,22 +49,66 @@ def test_an_agent_trains_on_it(tmp_path):
 @pytest.mark.parametrize(
     ("arrays", "complaint"),
     [
-        ({"inputs": IMAGES}, "cannot be read from"),
-        ({"inputs": IMAGES, "targets": np.array([1])}, "has 4 inputs of shape .* for 1 targets"),
-        ({"inputs": IMAGES[:, :, :7], "targets": np.zeros(4)}, r"of shape \(1, 7, 28\)"),
-        ({"inputs": IMAGES.astype(np.float64), "targets": np.zeros(4)}, "float64"),
+        ({"inputs": IMAGES}, "lacks the array 'targets'"),
+        ({"targets": np.zeros(4)}, "lacks the array 'inputs'"),
+        ({"inputs": IMAGES, "targets": np.array([1])}, "a target for each input; got 4 inputs and 1 targets"),
+        (
+            {"inputs": IMAGES[:, :, :7], "targets": np.zeros(4)},
+            r"must have shape \(1, 28, 28\) and dtype torch.float32, .* mnist-mlp takes; got shape \(1, 7, 28\)",
+        ),
+        ({"inputs": IMAGES.astype(np.float64), "targets": np.zeros(4)}, "got shape .* and dtype torch.float64"),
         ({"inputs": np.full((4, 1, 28, 28), np.nan, np.float32), "targets": np.zeros(4)}, "NaN"),
-        ({"inputs": IMAGES, "targets": np.array([0, 1, 2, 10])}, "not whole numbers from 0 to 9"),
-        ({"inputs": IMAGES[:0], "targets": np.zeros(0)}, "has 0 inputs"),
+        ({"inputs": IMAGES, "targets": np.array([0, 1, 2, 10])}, "must be whole numbers from 0 to 9"),
+        ({"inputs": IMAGES, "targets": np.array([0, 1, 2, 2.5])}, "must be whole numbers from 0 to 9"),
+        ({"inputs": IMAGES, "targets": np.array(["a", "b", "c", "d"])}, "cannot be read: TypeError"),
+        ({"inputs": IMAGES[:0], "targets": np.zeros(0)}, "got 0 inputs"),
     ],
 )
-def test_data_that_does_not_fit_is_named(tmp_path, arrays, complaint):
+def test_data_that_do_not_fit_are_named_with_their_file(tmp_path, arrays, complaint):
     np.savez(tmp_path / "mine.npz", **arrays)
-    with pytest.raises(MarketError, match=complaint):
+    with pytest.raises(MarketError, match=rf"local-data {tmp_path}/mine\.npz.*{complaint}"):
         read_local_data(str(tmp_path / "mine.npz"), TASK)
 
 
-@pytest.mark.parametrize("where", ["/nowhere", "data.csv", "/nowhere.npz", "/nowhere.py:mine"])
-def test_data_that_is_not_there_is_named(where):
-    with pytest.raises(MarketError, match=f"local-data cannot be .*{where}.*accepted is a folder"):
+def test_damaged_files_are_named(tmp_path):
+    whole, cut, none = tmp_path / "whole.npz", tmp_path / "cut.npz", tmp_path / "none.npz"
+    np.savez(whole, inputs=IMAGES, targets=np.zeros(4))
+    cut.write_bytes(whole.read_bytes()[:400])
+    none.write_bytes(b"")
+    for path in (cut, none):
+        with pytest.raises(MarketError, match=f"local-data {path} cannot be read: .*accepted is a folder"):
+            read_local_data(str(path), TASK)
+
+
+def test_a_damaged_image_is_named(tmp_path):
+    (tmp_path / "zero").mkdir()
+    image = tmp_path / "zero" / "a.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 40), dtype=np.uint8)).save(image)
+    image.write_bytes(image.read_bytes()[:600])
+    with pytest.raises(MarketError, match=f"the image {image} of local-data cannot be read: "):
+        read_local_data(str(tmp_path), TASK)
+
+
+@pytest.mark.parametrize(
+    ("where", "complaint"),
+    [
+        ("/nowhere", "local-data must be a folder .*; got '/nowhere'"),
+        ("data.csv", "local-data must be a folder .*; got 'data.csv'"),
+        ("/nowhere.npz", "local-data /nowhere.npz cannot be read: FileNotFoundError"),
+        ("/nowhere.py:mine", "local-data /nowhere.py:mine cannot be read: FileNotFoundError"),
+    ],
+)
+def test_data_that_are_not_there_are_named(where, complaint):
+    with pytest.raises(MarketError, match=complaint):
         read_local_data(where, TASK)
+
+
+def test_a_function_that_is_not_there_is_named(tmp_path):
+    (tmp_path / "mine.py").write_text("def other(task): pass")
+    with pytest.raises(MarketError, match=f"{tmp_path}/mine.py has no function 'mine'"):
+        read_local_data(f"{tmp_path}/mine.py:mine", TASK)
+
+
+def test_the_targets_of_a_function_stay_whole_numbers(tmp_path):
+    (tmp_path / "mine.py").write_text("def mine(task):\n    return task.test[0][:2], [0.0, 1.0]\n")
+    assert read_local_data(f"{tmp_path}/mine.py:mine", TASK)[1].dtype is torch.int64

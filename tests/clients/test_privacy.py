@@ -1,4 +1,4 @@
-"""Flower's local differential privacy on what an agent gives away."""
+"""Local differential privacy: the parameters that an agent gives away."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ NOISE = "gaussian(5.0, 0.00001, 8, 0.00001)"
 DEVIATION = 0.00001 * np.sqrt(2 * np.log(1.25 / 0.00001)) / 8
 
 
-def test_texts_that_are_no_local_privacy():
+def test_invalid_texts_of_local_privacy():
     assert parse_local_privacy("") is None
     assert parse_local_privacy(" gaussian(1, 0.5, 8, 1e-5)") == LocalPrivacy(1, 0.5, 8, 1e-5)
     for text in ("laplace(1, 1)", "gaussian(1, 1, 1)", "gaussian(1, 1, 0, 0.1)", "gaussian(1, 1, 1, 2)", "gaussian(a)"):
@@ -26,7 +26,7 @@ def test_texts_that_are_no_local_privacy():
 
 
 def test_the_broker_gets_noisy_parameters_and_the_agent_keeps_its_own():
-    """A alone wants privacy; the market goes on, and A is sent nothing but what it bought."""
+    """Only A wants privacy; the market goes on, and A receives nothing but its purchases."""
     held = {}
 
     def look(name, message, reply):
@@ -47,8 +47,8 @@ def test_the_broker_gets_noisy_parameters_and_the_agent_keeps_its_own():
 
 
 @pytest.mark.parametrize("lost", [TRAIN, EVALUATE])
-def test_an_answer_that_is_lost_costs_an_agent_nothing_of_its_exact_model(lost):
-    """The broker sends back the blurred copy that it knows; in the free market before the first trade nothing else."""
+def test_a_lost_answer_leaves_an_agent_its_exact_model(lost):
+    """The broker sends back the noisy copy that it knows, and no trade changes the model."""
 
     def lose(name, message, reply):
         is_lost = name == "A" and message.metadata.message_type == lost and message.metadata.group_id == "2"
@@ -70,7 +70,7 @@ def bought(message):
     return "bought" in message.content["receipts"]["side"]
 
 
-def test_the_noise_is_as_large_as_it_says_and_nobody_can_foresee_it():
+def test_the_noise_has_the_stated_deviation_and_is_unpredictable():
     def given(**private):
         _, grid, _ = play(node_config={1000: private}, strategy="market", num_server_rounds=1)
         (reply,) = [r for agent, m, r in grid.seen if agent == "A" and m.metadata.message_type == TRAIN]
@@ -79,7 +79,7 @@ def test_the_noise_is_as_large_as_it_says_and_nobody_can_foresee_it():
     exact, first, second = given(), given(**{"local-privacy": NOISE}), given(**{"local-privacy": NOISE})
     for noisy in (first, second):
         assert float((noisy - exact).double().std()) == pytest.approx(DEVIATION, rel=0.05)
-    assert not torch.equal(first, second), "the seed is known to everybody: noise must not come from it"
+    assert not torch.equal(first, second), "every agent knows the seed: noise must not depend on it"
 
 
 def test_updates_are_clipped():

@@ -26,14 +26,14 @@ def test_a_case_by_hand():
     assert found.lower_bound == pytest.approx(2 - 2.9199856 / 3**0.5)
 
 
-def test_no_gain_is_certified_in_95_of_100_cases_where_there_is_none():
+def test_equal_losses_are_certified_as_a_gain_in_five_of_100_cases():
     generator = torch.Generator().manual_seed(0)
     noise = [torch.randn(2, 200, generator=generator) for _ in range(2000)]
     share = np.mean([certify(1 + 0.1 * before, 1 + 0.1 * after).positive for before, after in noise])
     assert 0.035 < share < 0.065
 
 
-def test_losses_that_overflow_are_no_bargain():
+def test_losses_that_overflow_are_no_gain():
     found = certify(torch.tensor([1.0, 2.0]), torch.tensor([float("inf"), 1.0]))
     assert not found.positive
     assert np.isfinite([found.gain, found.lower_bound]).all()
@@ -49,8 +49,8 @@ def test_equal_models_gain_nothing():
     ("arguments", "message"),
     [
         ({"after": torch.zeros(3)}, "same two or more samples"),
-        ({"confidence": 1.0}, r"in \(0, 1\)"),
-        ({"kind": "ratio"}, "accepted are relative, difference"),
+        ({"confidence": 1.0}, r"in \(0, 1\); got 1.0"),
+        ({"kind": "ratio"}, "one of relative, difference; got 'ratio'"),
     ],
 )
 def test_bad_input(arguments, message):
@@ -66,5 +66,5 @@ def test_the_splits_are_disjoint_halves_that_the_seed_decides():
     assert torch.equal(fit[0], fit[1])
     assert torch.equal(split_in_halves(data, seed=1)[0][0], fit[0])
     assert not torch.equal(split_in_halves(data, seed=2)[0][0], fit[0])
-    with pytest.raises(MarketError, match="at least 4"):
+    with pytest.raises(MarketError, match="at least 4 validation samples; got 3"):
         split_in_halves((torch.zeros(3), torch.zeros(3)), seed=0)

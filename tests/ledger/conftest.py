@@ -10,7 +10,7 @@ from tests import postgres as private
 
 @pytest.fixture(scope="session")
 def postgres():
-    """URL of a server that this session starts and stops."""
+    """URL of a PostgreSQL server that this session starts and stops."""
     if reason := private.why_not_here():
         pytest.skip(reason)
     server = private.Server()
@@ -20,7 +20,7 @@ def postgres():
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def new_ledger(request, tmp_path):
-    """A function that returns the URL of another empty ledger, on each back end."""
+    """A function that returns the URL of a new empty ledger, on each back end."""
     if request.param == "sqlite":
         yield lambda: f"sqlite:///{tmp_path / uuid.uuid4().hex}.db"
         return

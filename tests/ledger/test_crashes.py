@@ -1,4 +1,4 @@
-"""A process killed between any two steps: the ledger is right, and going on finishes every deal exactly once."""
+"""A process killed between any two steps leaves a valid ledger, and every deal is finished exactly once."""
 
 import os
 import random
@@ -15,7 +15,7 @@ DEALS = 40
 
 
 def play(url):
-    """Take all deals through all their steps, as often as it takes; idempotent."""
+    """Take all deals through all their steps; idempotent."""
     with Ledger.open(url) as ledger:
         for name in ("A", "B", "C"):
             ledger.open_account(name, 1000)
@@ -27,7 +27,7 @@ def play(url):
             ledger.refund(f"d{index}") if index % 5 == 0 else ledger.settle(f"d{index}")
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="a process is killed in the middle of its work by fork and SIGKILL")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL to kill a process at work")
 def test_200_kills_at_random_moments_lose_nothing(new_ledger):
     dice = random.Random(0)
     interrupted = 0
@@ -47,11 +47,11 @@ def test_200_kills_at_random_moments_lose_nothing(new_ledger):
             assert states.count(DealState.SETTLED) == DEALS - DEALS // 5
             assert ledger.balance(ESCROW) == 0
             assert ledger.verify() == []
-    assert interrupted > KILLS / 4, "too few were killed while they worked"
+    assert interrupted > KILLS / 4, "too few processes were killed at work"
 
 
 def killed_while_playing(url, seconds):
-    """Kill a process that plays after so many seconds of it; return whether it had not finished by then."""
+    """Kill a process that plays after some seconds; return whether it was still at work."""
     ready, started = os.pipe()
     child = os.fork()
     if child == 0:

@@ -45,7 +45,7 @@ def test_a_refund(ledger, delivered):
         ledger.deliver("d")
     assert ledger.refund("d") is DealState.REFUNDED
     assert ledger.balance("A") == 100
-    assert ledger.settle("d") is DealState.REFUNDED, "what is over stays over"
+    assert ledger.settle("d") is DealState.REFUNDED, "a final state stays"
     assert ledger.verify() == []
 
 
@@ -62,7 +62,7 @@ def test_a_refunded_deal_can_be_paid_late_once(ledger):
     assert ledger.verify() == []
 
 
-def test_a_refunded_deal_stays_so_where_its_buyer_cannot_pay(ledger):
+def test_a_refunded_deal_stays_refunded_if_its_buyer_cannot_pay(ledger):
     for identifier, price in (("d", 80), ("e", 50)):
         ledger.agree(deal(identifier, price=price, bid=100))
     ledger.escrow("d")
@@ -73,8 +73,8 @@ def test_a_refunded_deal_stays_so_where_its_buyer_cannot_pay(ledger):
     assert ledger.verify() == []
 
 
-def test_no_two_runs_bear_one_name(ledger_url):
-    """Not even where neither has traded yet when the other begins."""
+def test_no_two_runs_have_one_name(ledger_url):
+    """Not even if neither has traded yet when the other begins."""
     with Ledger.open(ledger_url) as one, Ledger.open(ledger_url) as other:
         begun = [ledger.begin_run(arm) for arm in ("market", "market-fine") for ledger in (one, other)]
         assert begun == ["market", "market~2", "market-fine", "market-fine~2"]
@@ -114,17 +114,17 @@ def test_the_same_deal_twice_is_one(ledger):
     ("change", "message"),
     [
         (lambda ledger: ledger.agree(deal(buyer="B")), "two agents"),
-        (lambda ledger: ledger.agree(deal(price=41)), "between 0 and the bid"),
-        (lambda ledger: ledger.agree(deal(price=-1)), "between 0 and the bid"),
+        (lambda ledger: ledger.agree(deal(price=41)), r"a price in \[0, bid\]; got 'A', 'B'"),
+        (lambda ledger: ledger.agree(deal(price=-1)), r"a price in \[0, bid\]; got 'A', 'B'"),
         (lambda ledger: ledger.agree(deal(seller="Z")), "no account 'Z'"),
         (lambda ledger: ledger.escrow("x"), "no deal 'x'"),
-        (lambda ledger: ledger.agree(deal()) and ledger.settle("d"), "cannot be settled yet"),
-        (lambda ledger: ledger.open_account("market/escrow", 1), "cannot be named"),
+        (lambda ledger: ledger.agree(deal()) and ledger.settle("d"), "cannot become settled yet: it is agreed"),
+        (lambda ledger: ledger.open_account("market/escrow", 1), "an agent's name must be"),
         (lambda ledger: ledger.open_account("Z", -1), "at least 0"),
         (lambda ledger: ledger.balance("Z"), "no account"),
     ],
 )
-def test_what_does_not_fit_is_refused_and_changes_no_balance(ledger, change, message):
+def test_an_invalid_change_is_refused_and_changes_no_balance(ledger, change, message):
     before = ledger.balances()
     with pytest.raises(MarketError, match=message):
         change(ledger)
@@ -175,15 +175,18 @@ def test_any_interleaving_keeps_the_sum_and_no_balance_below_zero(new_ledger, st
     [
         ("UPDATE entries SET amount = 31 WHERE step = 'escrowed'", "entry 5 was edited"),
         ("DELETE FROM entries WHERE sequence = 2", "entry 2 is missing"),
-        ("DELETE FROM entries WHERE step = 'settled'", "differs from what its entries say"),
-        ("UPDATE accounts SET balance = balance + 1 WHERE name = 'B'", "the account 'B' shows 131"),
-        ("UPDATE entries SET step = 'refund' WHERE step = 'settled'", "has the step 'refund'; accepted are"),
+        ("DELETE FROM entries WHERE step = 'settled'", "differs from its entries"),
+        (
+            "UPDATE accounts SET balance = balance + 1 WHERE name = 'B'",
+            "the balance of 'B' is 131 micro-credits, but its entries add up to 130",
+        ),
+        ("UPDATE entries SET step = 'refund' WHERE step = 'settled'", "has an invalid step: must be one of agreed, "),
         ("UPDATE deals SET price = 1", "the deal 'd' differs"),
         ("UPDATE deals SET state = 'refunded'", "the deal 'd' differs"),
         ("DELETE FROM deals", "the deal 'd' differs"),
     ],
 )
-def test_tampering_is_found(ledger, damage, complaint):
+def test_tampering_is_detected(ledger, damage, complaint):
     ledger.agree(deal())
     for step in (ledger.escrow, ledger.deliver, ledger.settle):
         step("d")
@@ -192,14 +195,14 @@ def test_tampering_is_found(ledger, damage, complaint):
     assert any(complaint in problem for problem in ledger.verify()), ledger.verify()
 
 
-def test_a_state_that_is_none_is_named(ledger):
+def test_an_invalid_state_is_named(ledger):
     ledger.agree(deal())
     execute(ledger, "UPDATE deals SET state = 'gone'")
-    with pytest.raises(MarketError, match="the deal 'd' has the state 'gone'; accepted are agreed"):
+    with pytest.raises(MarketError, match=r"the state of the deal 'd' must be one of agreed, .*; got 'gone'"):
         ledger.verify()
 
 
-def test_a_position_is_of_one_ledger(ledger):
+def test_a_position_belongs_to_one_ledger(ledger):
     begin, here = (0, GENESIS), ledger.position()
     assert ledger.holds(begin)
     assert ledger.holds(here)
@@ -215,7 +218,7 @@ def test_no_message_shows_a_password(tmp_path):
     assert "hunter2" not in str(error.value)
 
 
-def test_reordered_entries_are_found(ledger):
+def test_reordered_entries_are_detected(ledger):
     execute(ledger, "UPDATE entries SET sequence = 99 WHERE sequence = 1")
     execute(ledger, "UPDATE entries SET sequence = 1 WHERE sequence = 2")
     execute(ledger, "UPDATE entries SET sequence = 2 WHERE sequence = 99")
@@ -227,7 +230,7 @@ def test_the_database_itself_refuses_a_balance_below_zero(ledger):
         execute(ledger, "UPDATE accounts SET balance = -1 WHERE name = 'A'")
 
 
-def test_what_was_written_is_there_after_reopening(ledger_url):
+def test_a_ledger_keeps_its_accounts_after_reopening(ledger_url):
     url = ledger_url
     with Ledger.open(url) as ledger:
         ledger.open_account("A", 5)
@@ -256,7 +259,7 @@ def test_two_threads_cannot_spend_the_same_money(ledger_url):
 
 @pytest.mark.parametrize("url", ["nonsense", "sqlite:////nowhere/at/all.db"])
 def test_a_ledger_that_cannot_be_opened(url):
-    with pytest.raises(MarketError, match=r"database URL|cannot be opened"):
+    with pytest.raises(MarketError, match=r"must be a database URL|cannot be opened"):
         Ledger.open(url)
 
 

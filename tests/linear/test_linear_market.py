@@ -41,7 +41,7 @@ def test_the_benefit_shrinks_with_the_distance_of_the_tasks():
     assert means[0] > means[1] > means[2] >= -1e-9
 
 
-def test_what_sellers_know_closes_the_gap_of_prices():
+def test_information_of_sellers_closes_the_gap_of_prices():
     gaps = {kind: [] for kind in ("paper", "sharp", "learned")}
     for seed in range(5):
         run = SMALL.run(seed)
@@ -84,8 +84,16 @@ def test_theorem_5_1_holds():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"dimension": 0}, {"broker_samples": 3}, {"noise": (0.0, -1.0)}, {"learning_rate": 0.0}]
+    ("wrong", "message"),
+    [
+        ({"dimension": 0}, "dimension must be at least 1; got 0"),
+        ({"broker_samples": 3}, "broker_samples must be at least 4; got 3"),
+        ({"samples": (5, 0)}, "samples must be at least 1 for both agents"),
+        ({"noise": (0.0, -1.0)}, "noise must be at least 0 for both agents"),
+        ({"distance": float("nan")}, "distance must be at least 0; got nan"),
+        ({"learning_rate": 0.0}, "learning_rate must be above 0; got 0.0"),
+    ],
 )
-def test_a_market_that_is_none(wrong):
-    with pytest.raises(MarketError, match="a linear market needs"):
+def test_an_invalid_market_is_refused(wrong, message):
+    with pytest.raises(MarketError, match=message):
         LinearMarket(**wrong)

@@ -5,7 +5,6 @@ from torch import nn
 from fl_market.broker import Broker, Terms
 from fl_market.errors import MarketError
 from fl_market.gains import Profile
-from fl_market.ledger import ESCROW, DealState
 from fl_market.permutation import apply_permutation, random_permutation
 
 
@@ -83,8 +82,6 @@ def test_a_worthless_model_sells_nothing(models):
         worthless = {name: scale * torch.randn_like(tensor) for name, tensor in good.items()}
         trials = by_pair(broker().try_before_purchase({"A": good, "B": worthless}))
         assert not trials["A", "B"].certificate.positive
-        with pytest.raises(MarketError, match="A bids on an offer that does not exist"):
-            broker().bargain(1, list(trials.values()), {("A", "B"): 10}, {})
 
 
 @pytest.mark.parametrize("scale", [1e8, 1e25, 3e38])
@@ -105,53 +102,6 @@ def test_a_trial_depends_on_nothing_but_the_models(models):
     for first, second in zip(forwards, backwards, strict=True):
         assert first.certificate == second.certificate
         assert all(torch.equal(first.merged[name], second.merged[name]) for name in first.merged)
-
-
-def test_a_deal_is_agreed_and_escrowed(models):
-    made = broker(pricing="nash")
-    trials = made.try_before_purchase(models)
-    deals = made.bargain(5, trials, {("A", "B"): 900, ("B", "A"): 500}, {("A", "B"): 101, ("B", "A"): 501})
-    assert set(deals) == {"A"}, "B's bid is below A's ask"
-    ((deal, trial),) = deals["A"]
-    assert deal.price == 500, "the midpoint, rounded down"
-    assert (deal.gain, deal.alpha) == (trial.certificate.gain, trial.alpha)
-    assert made.ledger.balance(ESCROW) == 500
-    assert made.ledger.verify() == []
-
-
-def test_a_purchase_beyond_the_balance_does_not_happen(models):
-    made = broker(pricing="nash", endowment=0.0004)
-    deals = made.bargain(5, made.try_before_purchase(models), {("A", "B"): 900}, {("A", "B"): 0})
-    assert deals == {}
-    assert [state for _, state in made.ledger.deals()] == [DealState.VOID]
-    assert made.ledger.balance("A") == 400
-
-
-def test_a_bid_without_an_ask_is_no_deal_where_asks_are_needed(models):
-    made = broker(pricing="nash")
-    assert made.bargain(5, made.try_before_purchase(models), {("A", "B"): 900}, {}) == {}
-
-
-def test_the_free_rule_records_deals_of_price_0(models):
-    made = broker()
-    deals = made.bargain(5, made.try_before_purchase(models), {("A", "B"): 900}, {})
-    assert deals["A"][0][0].price == 0
-    assert made.ledger.state(deals["A"][0][0].id) is DealState.ESCROWED
-
-
-def test_a_buyer_buys_from_one_seller_a_round(models):
-    made = broker()
-    three = models | {"C": trained(3, [0, 2])}
-    trials = made.try_before_purchase(three)
-    assert len(trials) == 6
-    with pytest.raises(MarketError, match="A bids on an offer that does not exist"):
-        made.bargain(1, trials, {("A", "B"): 1, ("A", "C"): 1}, {})
-
-
-@pytest.mark.parametrize("amount", [-1, 2**62, 2**70])
-def test_amounts_that_nobody_can_pay(amount):
-    with pytest.raises(MarketError, match="a bid or an ask"):
-        broker().check_amount(amount)
 
 
 class Normed(nn.Sequential):
@@ -179,11 +129,9 @@ def test_networks_with_norms_trade(norm):
     made = Broker(Normed(norm(16)), criterion, blobs(600, 7), blobs(600, 8), terms=terms)
     for agent in states:
         made.seat(agent)
-    trials = made.try_before_purchase(states)
-    certificate = by_pair(trials)["A", "B"].certificate
+    certificate = by_pair(made.try_before_purchase(states))["A", "B"].certificate
     assert certificate.positive
     assert certificate.gain > 0.1
-    assert set(made.bargain(1, trials, {("A", "B"): 1}, {})) == {"A"}
 
 
 def test_a_purchase_of_some_layers_leaves_the_rest_as_it_is(models):
@@ -238,74 +186,19 @@ def test_a_buyer_with_target_classes_keeps_its_own_purpose(models):
 def test_bought_weights_cannot_be_resold_in_whatever_order(models):
     made = broker()
     (trial,) = [trial for trial in made.try_before_purchase(models) if trial.buyer == "A"]
-    made.record_delivery("A", trial.merged)
+    made.state = made.state.with_delivery("A", trial.merged)
     weak = {name: 0.1 * tensor for name, tensor in models["B"].items()}
     copy = apply_permutation(made.spec, random_permutation(made.spec, 3), trial.merged)
     for resold in (trial.merged, copy):
-        trials = by_pair(made.try_before_purchase({"A": resold, "C": weak}))
-        assert made.resellers == {"A"}
-        assert not trials["C", "A"].certificate.positive
-        assert trials["C", "A"].layers == ""
+        trading = made.open_round({"A": resold, "C": weak})
+        assert [notice.agent for notice in trading.notices] == ["A"]
+        resale = by_pair(trading.trials)["C", "A"]
+        assert not resale.certificate.positive
+        assert resale.layers == ""
     trained_on = {name: tensor + 0.02 * torch.randn_like(tensor) for name, tensor in trial.merged.items()}
-    assert by_pair(made.try_before_purchase({"A": trained_on, "C": weak}))["C", "A"].certificate.positive
-    assert made.resellers == frozenset()
-
-
-def test_two_identical_sellers_earn_no_more_than_one(models):
-    earned = []
-    for sellers in (["B"], ["B", "C"]):
-        made = broker(pricing="nash")
-        trials = made.try_before_purchase({"A": models["A"], **dict.fromkeys(sellers, models["B"])})
-        best = max((trial for trial in trials if trial.buyer == "A"), key=lambda trial: trial.certificate.lower_bound)
-        pair = (best.buyer, best.seller)
-        deals = made.bargain(1, trials, {pair: 300_000}, {pair: 100_000})
-        made.ledger.deliver(deals["A"][0][0].id)
-        made.ledger.settle(deals["A"][0][0].id)
-        earned.append(sum(made.ledger.balance(name) - 100_000_000 for name in ("B", "C")))
-    assert earned[0] == earned[1] == 200_000
-
-
-@pytest.fixture(scope="module")
-def beginners():
-    """Each has seen thirty samples only: everybody gains from everybody."""
-    return {name: trained(seed, [0, 1, 2], count=30) for seed, name in enumerate("ABC", start=1)}
-
-
-def test_a_bundle_adds_sellers_by_their_marginal_gain(beginners):
-    made = broker(pricing="nash", max_purchases=2)
-    trials = made.try_before_purchase(beginners)
-    (added,) = [trial for trial in trials if trial.buyer == "A" and trial.after]
-    first = by_pair([trial for trial in trials if not trial.after])["A", added.after[0]]
-    assert {added.seller, first.seller} == {"B", "C"}
-    assert added.before is first.merged
-    assert added.certificate.loss_after < first.certificate.loss_after
-    bids = {("A", first.seller): 300_000, ("A", added.seller): 100_000}
-    deals = made.bargain(1, trials, bids, dict.fromkeys(bids, 50_000))["A"]
-    assert [(deal.seller, deal.price) for deal, _ in deals] == [(first.seller, 175_000), (added.seller, 75_000)]
-    assert sum(deal.price for deal, _ in deals) <= sum(bids.values())
-    assert made.ledger.verify() == []
-
-
-def test_where_a_bundle_breaks_what_comes_on_top_is_not_bought(beginners):
-    made = broker(pricing="nash", max_purchases=3)
-    trials = made.try_before_purchase(beginners)
-    chain = [trial for trial in trials if trial.buyer == "A" and trial.after]
-    order = (*chain[-1].after, chain[-1].seller)
-    bids = {("A", seller): 100_000 for seller in order}
-    asks = {("A", order[0]): 100_001, ("A", order[1]): 0}
-    assert made.bargain(1, trials, bids, asks) == {}
-    only = made.bargain(2, trials, bids, {("A", order[0]): 0})
-    assert [deal.seller for deal, _ in only["A"]] == [order[0]]
-    with pytest.raises(MarketError, match="does not exist"):
-        made.bargain(3, trials, {("A", order[0]): 1, ("A", "Z"): 1}, {})
-
-
-def test_identical_sellers_make_no_bundle(models):
-    made = broker(max_purchases=3)
-    trials = made.try_before_purchase({"A": models["A"], "B": models["B"], "C": models["B"]})
-    alone = max(trial.certificate.gain for trial in trials if trial.buyer == "A" and not trial.after)
-    added = [trial.certificate.gain for trial in trials if trial.buyer == "A" and trial.after]
-    assert sum(added) < 0.02 * alone
+    trading = made.open_round({"A": trained_on, "C": weak})
+    assert by_pair(trading.trials)["C", "A"].certificate.positive
+    assert trading.notices == ()
 
 
 @pytest.mark.parametrize("terms", [{"granularity": "rows"}, {"disclosure": "open"}, {"gain": "percent"}])

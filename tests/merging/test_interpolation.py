@@ -24,7 +24,7 @@ def test_a_weight_for_each_row():
 
 
 @pytest.mark.parametrize("alpha", [-0.1, 1.1, float("nan"), {}])
-def test_a_weight_that_is_none_is_refused(alpha):
+def test_an_invalid_weight_is_refused(alpha):
     with pytest.raises(MarketError, match="purchased weight"):
         interpolate(BUYER, SELLER, alpha)
 

@@ -44,13 +44,13 @@ def test_layers_by_name_pattern():
 
 
 @pytest.mark.parametrize("selection", ["7", "-6", "", "0,nothing", "blocks.*"])
-def test_what_names_no_layer_is_refused(selection):
-    with pytest.raises(MarketError, match="names no layer; accepted are"):
+def test_a_selection_that_names_no_layer_is_refused(selection):
+    with pytest.raises(MarketError, match=r"layers must be 'all', indices from 0 to 4.* names no layer"):
         select_layers(build_mlp(), selection)
 
 
 @pytest.mark.parametrize("repaired", [False, True])
-def test_the_rest_stays_the_buyers_to_the_last_bit(repaired):
+def test_other_layers_stay_the_buyers_to_the_last_bit(repaired):
     torch.manual_seed(0)
     model, own, other = build_mlp(), build_mlp().state_dict(), build_mlp().state_dict()
     bought = only_layers(own, other, ("3", "5"))
@@ -60,7 +60,7 @@ def test_the_rest_stays_the_buyers_to_the_last_bit(repaired):
         assert torch.equal(merged[name], own[name]) == (name.split(".")[0] not in ("3", "5"))
 
 
-def test_batch_norm_statistics_are_carried_through_before_what_was_bought_and_recomputed_behind():
+def test_batch_norm_statistics_are_kept_before_the_bought_layer_and_recomputed_behind_it():
     torch.manual_seed(0)
     model, own, other = ResNet(blocks=1).eval(), ResNet(blocks=1).state_dict(), ResNet(blocks=1).state_dict()
     bought = only_layers(own, other, ("blocks.1.conv2",))
@@ -86,7 +86,7 @@ def exhaustive(budget, sizes, gain):
     st.lists(st.floats(0, 0.3), min_size=4, max_size=4),
     st.integers(0, 135),
 )
-def test_what_is_chosen_fits_the_budget_and_is_never_worse_than_nothing(worth, together, budget):
+def test_the_chosen_layers_fit_the_budget_and_are_never_worse_than_nothing(worth, together, budget):
     values = dict(zip(SIZES, worth, strict=True))
     pairs = list(zip(SIZES, list(SIZES)[1:], together, strict=False))
 

@@ -35,7 +35,7 @@ def test_one_weight_on_a_quadratic_is_exact(best):
 
 @given(st.lists(st.floats(0, 10), min_size=10, max_size=10), st.floats(-10, 10))
 def test_the_search_is_no_worse_than_the_grid_in_at_most_twelve_evaluations(heights, elsewhere):
-    """Whatever the losses on the grid are, with as many minima as they like."""
+    """For any losses on the grid, with any number of minima."""
     calls = []
     losses = dict(zip(GRID, heights, strict=True))
 
@@ -49,7 +49,7 @@ def test_the_search_is_no_worse_than_the_grid_in_at_most_twelve_evaluations(heig
     assert 0 < found <= 1
 
 
-def test_rows_take_each_their_own_weight():
+def test_each_row_takes_its_own_weight():
     target = {
         "layer.weight": torch.tensor([[0.9] * 3, [0.1] * 3]),
         "layer.bias": torch.tensor([0.9, 0.1]),
@@ -98,7 +98,7 @@ def test_fine_tuning_that_only_harms_keeps_the_start():
 
 
 def test_an_unknown_granularity_is_refused():
-    with pytest.raises(MarketError, match="accepted are model, layer, row"):
+    with pytest.raises(MarketError, match="one of model, layer, row; got 'column'"):
         fit_weights(BUYER, SELLER, quadratic(SELLER), DATA, "column")
 
 

@@ -33,14 +33,14 @@ def test_the_merged_network_has_the_interpolated_statistics(alpha):
         torch.testing.assert_close(std, (1 - alpha) * own[layer][1] + alpha * other[layer][1], atol=1e-4, rtol=1e-3)
 
 
-def test_without_it_the_variance_collapses():
+def test_without_repair_the_variance_collapses():
     repair, own, other, (own_statistics, _), _ = merged_with(0.5)
     plain = repair.statistics(interpolate(own, other, 0.5))
     assert plain["5"][1].mean() < 0.7 * own_statistics["5"][1].mean()
 
 
 @pytest.mark.parametrize("alpha", [0.0, 1.0])
-def test_at_both_ends_it_changes_nothing(alpha):
+def test_repair_changes_nothing_at_both_ends(alpha):
     _, own, other, _, merged = merged_with(alpha)
     expected = other if alpha else own
     for name, tensor in merged.items():
@@ -65,7 +65,7 @@ def test_a_weight_for_each_row_sets_each_unit_s_target():
         (nn.GroupNorm(2, 8), type(None)),
     ],
 )
-def test_what_mends_which_network(norm, expected):
+def test_the_repair_of_each_kind_of_network(norm, expected):
     model = nn.Sequential(nn.Linear(4, 8), norm, nn.Linear(8, 2))
     assert type(repair_for(model, torch.zeros(3, 4))) is expected
 

@@ -39,7 +39,7 @@ def test_the_best_rows_fit_the_budget_and_all_gain(rows, budget):
     assert spent <= budget
     for layer, some in chosen.items():
         assert bool((gains[layer][some > 0] > 0).all())
-        # whatever was left out gains nothing, or does not fit any more
+        # each other row gains nothing, or does not fit any more
         assert all(gain <= 0 or sizes[layer] > budget - spent for gain in gains[layer][some == 0])
 
 

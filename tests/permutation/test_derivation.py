@@ -110,7 +110,7 @@ class Hidden(nn.Module):
         lambda model, x: x.clamp(min=-0.5),
     ],
 )
-def test_operations_that_look_at_a_unit_s_neighbours_or_bounds_cost_permutations_never_correctness(operation):
+def test_operations_on_neighbouring_units_or_bounds_leave_the_function_unchanged(operation):
     model = Hidden(operation)
     inputs = torch.randn(4, 6)
     spec = derive_spec(model, inputs)

@@ -17,7 +17,7 @@ def ratio(before, after):
 
 @pytest.fixture(scope="module")
 def agents():
-    """Errors of a seller and a buyer, as different in size as in direction, and two weights."""
+    """Errors of a seller and a buyer that differ in size and direction, and two weights."""
     generator = np.random.default_rng(0)
     dimension = 3
     seller, buyer = generator.normal(size=(2, DRAWS, dimension))
@@ -27,7 +27,7 @@ def agents():
 
 
 def gains(seller, buyer, alpha, beta):
-    """Of both: the seller buys with weight alpha, the buyer with beta."""
+    """Return both gains: the seller buys with weight alpha, the buyer with beta."""
     merged_seller = (1 - alpha)[:, None] * seller + alpha[:, None] * buyer
     merged_buyer = (1 - beta)[:, None] * buyer + beta[:, None] * seller
     return ratio(seller, merged_seller), ratio(buyer, merged_buyer)
@@ -55,7 +55,7 @@ def test_the_sharp_bounds_lie_within_the_paper_s(agents):
 
 
 def test_the_sharp_bounds_are_attained():
-    """By errors that point the same way or opposite ways after the seller's purchase."""
+    """Errors in the same or in opposite directions after the seller's purchase attain them."""
     generator = np.random.default_rng(1)
     for _ in range(2000):
         alpha, beta = generator.uniform(0.05, 0.95, 2)
@@ -90,14 +90,14 @@ def test_a_seller_that_would_buy_nothing_learns_nothing(kind, beta):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((-1.0, 0.5, 0.5), "has no bounds"),
-        ((math.nan, 0.5, 0.5), "has no bounds"),
-        ((1.0, 1.5, 0.5), "has no bounds"),
-        ((1.0, 0.5, 0.5, "guess"), "accepted are paper, sharp"),
+        ((-1.0, 0.5, 0.5), "bounds need a gain of at least 0 and weights"),
+        ((math.nan, 0.5, 0.5), "bounds need a gain of at least 0 and weights"),
+        ((1.0, 1.5, 0.5), "bounds need a gain of at least 0 and weights"),
+        ((1.0, 0.5, 0.5, "guess"), "must be one of paper, sharp; got 'guess'"),
     ],
 )
 def test_bad_arguments_are_named(arguments, message):
     with pytest.raises(MarketError, match=message):
         gain_bounds(*arguments)
-    with pytest.raises(MarketError, match="does not follow"):
+    with pytest.raises(MarketError, match="needs a gain of at least 0 and a weight"):
         exact_gain(1.2, 0.0)

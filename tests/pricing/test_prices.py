@@ -96,13 +96,13 @@ def test_priors_as_text(text, prior):
 @pytest.mark.parametrize(
     "text", ["", "normal(0, 1)", "uniform(1)", "uniform(2, 1)", "exponential(-1)", "uniform(0, x)"]
 )
-def test_texts_that_are_no_prior(text):
+def test_invalid_texts_of_priors(text):
     with pytest.raises(MarketError):
         parse_prior(text)
 
 
 @pytest.mark.parametrize("cost", [-1.0, math.inf, math.nan])
-def test_a_cost_that_is_none(cost):
+def test_an_invalid_cost(cost):
     with pytest.raises(MarketError, match="cost"):
         myerson_price(Uniform(0, 1), cost)
 
@@ -115,7 +115,7 @@ def test_money_is_whole_micro_credits(value, amount):
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, 1e30])
-def test_money_that_is_none(value):
+def test_invalid_money(value):
     with pytest.raises(MarketError, match="finite number"):
         micro_credits(value)
 

@@ -15,8 +15,8 @@ def test_every_rule_passes_the_conformance_test(rule):
     assert report.scale_equivariant == (not rule.name.startswith("posted"))
 
 
-def test_what_misreporting_gains():
-    """On evenly spread asks: the midpoint invites a buyer to bid two thirds, which gains it a twelfth."""
+def test_the_gain_from_a_false_report():
+    """On evenly spread asks, a buyer under the midpoint rule bids two thirds and gains a twelfth."""
     assert check_rule(nash).buyer_misreport_gain == pytest.approx(1 / 12, abs=0.01)
     assert check_rule(ask).buyer_misreport_gain == 0
     assert check_rule(posted(500_000)).buyer_misreport_gain == 0
@@ -35,7 +35,7 @@ def test_what_misreporting_gains():
         (lambda bid, ask: max(ask, 500_000 - bid) if bid >= max(ask, 250_000) else None, "lowers the price"),
     ],
 )
-def test_a_rule_that_must_not_be_used_is_refused(price, complaint):
+def test_a_rule_that_does_not_conform_is_refused(price, complaint):
     with pytest.raises(AssertionError, match=f"the rule 'own' must not be used: .*{complaint}"):
         check_rule(PricingRule("own", asks=True, price=price))
 
@@ -62,6 +62,6 @@ def test_rules_as_text(text, bid, lowest, price):
 
 
 @pytest.mark.parametrize("text", ["", "fair", "split", "split(2)", "posted(-1)", "split(x)", "posted(inf)"])
-def test_texts_that_are_no_rule(text):
+def test_invalid_texts_of_rules(text):
     with pytest.raises(MarketError):
         parse_rule(text)

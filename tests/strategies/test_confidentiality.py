@@ -76,7 +76,7 @@ def test_nobody_is_told_who_the_others_are(market):
     strategy, grid, *_ = market
     for agent, message, _ in grid.seen:
         others = [name for name in "ABC" if name != agent]
-        nodes = [str(seat.node) for seat in strategy._seats.values() if seat.name != agent]
+        nodes = [str(seat.node) for seat in strategy.seats if seat.name != agent]
         texts = [text for record in message.content.config_records.values() for text in values(record)]
         for text in (text for text in texts if isinstance(text, str)):
             parts = text.replace("+", "/").split("/")

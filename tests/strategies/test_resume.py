@@ -205,7 +205,7 @@ def test_so_many_checkpoints_are_kept(tmp_path):
 def test_a_full_disk_stops_the_round_before_money_moves(tmp_path, monkeypatch, uninterrupted):
     from strategies import checkpoints
 
-    original, calls = checkpoints._write, []
+    original, calls = checkpoints.write_whole, []
 
     def full(path, content):
         calls.append(path)
@@ -214,7 +214,7 @@ def test_a_full_disk_stops_the_round_before_money_moves(tmp_path, monkeypatch, u
         original(path, content)
 
     with monkeypatch.context() as patched:
-        patched.setattr(checkpoints, "_write", full)
+        patched.setattr(checkpoints, "write_whole", full)
         with pytest.raises(MarketError, match=r"checkpoint .*round-000004 cannot be written: No space left on device"):
             run_inline(configured(tmp_path))
     _, deals = check_ledger(tmp_path)
@@ -300,7 +300,7 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_starts_again(tmp_path
         raise CrashError
 
     with monkeypatch.context() as patched:
-        patched.setattr(checkpoints, "_write", killed)
+        patched.setattr(checkpoints, "write_whole", killed)
         with pytest.raises(CrashError):
             run_inline(configured(tmp_path))
     result = resumed(tmp_path)
@@ -452,7 +452,7 @@ def test_the_broker_waits_for_agents_that_are_all_gone_says_for_whom_and_gives_u
 
     configuration = configured(tmp_path, connect_timeout=0.2)
     grid = Emptying(app, configuration.agents, configuration.to_mapping())
-    complaint = "none of the agents A, B came back within 0.2 s; what was done up to round 2 is kept: resume the run"
+    complaint = "none of the agents A, B came back within 0.2 s; rounds up to 2 are kept: resume the run"
     with caplog.at_level(logging.WARNING, "flwr"), pytest.raises(MarketError, match=complaint):
         run_arm(grid, configuration)
     assert "0 of 1 agents are connected; waiting up to 0.2 s for the rest of A, B" in caplog.text
@@ -504,4 +504,4 @@ def test_an_agent_that_does_not_say_who_it_is_after_a_resume_keeps_its_model(tmp
     assert [entry.round for entry in result.agents["A"].rounds] == [1, 2, 3, 4, 5, 6]
     assert [entry.round for entry in result.agents["B"].rounds] == [1, 2, 3, 5, 6]
     kept = [Checkpoints(tmp_path / "checkpoints-market-priced").last()]
-    assert set(kept[0].models) == set(known.models) == {"A", "B"}
+    assert set(kept[0].outcome.models) == set(known.outcome.models) == {"A", "B"}

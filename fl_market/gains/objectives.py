@@ -1,8 +1,8 @@
-"""What a buyer wants to be good at.
+"""The objective of a buyer: a loss, and the data on which purchases are fitted and certified.
 
-The broker tries and certifies each purchase on the buyer's own target distribution. With one loss common to all, two
-agents that buy from each other end with one model, up to a permutation. A buyer that registers target class weights,
-labels or validation data of its own keeps its own purpose.
+With one loss common to all, two agents that buy from each other end with one model, up to a
+permutation. A buyer may therefore register target class weights, a label space or validation data
+of its own.
 """
 
 from collections.abc import Sequence
@@ -19,16 +19,17 @@ from fl_market.parameters import StateDict
 
 @dataclass(frozen=True)
 class Profile:
-    """What an agent tells the broker of its purpose; all of it is optional.
+    """An agent's description of its objective; every part is optional.
 
     Attributes
     ----------
     labels
-        The classes that it distinguishes, in ascending order; the outputs of its model are these. Empty for all.
+        Label space: the classes that the outputs of its model stand for, in ascending order.
+        Empty for all classes.
     class_weights
-        How much each of its classes counts. Empty for as much as the data has of it.
+        Weight of each class in the objective. Empty for the weights of the data.
     validation
-        Data of its own in place of the broker's; its targets number the agent's own outputs.
+        Data of its own in place of the broker's; targets number the outputs of the agent's model.
     """
 
     labels: tuple[int, ...] = ()
@@ -37,7 +38,7 @@ class Profile:
 
 
 @dataclass(frozen=True)
-class Purpose:
+class Objective:
     """A loss, and the data that choose α and certify the gain.
 
     Attributes
@@ -54,7 +55,7 @@ class Purpose:
 
 
 class WeightedLoss:
-    """A loss whose samples count as much as their classes do, with a mean weight of 1 on each batch.
+    """A loss with samples weighted by their classes; the mean weight of each batch is 1.
 
     Parameters
     ----------
@@ -74,7 +75,7 @@ class WeightedLoss:
 
 
 def with_labels(data: Batch, labels: Sequence[int]) -> Batch:
-    """Return the samples of some classes, their targets numbered as the labels are.
+    """Return the samples of some classes, with targets numbered by their position in the labels.
 
     Parameters
     ----------
@@ -89,12 +90,12 @@ def with_labels(data: Batch, labels: Sequence[int]) -> Batch:
 
 
 def check_validation(data: Batch, like: Batch, classes: int) -> None:
-    """Raise MarketError unless data can take the place of the broker's own; whoever sent it may be broken or hostile.
+    """Raise MarketError unless data from an agent can take the place of the broker's own.
 
     Parameters
     ----------
     data
-        Inputs and targets.
+        Inputs and targets; their sender may be broken or hostile.
     like
         The broker's own.
     classes
@@ -113,10 +114,10 @@ def check_validation(data: Batch, like: Batch, classes: int) -> None:
         raise MarketError(f"a buyer's own validation targets must be whole numbers from 0 to {classes - 1}")
 
 
-def weighted_purpose(common: Purpose, class_weights: Sequence[float], classes: int | None = None) -> Purpose:
-    """Return the purpose of a buyer that values classes differently.
+def weighted_objective(common: Objective, class_weights: Sequence[float], classes: int | None = None) -> Objective:
+    """Return the objective of a buyer with class weights of its own.
 
-    Classes that it does not value at all are left out of the data, so that they do not blur the certificate.
+    Classes of weight 0 are left out of the data, so that they do not blur the certificate.
 
     Parameters
     ----------
@@ -125,12 +126,13 @@ def weighted_purpose(common: Purpose, class_weights: Sequence[float], classes: i
     class_weights
         One weight of at least 0 for each class.
     classes
-        How many there are; by default, one more than the greatest target.
+        Number of classes; by default, one more than the greatest target.
 
     Raises
     ------
     MarketError
-        If the weights are none, are not as many as there are classes, or value no class of the data.
+        If a weight is invalid, their number differs from that of the classes, or no class of the
+        data has a weight above 0.
     """
     weights = torch.tensor(class_weights, dtype=torch.float32, device=common.fit[1].device)
     if classes is None:
@@ -140,4 +142,4 @@ def weighted_purpose(common: Purpose, class_weights: Sequence[float], classes: i
     parts = [tuple(part[weights[data[1]] > 0] for part in data) for data in (common.fit, common.certify)]
     if min(len(part[0]) for part in parts) < 2:
         raise MarketError("a buyer's profile must value some class of which the broker has data")
-    return Purpose(WeightedLoss(common.loss, weights), parts[0], parts[1])
+    return Objective(WeightedLoss(common.loss, weights), parts[0], parts[1])

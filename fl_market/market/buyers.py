@@ -1,4 +1,4 @@
-"""What the broker keeps of each buyer: its model's shape, and the loss and data that its purchases are judged by."""
+"""The buyers: shape of the model, objective, and repair of merged models, for each profile."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -9,11 +9,11 @@ from fl_market.data import Batch
 from fl_market.errors import MarketError
 from fl_market.gains import (
     ModelLoss,
+    Objective,
     Profile,
-    Purpose,
     check_validation,
     split_in_halves,
-    weighted_purpose,
+    weighted_objective,
     with_labels,
 )
 from fl_market.hardware import CPU, Hardware
@@ -28,44 +28,47 @@ class Buyer:
     Attributes
     ----------
     labels
-        The classes that its model distinguishes; empty for all.
+        Label space of its model; empty for all classes.
+    model
+        The architecture; its own parameters do not matter.
     template
         A state dict of its model's names, shapes and dtypes.
-    purpose
+    objective
         Loss and data that choose α and certify its gains.
     repair
-        What mends merged models of its architecture, if anything has to.
+        Repair of merged models of its architecture, where one is needed.
     together
         Whether the grid of α is evaluated at once.
     """
 
     labels: tuple[int, ...]
+    model: nn.Module
     template: StateDict
-    purpose: Purpose
+    objective: Objective
     repair: Repair | NormStatistics | None
     together: bool
 
     @property
     def classes(self) -> int:
-        """Number of classes that there are targets for."""
-        return len(self.labels) or 1 + int(max(self.purpose.fit[1].max(), self.purpose.certify[1].max()))
+        """Number of classes with targets."""
+        return len(self.labels) or 1 + int(max(self.objective.fit[1].max(), self.objective.certify[1].max()))
 
 
 class Buyers:
-    """The buyers by name; whoever registered no profile has the common purpose.
+    """The buyers by profile; an agent without one has the common objective.
 
     Parameters
     ----------
     build
-        Makes the architecture for a number of classes, or for all of them with None.
+        Makes the architecture for a number of classes, or for all classes with None.
     criterion
         Losses of (outputs, targets), one for each sample.
     fit, certify
         The broker's splits.
     repaired
-        Whether merged models are mended.
+        Whether merged models are repaired.
     hardware
-        Where models are evaluated.
+        Device and precision of evaluations.
     seed
         Splits buyers' own validation data.
     """
@@ -85,36 +88,53 @@ class Buyers:
         self._repaired, self._hardware = repaired, hardware
         self._splits = hardware.place(*fit), hardware.place(*certify)
         self._by_labels: dict[tuple[int, ...], Buyer] = {}
-        self._buyers: dict[str, Buyer] = {}
-        self.profiles: dict[str, Profile] = {}
+        self._by_profile: dict[int, tuple[Profile, Buyer]] = {}
         self.common = self.of_labels(())
 
-    def of(self, agent: str) -> Buyer:
-        """Return an agent as a buyer."""
-        return self._buyers.get(agent, self.common)
-
-    def register(self, agent: str, profile: Profile) -> None:
-        """Take in what an agent tells of its purpose, in place of what it told before.
+    def of(self, profile: Profile | None) -> Buyer:
+        """Return the buyer with a profile; without one, the buyer with the common objective.
 
         Raises
         ------
         MarketError
-            If the labels are not some of the broker's, or weights or validation data do not fit the agent's model.
+            If the labels are not some of the broker's classes, or weights or validation data do
+            not fit the agent's model.
         """
-        buyer = self.of_labels(profile.labels)
-        purpose = buyer.purpose
-        if profile.validation is not None:
-            check_validation(profile.validation, self.common.purpose.fit, buyer.classes)
-            fit, certify = split_in_halves(self._hardware.place(*profile.validation), self._seed)
-            purpose = replace(purpose, fit=fit, certify=certify)
-        if profile.class_weights:
-            purpose = weighted_purpose(purpose, profile.class_weights, buyer.classes)
-        self._buyers[agent] = replace(buyer, purpose=purpose)
-        self.profiles[agent] = profile
+        if profile is None:
+            return self.common
+        if id(profile) not in self._by_profile:  # profiles hold tensors, and cannot be hashed
+            self._by_profile[id(profile)] = profile, self._made(profile)
+        return self._by_profile[id(profile)][1]
 
-    def shared_layers(self, first: str, second: str) -> tuple[str, ...]:
-        """Return the layers that two agents can trade: all but the heads of those whose labels differ."""
-        one, other = self.of(first), self.of(second)
+    def of_labels(self, labels: tuple[int, ...]) -> Buyer:
+        """Return the buyer with one label space and the common weights and data.
+
+        Raises
+        ------
+        MarketError
+            If the labels are not some of the broker's classes.
+        """
+        if labels not in self._by_labels:
+            fit, certify = self._splits
+            if labels:
+                self._check_labels(labels)
+                fit, certify = with_labels(fit, labels), with_labels(certify, labels)
+            model = self._build(len(labels) or None).to(self._hardware.device)
+            repair = repair_for(model, fit[0]) if self._repaired else None
+            # measured: among the repaired networks, perceptrons alone gain from one evaluation of the whole grid
+            owners = [module for module in model.modules() if next(module.parameters(recurse=False), None) is not None]
+            self._by_labels[labels] = Buyer(
+                labels,
+                model,
+                {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()},
+                Objective(ModelLoss(model, self._criterion, hardware=self._hardware), fit, certify),
+                repair,
+                isinstance(repair, Repair) and all(isinstance(module, nn.Linear) for module in owners),
+            )
+        return self._by_labels[labels]
+
+    def shared_layers(self, one: Buyer, other: Buyer) -> tuple[str, ...]:
+        """Return the layers that two agents can trade: all except heads of different label spaces."""
         layers = layers_of(self.common.template)
         if one.labels == other.labels:
             return layers
@@ -125,32 +145,23 @@ class Buyers:
         }
         return tuple(layer for layer in layers if layer not in heads)
 
-    def of_labels(self, labels: tuple[int, ...]) -> Buyer:
-        """Return a buyer of one set of labels that has no other purpose."""
-        if labels not in self._by_labels:
-            fit, certify = self._splits
-            if labels:
-                self._check_labels(labels)
-                fit, certify = with_labels(fit, labels), with_labels(certify, labels)
-            model = self._build(len(labels) or None).to(self._hardware.device)
-            repair = repair_for(model, fit[0]) if self._repaired else None
-            # measured: of the networks that are repaired, perceptrons alone gain from evaluating the grid of α together
-            owners = [module for module in model.modules() if next(module.parameters(recurse=False), None) is not None]
-            self._by_labels[labels] = Buyer(
-                labels,
-                {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()},
-                Purpose(ModelLoss(model, self._criterion, hardware=self._hardware), fit, certify),
-                repair,
-                isinstance(repair, Repair) and all(isinstance(module, nn.Linear) for module in owners),
-            )
-        return self._by_labels[labels]
+    def _made(self, profile: Profile) -> Buyer:
+        buyer = self.of_labels(profile.labels)
+        objective = buyer.objective
+        if profile.validation is not None:
+            check_validation(profile.validation, self.common.objective.fit, buyer.classes)
+            fit, certify = split_in_halves(self._hardware.place(*profile.validation), self._seed)
+            objective = replace(objective, fit=fit, certify=certify)
+        if profile.class_weights:
+            objective = weighted_objective(objective, profile.class_weights, buyer.classes)
+        return replace(buyer, objective=objective)
 
     def _check_labels(self, labels: tuple[int, ...]) -> None:
         classes = self.common.classes
         fits = len(labels) < classes and labels == tuple(sorted(set(labels))) and 0 <= labels[0] <= labels[-1] < classes
         if not fits:
             raise MarketError(
-                f"a buyer's labels must be some of the classes 0 to {classes - 1}, in ascending order, not {labels}"
+                f"a buyer's labels must be some of the classes 0 to {classes - 1}, in ascending order; got {labels}"
             )
         if any(int((split[1] == label).sum()) < 2 for split in self._splits for label in labels):
             raise MarketError(f"the broker has too little data of a buyer's labels {labels}")

@@ -7,7 +7,7 @@ from torch import nn
 from fl_market.broker import Broker, Terms
 from fl_market.errors import MarketError
 from fl_market.gains import Profile, with_labels
-from fl_market.market.objectives import Buyers
+from fl_market.market.buyers import Buyers
 from fl_market.permutation import apply_permutation, random_permutation
 
 
@@ -25,18 +25,18 @@ def buyers():
     return Buyers(build, nn.CrossEntropyLoss(reduction="none"), data(0), data(1), repaired=False)
 
 
-def test_without_a_profile_the_purpose_is_the_common_one(buyers):
-    assert buyers.of("A") is buyers.common
-    assert buyers.shared_layers("A", "B") == ("0", "2", "4")
+def test_without_a_profile_the_objective_is_the_common_one(buyers):
+    assert buyers.of(None) is buyers.common
+    assert buyers.shared_layers(buyers.common, buyers.common) == ("0", "2", "4")
 
 
 def test_labels_number_the_outputs(buyers):
     inputs, targets = with_labels(data(0), (1, 4))
     assert targets.tolist() == [0, 1] * 20
     assert torch.equal(inputs, data(0)[0][torch.isin(data(0)[1], torch.tensor([1, 4]))])
-    buyers.register("A", Profile(labels=(1, 4)))
-    assert buyers.of("A").template["4.weight"].shape == (2, 8)
-    assert torch.equal(buyers.of("A").purpose.fit[1], targets)
+    buyer = buyers.of(Profile(labels=(1, 4)))
+    assert buyer.template["4.weight"].shape == (2, 8)
+    assert torch.equal(buyer.objective.fit[1], targets)
 
 
 @pytest.mark.parametrize(
@@ -48,17 +48,15 @@ def test_labels_number_the_outputs(buyers):
         ((0, 1), (), ("0", "2")),
     ],
 )
-def test_who_distinguishes_other_classes_shares_all_but_the_head(buyers, one, other, shared):
-    for agent, labels in (("A", one), ("B", other)):
-        buyers.register(agent, Profile(labels=labels))
-    assert buyers.shared_layers("A", "B") == buyers.shared_layers("B", "A") == shared
+def test_agents_of_different_label_spaces_share_all_but_the_head(buyers, one, other, shared):
+    first, second = (buyers.of(Profile(labels=labels)) for labels in (one, other))
+    assert buyers.shared_layers(first, second) == buyers.shared_layers(second, first) == shared
 
 
 @pytest.mark.parametrize("labels", [(1, 0), (0, 0), (5, 6), (-1, 2), (0, 1, 2, 3, 4, 5)])
-def test_labels_that_are_none(buyers, labels):
+def test_invalid_labels(buyers, labels):
     with pytest.raises(MarketError, match="must be some of the classes 0 to 5"):
-        buyers.register("A", Profile(labels=labels))
-    assert buyers.of("A") is buyers.common
+        buyers.of(Profile(labels=labels))
 
 
 def test_labels_without_data_at_the_broker_are_refused():
@@ -66,20 +64,20 @@ def test_labels_without_data_at_the_broker_are_refused():
     few = inputs[targets != 3], targets[targets != 3]
     made = Buyers(build, nn.CrossEntropyLoss(reduction="none"), few, data(1), repaired=False)
     with pytest.raises(MarketError, match="too little data"):
-        made.register("A", Profile(labels=(0, 3)))
+        made.of(Profile(labels=(0, 3)))
 
 
-def test_a_profile_replaces_the_one_before(buyers):
-    for weights in ((1.0, 0.0), (0.0, 1.0), (0.0, 1.0)):
-        buyers.register("A", Profile(labels=(1, 4), class_weights=weights))
-    assert set(buyers.of("A").purpose.fit[1].tolist()) == {1}
+def test_each_profile_has_an_objective_of_its_own(buyers):
+    for weights, valued in (((1.0, 0.0), {0}), ((0.0, 1.0), {1}), ((0.0, 1.0), {1})):
+        objective = buyers.of(Profile(labels=(1, 4), class_weights=weights)).objective
+        assert set(objective.fit[1].tolist()) == valued
 
 
-def test_weights_count_for_validation_data_of_one_s_own(buyers):
+def test_weights_count_for_an_agent_s_own_validation_data(buyers):
     inputs, targets = data(5)
-    buyers.register("A", Profile(class_weights=(1.0,) * 3 + (0.0,) * 3, validation=(inputs[:60], targets[:60])))
-    purpose = buyers.of("A").purpose
-    assert len(purpose.fit[0]) + len(purpose.certify[0]) == 30
+    profile = Profile(class_weights=(1.0,) * 3 + (0.0,) * 3, validation=(inputs[:60], targets[:60]))
+    objective = buyers.of(profile).objective
+    assert len(objective.fit[0]) + len(objective.certify[0]) == 30
 
 
 def broker(**terms):
@@ -113,10 +111,10 @@ def test_a_bought_body_cannot_be_resold_under_another_head():
     made = broker_with_labels()
     torch.manual_seed(1)
     delivered = build().state_dict()
-    made.record_delivery("A", delivered)
+    made.state = made.state.with_delivery("A", delivered)
     reseller = dict(delivered) | {name: tensor for name, tensor in build(2).state_dict().items() if name[0] == "4"}
-    made.try_before_purchase({"B": reseller, "C": build().state_dict()})
-    assert made.resellers == {"B"}
+    trading = made.open_round({"B": reseller, "C": build().state_dict()})
+    assert [notice.agent for notice in trading.notices] == ["B"]
 
 
 def test_who_shares_nothing_that_is_for_sale_trades_nothing():
@@ -127,5 +125,5 @@ def test_who_shares_nothing_that_is_for_sale_trades_nothing():
 
 def test_a_broker_of_one_architecture_says_so():
     made = Broker(build(), nn.CrossEntropyLoss(reduction="none"), data(0), data(1))
-    with pytest.raises(MarketError, match="builds one architecture"):
+    with pytest.raises(MarketError, match="needs a broker with the argument build"):
         made.register("A", Profile(labels=(0, 1)))

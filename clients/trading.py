@@ -1,0 +1,86 @@
+"""An agent's part in the trades of a round: its bids, its asks, and its debts."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from clients.agent import Agent
+from fl_market.configuration import Configuration
+from fl_market.pricing import Prior, micro_credits, parse_prior, parse_rule
+from fl_market.protocol import Ask, Bid, Debt, DisclosedQuote, Offer, PublicPrice, QuoteRequest
+from fl_market.valuation import VALUATIONS, Valuation, decide, value, value_disclosed
+
+
+def bid(agent: Agent, offers: Sequence[Offer]) -> list[Bid]:
+    """Return the agent's bids, within its limits for one purchase and for all of them together.
+
+    Raises
+    ------
+    MarketError
+        If the valuation of an offer is no amount that can be paid.
+    """
+    options = agent.options
+    most_each = micro_credits(options.purchase_limit) if options.purchase_limit else None
+    most_in_all = None
+    if options.spending_limit:
+        most_in_all = max(0, micro_credits(options.spending_limit) - agent.spent)
+    return decide(offers, _valuation(options), most_each, most_in_all)
+
+
+def ask(agent: Agent, requests: Sequence[QuoteRequest], public: Sequence[PublicPrice]) -> list[Ask]:
+    """Return the agent's asks under its prior, and remember them.
+
+    Parameters
+    ----------
+    agent
+        The seller.
+    requests
+        Sealed quote requests.
+    public
+        The public prices of past deals.
+
+    Raises
+    ------
+    MarketError
+        If no price is best under the prior.
+    """
+    options = agent.options
+    return _reserved(agent, value(requests, _prior(agent, public), options.cost, options.bid_scale))
+
+
+def ask_disclosed(agent: Agent, requests: Sequence[DisclosedQuote]) -> list[Ask]:
+    """Return the agent's asks on disclosed quote requests, and remember them.
+
+    Raises
+    ------
+    MarketError
+        If a disclosed number is out of its range.
+    """
+    options = agent.options
+    return _reserved(agent, value_disclosed(requests, options.disclosure, options.cost, options.bid_scale))
+
+
+def agrees_to_pay(agent: Agent, debts: Sequence[Debt]) -> bool:
+    """Return whether the agent holds receipts of all these deliveries, at these prices."""
+    receipted = agent.receipted
+    return all(receipted.get(debt.deal) == debt.price for debt in debts)
+
+
+def _valuation(options: Configuration) -> Valuation:
+    return VALUATIONS[getattr(options, "valuation", "gain")](options.bid_scale)
+
+
+def _prior(agent: Agent, public: Sequence[PublicPrice]) -> Prior:
+    """Return the learned prior, if the agent wants one and trades are enough; else its own."""
+    options = agent.options
+    learned = None
+    if options.learn_prior:
+        learned = agent.state.quotes.learned_prior(parse_rule(options.pricing), options.bid_scale, public)
+    return learned or parse_prior(options.prior)
+
+
+def _reserved(agent: Agent, asks: Sequence[Ask]) -> list[Ask]:
+    """Return the asks, each at least the reserve price, and remember them."""
+    reserve = micro_credits(agent.options.reserve_price)
+    raised = [replace(ask, amount=max(ask.amount, reserve)) for ask in asks]
+    agent.state.quotes = agent.state.quotes.with_asks(raised)
+    return raised

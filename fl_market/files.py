@@ -1,0 +1,50 @@
+"""Durable files: written whole or not at all, and still there after a crash."""
+
+import os
+from pathlib import Path
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all, and return only when a crash cannot undo it.
+
+    The content goes to ``NAME.unfinished`` in the same folder, which then takes the file's name.
+    A reader sees the earlier content or the new one, never a part. If the process or the machine
+    stops before this function returns, the file holds one of the two; afterwards it holds the new
+    content. An unfinished file that a crash left behind is overwritten by the next write.
+
+    Parameters
+    ----------
+    path
+        The file; its folder must exist.
+    content
+        The new content.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be written; the earlier content is still there.
+    """
+    unfinished = path.with_name(f"{path.name}.unfinished")
+    with unfinished.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())  # before the rename: else the name may survive without the content
+    unfinished.replace(path)
+    synchronise(path.parent)
+
+
+def synchronise(folder: Path) -> None:
+    """Make a folder's entries durable: a new, renamed or removed file stays so after a crash.
+
+    The content of the files is not covered; each needs its own ``fsync``.
+
+    Raises
+    ------
+    OSError
+        If the folder does not exist or cannot be synchronised.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

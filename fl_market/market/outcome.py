@@ -1,0 +1,88 @@
+"""The end of a round: deliveries, acknowledgements, and the decision on every deal."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from fl_market.ledger import Deal
+from fl_market.market.state import MarketState
+from fl_market.parameters import StateDict, digest
+from fl_market.protocol import Receipt
+
+
+@dataclass(frozen=True)
+class Notice:
+    """An event of a round that its operator should know of: the agent and one clause about it."""
+
+    agent: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """The end of a round for one agent.
+
+    Attributes
+    ----------
+    purchase
+        The merged model that the agent bought; None where it bought nothing.
+    digest
+        SHA-256 of that model; empty where the agent bought nothing.
+    receipts
+        Its purchases and sales.
+    """
+
+    purchase: StateDict | None = None
+    digest: str = ""
+    receipts: tuple[Receipt, ...] = ()
+
+    def acknowledge(self) -> "Acknowledgement | None":
+        """Return an honest buyer's acknowledgement; None where nothing was bought."""
+        return None if self.purchase is None else Acknowledgement(digest(self.purchase))
+
+
+@dataclass(frozen=True)
+class Acknowledgement:
+    """A buyer's statement of the model that it holds: the SHA-256 of its parameters."""
+
+    model_digest: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The decision on one round; nothing is booked yet.
+
+    Attributes
+    ----------
+    settled, refunded
+        Ids of the round's deals whose sellers are to be paid, and of those whose buyers are to get
+        their payment back.
+    state
+        The market after the round.
+    notices
+        Missing acknowledgements.
+    """
+
+    settled: tuple[str, ...]
+    refunded: tuple[str, ...]
+    state: MarketState
+    notices: tuple[Notice, ...] = ()
+
+    @property
+    def models(self) -> Mapping[str, StateDict]:
+        """Agent -> its model."""
+        return self.state.models
+
+
+class Exchange(Protocol):
+    """An exchange of models among the agents of one round, up to its conclusion."""
+
+    @property
+    def agreed(self) -> Sequence[Deal]:
+        """The deals of the round."""
+
+    def deliver(self) -> Mapping[str, Delivery]:
+        """Return what each agent of the round is sent."""
+
+    def conclude(self, acknowledgements: Mapping[str, Acknowledgement | None]) -> Outcome:
+        """Return the decision on the round."""

@@ -1,0 +1,327 @@
+"""One trading round as a sequence of steps with typed results (paper, section 3.1, figure 1).
+
+The steps follow one another, and none goes back::
+
+    TradingRound   offers of certified purchases      -> accept_bids
+    Bidding        quote requests for what is bid on  -> accept_asks
+    Bargain        deals in escrow                    -> deliver, then conclude
+    Outcome        what is settled and refunded, and the state that the next round depends on
+
+Nothing here knows of messages. An agent's bad answer becomes a :class:`Notice` and costs this
+agent its part of the round; the round goes on without it.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+from fl_market.errors import MarketError
+from fl_market.ledger import Deal, DealState, Ledger
+from fl_market.market import settlement
+from fl_market.market.answers import asked_amounts, chosen_purchases
+from fl_market.market.identifiers import deal_id, offer_id, partner_id
+from fl_market.market.outcome import Acknowledgement, Delivery, Notice, Outcome
+from fl_market.market.state import MarketState
+from fl_market.market.terms import Terms
+from fl_market.market.trials import Trial
+from fl_market.parameters import digest
+from fl_market.protocol import Ask, Bid, Debt, DisclosedQuote, Offer, PublicPrice, QuoteRequest, Receipt
+
+PUBLIC_PRICES = 100
+"""Past prices that sellers are told."""
+
+
+@dataclass(frozen=True)
+class TradingRound:
+    """A round whose purchases have been tried; no agent has been told anything yet.
+
+    Attributes
+    ----------
+    number
+        Number of the round.
+    run
+        Name of the run in the ledger.
+    terms, ledger
+        Terms of the market, and its accounts.
+    state
+        The market, with the agents' models after local training.
+    agents
+        Agents that take part in the round.
+    trials
+        All tried purchases, certified or not.
+    notices
+        Agents that have nothing to sell, or whose parameters would harm a buyer in some class.
+    """
+
+    number: int
+    run: str
+    terms: Terms
+    ledger: Ledger
+    state: MarketState
+    agents: tuple[str, ...]
+    trials: Sequence[Trial] = ()
+    notices: tuple[Notice, ...] = ()
+
+    @property
+    def evaluated(self) -> int:
+        """Number of single purchases that were tried: the chances to buy."""
+        return sum(not trial.after for trial in self.trials)
+
+    @property
+    def debts(self) -> dict[str, list[Debt]]:
+        """Buyer without the right to buy -> the deliveries that it may pay for to regain it."""
+        return {
+            buyer: [Debt(self.partner_id(deal, deal.seller), deal.price) for deal in self._unpaid(buyer)]
+            for buyer in self.agents
+            if not self._may_buy(buyer)
+        }
+
+    def collect_debts(self, agreed: Mapping[str, bool]) -> "TradingRound":
+        """Let the buyers that agreed to it pay for earlier deliveries.
+
+        Parameters
+        ----------
+        agreed
+            Buyer -> its answer; a missing answer is a no.
+        """
+        state, notices = self.state, []
+        for buyer in self.debts:
+            if agreed.get(buyer) is True and settlement.pay_late(self.ledger, self._unpaid(buyer)):
+                state = state.without_debts(buyer)
+            else:
+                notices.append(Notice(buyer, "it may not buy until it pays for what it did not acknowledge"))
+        return replace(self, state=state, notices=tuple(notices))
+
+    @property
+    def offers(self) -> dict[str, list[Offer]]:
+        """Buyer -> its certified purchases, for nobody else to see."""
+        offers: dict[str, list[Offer]] = {}
+        for trial in self._offered():
+            names = self.state.pseudonyms
+            offers.setdefault(trial.buyer, []).append(
+                Offer(
+                    id=offer_id(self.number, trial.sellers, names),
+                    seller=names[trial.seller],
+                    layers=trial.layers,
+                    alpha=trial.alpha,
+                    gain=trial.certificate.gain,
+                    lower_bound=trial.certificate.lower_bound,
+                    after=offer_id(self.number, trial.after, names) if trial.after else "",
+                )
+            )
+        return offers
+
+    def accept_bids(self, bids: Mapping[str, Sequence[Bid]]) -> "Bidding":
+        """Take the buyers' bids: on one offer each, and on incremental purchases on top of it.
+
+        Parameters
+        ----------
+        bids
+            Buyer -> its bids, in the order of the bundle; none where it declines. All bids of a
+            buyer with a bad one among them count as none.
+        """
+        offered: dict[str, dict[str, Trial]] = {}
+        for trial in self._offered():
+            key = offer_id(self.number, trial.sellers, self.state.pseudonyms)
+            offered.setdefault(trial.buyer, {})[key] = trial
+        wanted: dict[str, list[tuple[Trial, int]]] = {}
+        notices = []
+        for buyer in sorted(bids):
+            try:
+                wanted[buyer] = chosen_purchases(offered.get(buyer, {}), bids[buyer])
+            except MarketError as error:
+                notices.append(Notice(buyer, str(error)))
+        return Bidding(self, wanted, tuple(notices))
+
+    def _offered(self) -> list[Trial]:
+        return [trial for trial in self.trials if trial.certificate.positive and self._may_buy(trial.buyer)]
+
+    def _may_buy(self, buyer: str) -> bool:
+        return len(self.state.unacknowledged.get(buyer, ())) < self.terms.unpaid_deliveries
+
+    def _unpaid(self, buyer: str) -> list[Deal]:
+        wanted = {identifier for delivery in self.state.unacknowledged.get(buyer, ()) for identifier in delivery}
+        return [deal for deal, _ in self.trades() if deal.id in wanted]
+
+    def trades(self) -> list[tuple[Deal, DealState]]:
+        """Return the deals of the market so far, with their states."""
+        return settlement.trades(self.ledger, self.state.runs)
+
+    def partner_id(self, deal: Deal, partner: str) -> str:
+        """Return the id under which one side of a deal knows it."""
+        return partner_id(deal.round, partner, self.state.pseudonyms)
+
+
+@dataclass(frozen=True)
+class Bidding:
+    """A round whose bids are in.
+
+    Attributes
+    ----------
+    round
+        The round.
+    wanted
+        Buyer -> the purchases that it bids on, in the order of the bundle, each with the bid in
+        micro-credits.
+    notices
+        Bad bids.
+    """
+
+    round: TradingRound
+    wanted: Mapping[str, Sequence[tuple[Trial, int]]] = field(default_factory=dict)
+    notices: tuple[Notice, ...] = ()
+
+    @property
+    def requests(self) -> dict[str, list[QuoteRequest]]:
+        """Seller -> the quote requests for its parameters; none where the pricing rule needs no asks."""
+        requests: dict[str, list[QuoteRequest]] = {}
+        for key, trial in self._requested():
+            requests.setdefault(trial.seller, []).append(self._request(key, trial))
+        return requests
+
+    @property
+    def public_prices(self) -> list[PublicPrice]:
+        """Prices of past deals, without names: what every seller is told."""
+        paid = [deal for deal, state in self.round.trades() if state.paid]
+        return [PublicPrice(deal.price) for deal in paid[-PUBLIC_PRICES:]]
+
+    def accept_asks(self, asks: Mapping[str, Sequence[Ask]]) -> "Bargain":
+        """Take the sellers' asks, agree on deals where bid ≥ ask, and put each price into escrow.
+
+        Parameters
+        ----------
+        asks
+            Seller -> its asks. Where the pricing rule needs asks, a bid without one is no deal,
+            and neither are the incremental purchases on top of it.
+
+        Notes
+        -----
+        A purchase that the buyer's balance does not cover is recorded as void; it ends the bundle.
+        """
+        requested: dict[str, dict[str, str]] = {}
+        for key, trial in self._requested():
+            requested.setdefault(trial.seller, {})[key] = trial.buyer
+        known: dict[str, dict[str, int]] = {}
+        notices = []
+        for seller in sorted(asks):
+            try:
+                known[seller] = asked_amounts(requested.get(seller, {}), asks[seller])
+            except MarketError as error:
+                notices.append(Notice(seller, str(error)))
+        deals = {buyer: self._escrowed(buyer, known) for buyer in sorted(self.wanted)}
+        return Bargain(self.round, {buyer: some for buyer, some in deals.items() if some}, tuple(notices))
+
+    def _escrowed(self, buyer: str, asks: Mapping[str, Mapping[str, int]]) -> tuple[tuple[Deal, Trial], ...]:
+        """Return a buyer's deals up to the first purchase of its bundle that finds none."""
+        found: list[tuple[Deal, Trial]] = []
+        for trial, bid in self.wanted[buyer]:
+            deal = self._deal(trial, bid, asks.get(trial.seller, {}).get(buyer))
+            if deal is None or not settlement.escrow(self.round.ledger, deal):
+                break
+            found.append((deal, trial))
+        return tuple(found)
+
+    def _requested(self) -> Iterable[tuple[str, Trial]]:
+        """Yield the id and the purchase of each quote request, in the order of buyers and sellers."""
+        if self.round.terms.rule.asks:
+            for buyer in sorted(self.wanted):
+                key = partner_id(self.round.number, buyer, self.round.state.pseudonyms)
+                for trial, _ in sorted(self.wanted[buyer], key=lambda wish: wish[0].seller):
+                    yield key, trial
+
+    def _request(self, key: str, bought: Trial) -> QuoteRequest:
+        """Return a quote request that says what the disclosure policy allows.
+
+        Of the buyer, the policies ``paper`` and ``sharp`` disclose the purchased weight alone; the
+        gain is that of the seller's own single purchase from this buyer.
+        """
+        if self.round.terms.disclosure == "sealed":
+            return QuoteRequest(key, bought.layers)
+        pair = bought.seller, bought.buyer
+        own = next(trial for trial in self.round.trials if (trial.buyer, trial.seller) == pair and not trial.after)
+        return DisclosedQuote(key, bought.layers, own.alpha, bought.alpha, own.certificate.ratio)
+
+    def _deal(self, trial: Trial, bid: int, ask: int | None) -> Deal | None:
+        rule = self.round.terms.rule
+        price = None if ask is None and rule.asks else rule.price(bid, ask or 0)
+        if price is None:
+            return None
+        return Deal(
+            id=deal_id(self.round.run, self.round.number, trial.buyer, trial.seller),
+            round=self.round.number,
+            buyer=trial.buyer,
+            seller=trial.seller,
+            bid=bid,
+            ask=ask or 0,
+            price=price,
+            gain=trial.certificate.gain,
+            lower_bound=trial.certificate.lower_bound,
+            alpha=trial.alpha,
+        )
+
+
+@dataclass(frozen=True)
+class Bargain:
+    """A round whose deals are agreed and in escrow.
+
+    Attributes
+    ----------
+    round
+        The round.
+    deals
+        Buyer -> its deals, each with its trial; the last one's merged model is what is delivered.
+    notices
+        Bad asks.
+    """
+
+    round: TradingRound
+    deals: Mapping[str, tuple[tuple[Deal, Trial], ...]] = field(default_factory=dict)
+    notices: tuple[Notice, ...] = ()
+
+    @property
+    def agreed(self) -> list[Deal]:
+        """All deals of the round, buyer by buyer."""
+        return [deal for deals in self.deals.values() for deal, _ in deals]
+
+    @cached_property
+    def digests(self) -> dict[str, str]:
+        """Buyer -> SHA-256 of the merged model that it bought."""
+        return {buyer: digest(deals[-1][1].merged) for buyer, deals in self.deals.items()}
+
+    def deliver(self) -> dict[str, Delivery]:
+        """Record the deliveries, and return what each agent of the round is sent."""
+        receipts: dict[str, list[Receipt]] = {}
+        for deal in self.agreed:
+            for side, agent, partner in (("bought", deal.buyer, deal.seller), ("sold", deal.seller, deal.buyer)):
+                key = self.round.partner_id(deal, partner)
+                receipt = Receipt(key, side, self.round.state.pseudonyms[partner], deal.price)
+                receipts.setdefault(agent, []).append(receipt)
+            self.round.ledger.deliver(deal.id)
+        bought = {buyer: deals[-1][1].merged for buyer, deals in self.deals.items()}
+        return {
+            agent: Delivery(bought.get(agent), self.digests.get(agent, ""), tuple(receipts.get(agent, ())))
+            for agent in self.round.agents
+        }
+
+    def conclude(self, acknowledgements: Mapping[str, Acknowledgement | None]) -> Outcome:
+        """Return the decision on the round: settled where the buyer acknowledged, else refunded.
+
+        Parameters
+        ----------
+        acknowledgements
+            Agent -> what it says that it holds; None or missing without an answer. A purchase
+            becomes the buyer's model only with the acknowledgement of this very model.
+        """
+        state, notices = self.round.state.after(self.round.number), []
+        settled: list[str] = []
+        refunded: list[str] = []
+        for buyer, deals in self.deals.items():
+            identifiers, merged = [deal.id for deal, _ in deals], deals[-1][1].merged
+            if acknowledgements.get(buyer) == Acknowledgement(self.digests[buyer]):
+                settled += identifiers
+                state = state.with_models({buyer: merged}).with_delivery(buyer, merged)
+            else:
+                refunded += identifiers
+                state = state.with_delivery(buyer, merged, identifiers)
+                notices.append(Notice(buyer, "it did not acknowledge its purchase, which is refunded"))
+        return Outcome(tuple(settled), tuple(refunded), state, tuple(notices))

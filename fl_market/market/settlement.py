@@ -1,0 +1,46 @@
+"""Settlement: the ledger's part of a round (paper, section 3.1, step 6).
+
+A round decides first and books later: :class:`~fl_market.market.outcome.Outcome` holds the decision,
+a checkpoint keeps it, and :func:`apply` moves the money. Each step is idempotent, so that a crash
+in between changes nothing.
+"""
+
+from collections.abc import Sequence
+
+from fl_market.ledger import Deal, DealState, Ledger
+from fl_market.market.identifiers import is_deal_of
+from fl_market.market.outcome import Outcome
+
+OPEN = (DealState.AGREED, DealState.ESCROWED, DealState.DELIVERED)
+
+
+def escrow(ledger: Ledger, deal: Deal) -> bool:
+    """Record a deal and move its price into escrow; return whether the buyer's balance covered it."""
+    ledger.agree(deal)
+    return ledger.escrow(deal.id) is DealState.ESCROWED
+
+
+def apply(ledger: Ledger, outcome: Outcome) -> None:
+    """Pay the sellers of settled deals and the buyers of refunded ones."""
+    for deal in outcome.settled:
+        ledger.settle(deal)
+    for deal in outcome.refunded:
+        ledger.refund(deal)
+
+
+def trades(ledger: Ledger, runs: Sequence[str]) -> list[tuple[Deal, DealState]]:
+    """Return the deals of some runs with their states, in the order of rounds and ids."""
+    return [(deal, state) for deal, state in ledger.deals() if is_deal_of(runs, deal.id)]
+
+
+def end_open_deals(ledger: Ledger, runs: Sequence[str]) -> None:
+    """End all deals of some runs that are neither settled nor refunded: their round was lost."""
+    for deal, state in trades(ledger, runs):
+        if state in OPEN:
+            ledger.abandon(deal.id)
+
+
+def pay_late(ledger: Ledger, deals: Sequence[Deal]) -> bool:
+    """Let a buyer pay for refunded deliveries; return whether its balance covered all of them."""
+    states = [ledger.pay_late(deal.id) for deal in deals]  # also after one that was not covered
+    return all(state.paid for state in states)

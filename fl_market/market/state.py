@@ -1,0 +1,83 @@
+"""The state of a market between two rounds."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from fl_market.gains import Profile
+from fl_market.market.identifiers import Pseudonyms, with_pseudonyms
+from fl_market.parameters import StateDict
+from fl_market.permutation import Permutation
+
+DELIVERIES_KEPT = 3
+"""Deliveries to each buyer that sellers' parameters are compared with."""
+
+
+@dataclass(frozen=True)
+class MarketState:
+    """All that the next round of a market depends on.
+
+    Attributes
+    ----------
+    round
+        Number of the last concluded round; 0 before the first.
+    models
+        Agent -> the broker's record of its current model.
+    profiles
+        Agent -> the description of its objective, where it registered one.
+    delivered
+        Agent -> the last models that were delivered to it, acknowledged or not.
+    permutations
+        Pair of agents -> start of the next search for their match.
+    unacknowledged
+        Buyer -> ids of the deals of each consecutive delivery without an acknowledgement.
+    pseudonyms
+        Agent -> the name under which the others, and the log, know it.
+    runs
+        Names of the market's runs in the ledger: the first is the start, each other a resumption.
+    """
+
+    round: int = 0
+    models: Mapping[str, StateDict] = field(default_factory=dict)
+    profiles: Mapping[str, Profile] = field(default_factory=dict)
+    delivered: Mapping[str, Sequence[StateDict]] = field(default_factory=dict)
+    permutations: Mapping[tuple[str, str], Permutation] = field(default_factory=dict)
+    unacknowledged: Mapping[str, Sequence[Sequence[str]]] = field(default_factory=dict)
+    pseudonyms: Pseudonyms = field(default_factory=dict)
+    runs: Sequence[str] = ()
+
+    def with_models(self, models: Mapping[str, StateDict]) -> "MarketState":
+        """Return the state with new records of some agents' models, and a pseudonym for each."""
+        return replace(self, models={**self.models, **models}).with_pseudonyms(models)
+
+    def after(self, market_round: int) -> "MarketState":
+        """Return the state after a round."""
+        return replace(self, round=market_round)
+
+    def with_pseudonyms(self, agents: Iterable[str]) -> "MarketState":
+        """Return the state in which all of some agents have a pseudonym."""
+        return replace(self, pseudonyms=with_pseudonyms(self.pseudonyms, agents))
+
+    def with_delivery(self, buyer: str, model: StateDict, unacknowledged: Sequence[str] = ()) -> "MarketState":
+        """Return the state after a delivery.
+
+        Parameters
+        ----------
+        buyer
+            Its receiver.
+        model
+            The delivered model: the buyer may hold it even without an acknowledgement.
+        unacknowledged
+            Ids of the deals whose acknowledgement is missing; empty after an acknowledgement,
+            which clears all earlier ones.
+        """
+        kept = [*self.delivered.get(buyer, ()), model][-DELIVERIES_KEPT:]
+        state = replace(self, delivered={**self.delivered, buyer: kept})
+        if not unacknowledged:
+            return state.without_debts(buyer)
+        missing = [*self.unacknowledged.get(buyer, ()), list(unacknowledged)]
+        return replace(state, unacknowledged={**self.unacknowledged, buyer: missing})
+
+    def without_debts(self, buyer: str) -> "MarketState":
+        """Return the state in which no acknowledgement of a buyer is missing."""
+        left = {name: deals for name, deals in self.unacknowledged.items() if name != buyer}
+        return replace(self, unacknowledged=left)

@@ -1,0 +1,134 @@
+"""Admission: agents take their seats, at the first round or after a resume."""
+
+from flwr.app import ConfigRecord, RecordDict
+from flwr.serverapp import Grid
+
+from fl_market.broker import Broker
+from fl_market.errors import MarketError
+from fl_market.parameters import StateDict, check_parameters, digest
+from fl_market.protocol import IDENTIFY
+from strategies.exchange import ask, wait_for_nodes, warn
+from strategies.records import acknowledgement_in, agent_in, parameters_in, profile_in
+from strategies.seats import Seat, Seats
+
+
+class Admission:
+    """Seats the agents of one market.
+
+    Parameters
+    ----------
+    broker
+        Opens their accounts, and knows the models of agents that sat before a resume.
+    seats
+        The seats.
+    agents
+        Number of agents to wait for.
+    connect_timeout, reply_timeout
+        Seconds to wait for agents to connect, and to identify themselves.
+    bind_accounts
+        Let an account belong to the node that opened it.
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        seats: Seats,
+        *,
+        agents: int,
+        connect_timeout: float,
+        reply_timeout: float,
+        bind_accounts: bool,
+    ) -> None:
+        self._broker, self._seats, self._agents = broker, seats, agents
+        self._connect_timeout, self._reply_timeout = connect_timeout, reply_timeout
+        self._bind_accounts = bind_accounts
+
+    @property
+    def awaited(self) -> set[str]:
+        """Agents of an earlier run of the market that have no seat yet."""
+        return set(self._broker.state.models) - set(self._seats.names)
+
+    def nodes(self, grid: Grid, market_round: int, *, resumable: bool) -> list[int]:
+        """Return the connected nodes that are to train, after awaited agents took their seats again.
+
+        All agents are waited for before the first round and after a resume, any of them later.
+
+        Parameters
+        ----------
+        grid
+            Connection to the nodes.
+        market_round
+            Number of the round.
+        resumable
+            Whether earlier rounds are kept.
+
+        Raises
+        ------
+        MarketError
+            If too few agents connect in time.
+        """
+        known = sorted({*self._seats.names, *self.awaited})
+        wanted = 1 if len(self._seats) else self._agents
+        try:
+            nodes = wait_for_nodes(grid, wanted, self._connect_timeout, least=1 if known else wanted, awaited=known)
+        except MarketError as error:
+            if not resumable or market_round == 1:
+                raise
+            raise MarketError(f"{error}; rounds up to {market_round - 1} are kept: resume the run") from None
+        silent = self._reseat(grid, market_round, [node for node in nodes if node not in self._seats])
+        return [node for node in nodes if node not in silent]
+
+    def take_in(self, node: int, content: RecordDict) -> tuple[str, StateDict]:
+        """Seat the agent that replied, and return its name and the model that it trained.
+
+        Raises
+        ------
+        MarketError
+            If the reply is not one of an agent, or its model could not be loaded.
+        """
+        name = agent_in(content)
+        self._seats.check(name, node)
+        seat = self._seats.at(node)
+        profile = profile_in(content) if seat is None else None
+        model = parameters_in(content)
+        check_parameters(model, self._broker.template(name, profile))
+        held = acknowledgement_in(content)
+        if held is None:
+            raise MarketError("its reply lacks the text 'model-digest' in 'acknowledgement'")
+        if seat is None:
+            self._broker.seat(name, self._owner(node))  # before anything that a stranger says of the agent is kept
+            if profile is not None:
+                self._broker.register(name, profile)
+            seat = Seat(name, node, held.model_digest)
+            self._seats.take(seat)
+        seat.hold(held.model_digest)
+        return name, model
+
+    def who(self, node: int) -> str:
+        """Return the pseudonym of the agent at a node: the log names nobody."""
+        seat = self._seats.at(node)
+        return f"node {node}" if seat is None else self._broker.state.pseudonyms[seat.name]
+
+    def _reseat(self, grid: Grid, market_round: int, nodes: list[int]) -> set[int]:
+        """Give awaited agents their seats again, at whatever nodes they are now.
+
+        Return the nodes that did not say who they are: trained anew, an agent would lose its model.
+        """
+        if not self.awaited or not nodes:
+            return set()
+        contents = {node: RecordDict({"config": ConfigRecord({"server-round": market_round})}) for node in nodes}
+        answers, failures = ask(grid, contents, IDENTIFY, market_round, self._reply_timeout)
+        for node, answer in sorted(answers.items()):
+            try:
+                name = agent_in(answer)
+                if name in self.awaited:
+                    self._broker.seat(name, self._owner(node))
+                    self._seats.take(Seat(name, node, digest(self._broker.state.models[name])))
+            except MarketError as error:
+                failures[node] = str(error)
+        for node, reason in failures.items():
+            warn(market_round, self.who(node), reason)
+        return set(failures)
+
+    def _owner(self, node: int) -> str:
+        return str(node) if self._bind_accounts else ""

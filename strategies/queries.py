@@ -1,0 +1,55 @@
+"""Queries: private questions to some agents inside a round, and their decoded answers."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
+
+from flwr.app import ConfigRecord, RecordDict
+from flwr.serverapp import Grid
+
+from fl_market.errors import MarketError
+from fl_market.protocol import Item
+from strategies.exchange import ask
+from strategies.records import as_record
+from strategies.seats import Seats
+
+Answer = TypeVar("Answer")
+
+
+def query(
+    grid: Grid,
+    seats: Seats,
+    market_round: int,
+    message_type: str,
+    items: Mapping[str, Mapping[str, Sequence[Item]]],
+    decode: Callable[[RecordDict], Answer],
+    timeout: float,
+) -> tuple[dict[str, Answer], dict[int, str]]:
+    """Send each agent its own items, and return the answers by name and the failures by node.
+
+    Parameters
+    ----------
+    grid, seats
+        Connection to the nodes, and the agents at them.
+    market_round, message_type
+        Number of the round, and Flower's type of the message.
+    items
+        Name of a record -> agent -> items; an agent without any is not asked.
+    decode
+        Content of a reply to an answer; it raises MarketError for a bad one.
+    timeout
+        Seconds to wait for the replies.
+    """
+    contents = {}
+    for seat in seats:
+        own = {record: as_record(some[seat.name]) for record, some in items.items() if seat.name in some}
+        if own:
+            contents[seat.node] = RecordDict({"config": ConfigRecord({"server-round": market_round}), **own})
+    found, failures = ask(grid, contents, message_type, market_round, timeout)
+    answers: dict[str, Answer] = {}
+    for seat in seats:
+        try:
+            if seat.node in found:
+                answers[seat.name] = decode(found[seat.node])
+        except MarketError as error:
+            failures[seat.node] = str(error)
+    return answers, failures

@@ -1,0 +1,161 @@
+"""Flower's records as the market's types: agents' replies are decoded, messages to agents encoded.
+
+A sender may be broken or hostile: whatever cannot be decoded is a MarketError of one clause about
+the sender.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from flwr.app import ArrayRecord, ConfigRecord, RecordDict
+
+from fl_market.errors import MarketError
+from fl_market.gains import Profile
+from fl_market.market.outcome import Acknowledgement
+from fl_market.parameters import StateDict
+from fl_market.protocol import Ask, Bid, Item, from_columns, to_columns
+from strategies.history import number_in
+
+
+def text_in(content: RecordDict, record: str, key: str) -> str:
+    """Return a text of a reply.
+
+    Raises
+    ------
+    MarketError
+        If it is missing, empty, or no text.
+    """
+    value = content.config_records[record].get(key) if record in content.config_records else None
+    if not isinstance(value, str) or not value:
+        raise MarketError(f"its reply lacks the text {key!r} in {record!r}")
+    return value
+
+
+def agent_in(content: RecordDict) -> str:
+    """Return the name that a reply carries."""
+    return text_in(content, "agent", "name")
+
+
+def acknowledgement_in(content: RecordDict | None) -> Acknowledgement | None:
+    """Return what a reply says of the model that the agent holds, or None where it says nothing."""
+    try:
+        return None if content is None else Acknowledgement(text_in(content, "acknowledgement", "model-digest"))
+    except MarketError:
+        return None
+
+
+def parameters_in(content: RecordDict) -> StateDict:
+    """Return the parameters of a training reply.
+
+    Raises
+    ------
+    MarketError
+        If there is not exactly one set, or it cannot be read.
+    """
+    records = [record for name, record in content.array_records.items() if name != "validation"]
+    if len(records) != 1:
+        raise MarketError(f"its reply must have one set of parameters; got {len(records)}")
+    return tensors_in(records[0])
+
+
+def tensors_in(record: ArrayRecord) -> StateDict:
+    """Return the tensors of a record.
+
+    Raises
+    ------
+    MarketError
+        If they cannot be read.
+    """
+    try:
+        return record.to_torch_state_dict()
+    except Exception as error:  # whatever a broken or hostile sender put in
+        raise MarketError(f"its parameters cannot be read: {error}") from error
+
+
+def profile_in(content: RecordDict) -> Profile | None:
+    """Return the description of an agent's objective, or None without one.
+
+    Raises
+    ------
+    MarketError
+        If a part of it has the wrong type.
+    """
+    if "profile" not in content.config_records:
+        return None
+    record = content.config_records["profile"]
+    labels, weights = record.get("labels", []), record.get("class-weights", [])
+    if not isinstance(weights, list) or not all(isinstance(weight, float) for weight in weights):
+        raise MarketError("the class weights of its profile must be a list of numbers")
+    if not isinstance(labels, list) or not all(type(label) is int for label in labels):
+        raise MarketError("the labels of its profile must be a list of whole numbers")
+    validation = None
+    if "validation" in content.array_records:
+        tensors = tensors_in(content.array_records["validation"])
+        if set(tensors) != {"inputs", "targets"}:
+            raise MarketError("its validation data must be inputs and targets")
+        validation = tensors["inputs"], tensors["targets"]
+    return Profile(tuple(int(str(label)) for label in labels), tuple(float(str(w)) for w in weights), validation)
+
+
+def bids_in(content: RecordDict) -> list[Bid]:
+    """Return a buyer's bids; none where it declines.
+
+    Raises
+    ------
+    MarketError
+        If the record does not hold bids.
+    """
+    return from_columns(Bid, content.config_records.get("bids", {}))
+
+
+def asks_in(content: RecordDict) -> list[Ask]:
+    """Return a seller's asks; none where it declines.
+
+    Raises
+    ------
+    MarketError
+        If the record does not hold asks.
+    """
+    return from_columns(Ask, content.config_records.get("asks", {}))
+
+
+def agrees_in(content: RecordDict) -> bool:
+    """Return whether a reply agrees to a late payment."""
+    return "payment" in content.config_records and content.config_records["payment"].get("agreed") is True
+
+
+def numbers_in(contents: Iterable[RecordDict], key: str) -> list[float]:
+    """Return a metric of all replies that have it, in an order that does not depend on their arrival."""
+    found = (number_in(content, key) for content in contents)
+    return sorted(value for value in found if value is not None)
+
+
+def as_record(items: Sequence[Item]) -> ConfigRecord:
+    """Return a record of some items of one kind."""
+    return ConfigRecord(to_columns(items))
+
+
+def message_content(
+    config: Mapping[str, object], server_round: int, *, digest: str | None = None, model: StateDict | None = None
+) -> RecordDict:
+    """Return a message's content for one agent.
+
+    Parameters
+    ----------
+    config
+        Configuration that all agents are sent.
+    server_round
+        Number of the round.
+    digest
+        SHA-256 of the model that the agent is to hold; None for an agent that has to register.
+    model
+        Parameters, where the agent's own copy is not known to be the same.
+    """
+    own = ConfigRecord({**config, "server-round": server_round})  # type: ignore[dict-item]
+    if digest is None:
+        own["register"] = True
+    else:
+        own["model-digest"] = digest
+    content = RecordDict({"config": own})
+    if model is not None:
+        content["arrays"] = ArrayRecord(dict(model))
+    return content

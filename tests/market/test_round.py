@@ -1,0 +1,382 @@
+"""The trading rules of one round, step by step and without any message."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from fl_market.broker import Broker, Terms
+from fl_market.errors import MarketError
+from fl_market.gains import Certificate
+from fl_market.ledger import ESCROW, Deal, DealState, Ledger
+from fl_market.market import settlement
+from fl_market.market.outcome import Acknowledgement
+from fl_market.market.round import TradingRound
+from fl_market.market.state import MarketState
+from fl_market.market.trials import Trial
+from fl_market.parameters import digest
+from fl_market.protocol import Ask, Bid
+
+NAMES = ("A", "B", "C", "D")
+MODELS = {name: {"w": torch.full((2,), float(place))} for place, name in enumerate(NAMES)}
+
+
+def certificate(gain=0.5, lower_bound=0.1):
+    return Certificate(gain, lower_bound, 0.95, 1.0, 1.0 - gain, 100)
+
+
+def trial(buyer, seller, after=(), **certified):
+    merged = {"w": MODELS[buyer]["w"] + 0.25 + sum(map(ord, (*after, seller)))}
+    return Trial(buyer, seller, "all", 0.25, certificate(**certified), merged, tuple(after))
+
+
+def opened(*trials, endowment=1000, state=None, **terms):
+    """A round of four agents with some tried purchases."""
+    ledger = Ledger.open()
+    for name in NAMES:
+        ledger.open_account(name, endowment)
+    state = (state or MarketState(runs=("run",))).with_models(MODELS)
+    return TradingRound(7, "run", Terms(**({"pricing": "nash"} | terms)), ledger, state, NAMES, trials)
+
+
+def bid(trading, buyer, amounts, sellers=("B",)):
+    """Bids on an offer and the incremental purchases on top of it."""
+    keys = {}
+    for offer in trading.offers[buyer]:
+        seller = next(name for name, known in trading.state.pseudonyms.items() if known == offer.seller)
+        keys.setdefault(seller, []).append(offer)
+    chosen = [next(o for o in keys[seller] if bool(o.after) == bool(place)) for place, seller in enumerate(sellers)]
+    return [Bid(offer.id, amount) for offer, amount in zip(chosen, amounts, strict=True)]
+
+
+def asked(bidding, amount):
+    return {seller: [Ask(request.id, amount) for request in some] for seller, some in bidding.requests.items()}
+
+
+def bargained(trading, bids, ask=0):
+    bidding = trading.accept_bids(bids)
+    return bidding.accept_asks(asked(bidding, ask))
+
+
+def settled(ledger):
+    return [deal.id for deal, state in ledger.deals() if state is DealState.SETTLED]
+
+
+def test_a_whole_round():
+    trading = opened(trial("A", "B"))
+    bidding = trading.accept_bids({"A": bid(trading, "A", [900])})
+    assert {seller: len(some) for seller, some in bidding.requests.items()} == {"B": 1}
+    bargain = bidding.accept_asks(asked(bidding, 101))
+    ((deal, bought),) = bargain.deals["A"]
+    assert (deal.id, deal.bid, deal.ask, deal.price) == ("run/7/A/B", 900, 101, 500), "the midpoint, rounded down"
+    assert (deal.gain, deal.lower_bound, deal.alpha) == (0.5, 0.1, 0.25)
+    assert trading.ledger.balances() | {"A": 500, ESCROW: 500} == trading.ledger.balances()
+    deliveries = bargain.deliver()
+    assert set(deliveries) == set(NAMES)
+    assert deliveries["A"].purchase is bought.merged
+    assert [(r.side, r.price) for r in deliveries["B"].receipts] == [("sold", 500)]
+    assert deliveries["C"].purchase is None
+    assert deliveries["C"].receipts == ()
+    outcome = bargain.conclude({name: delivery.acknowledge() for name, delivery in deliveries.items()})
+    assert outcome.settled == ("run/7/A/B",)
+    assert outcome.models["A"] is bought.merged
+    assert settled(trading.ledger) == [], "a decision moves no money"
+    settlement.apply(trading.ledger, outcome)
+    settlement.apply(trading.ledger, outcome)
+    assert trading.ledger.balance("B") == 1500
+    assert trading.ledger.verify() == []
+
+
+@pytest.mark.parametrize("answer", [None, Acknowledgement("0" * 64), Acknowledgement(digest(MODELS["A"]))])
+def test_without_the_acknowledgement_of_the_purchase_the_buyer_is_refunded_and_keeps_its_model(answer):
+    trading = opened(trial("A", "B"))
+    bargain = bargained(trading, {"A": bid(trading, "A", [900])})
+    bargain.deliver()
+    outcome = bargain.conclude({"A": answer})
+    assert (outcome.settled, outcome.refunded) == ((), ("run/7/A/B",))
+    assert outcome.models["A"] is MODELS["A"]
+    assert outcome.state.unacknowledged == {"A": [["run/7/A/B"]]}
+    assert [notice.agent for notice in outcome.notices] == ["A"]
+    settlement.apply(trading.ledger, outcome)
+    assert trading.ledger.balances() | dict.fromkeys(NAMES, 1000) == trading.ledger.balances()
+
+
+def test_a_merged_model_is_in_no_state_before_it_is_acknowledged():
+    trading = opened(trial("A", "B"))
+    bargain = bargained(trading, {"A": bid(trading, "A", [900])})
+    bargain.deliver()
+    assert bargain.round.state.models["A"] is MODELS["A"]
+
+
+def test_offers_are_private_and_certified_and_hold_no_names():
+    trading = opened(trial("A", "B"), trial("A", "C", lower_bound=0.0), trial("B", "A"))
+    assert {buyer: len(some) for buyer, some in trading.offers.items()} == {"A": 1, "B": 1}
+    (offer,) = trading.offers["A"]
+    assert offer.seller == trading.state.pseudonyms["B"] != "B"
+    assert offer.id == f"7/{offer.seller}"
+
+
+@pytest.mark.parametrize(
+    ("bids", "complaint"),
+    [
+        ([Bid("7/agent-nobody", 5)], "not one of its own"),
+        ([Bid("", 5)], "not one of its own"),
+        ("two singles", "more than one offer"),
+        ("the same twice", "more than one offer"),
+        ("negative", "at least 0"),
+        ("huge", "below"),
+    ],
+)
+def test_a_bad_bid_is_no_bid_and_costs_nobody_else(bids, complaint):
+    trading = opened(trial("A", "B"), trial("A", "C"), trial("B", "C"))
+    single = bid(trading, "A", [10])[0]
+    bids = (
+        {
+            "two singles": [*bid(trading, "A", [10]), *bid(trading, "A", [10], ["C"])],
+            "the same twice": [single, single],
+            "negative": [replace(single, amount=-1)],
+            "huge": [replace(single, amount=2**62)],
+        }.get(bids, bids)
+        if isinstance(bids, str)
+        else bids
+    )
+    bidding = trading.accept_bids({"A": bids, "B": bid(trading, "B", [10], ["C"])})
+    assert list(bidding.wanted) == ["B"]
+    (notice,) = bidding.notices
+    assert notice.agent == "A"
+    assert complaint in notice.text
+
+
+def test_an_offer_of_another_buyer_cannot_be_bid_on():
+    trading = opened(trial("A", "B"), trial("C", "B"))
+    theirs = bid(trading, "A", [10])
+    assert trading.accept_bids({"D": theirs}).wanted == {}
+    assert list(trading.accept_bids({"A": theirs}).wanted) == ["A"]
+
+
+@pytest.mark.parametrize(
+    "asks",
+    [lambda key: [], lambda key: [Ask("x", 0)], lambda key: [Ask(key, 901)], lambda key: [Ask(key, -1)]],
+)
+def test_without_an_ask_that_the_bid_covers_there_is_no_deal(asks):
+    trading = opened(trial("A", "B"), trial("B", "A"))
+    bidding = trading.accept_bids({"A": bid(trading, "A", [900]), "B": bid(trading, "B", [900], ["A"])})
+    good = asked(bidding, 100)
+    bargain = bidding.accept_asks(good | {"B": asks(bidding.requests["B"][0].id)})
+    assert list(bargain.deals) == ["B"]
+
+
+def test_a_rule_without_asks_requests_none_and_nobody_pays():
+    trading = opened(trial("A", "B"), pricing="free")
+    bidding = trading.accept_bids({"A": bid(trading, "A", [900])})
+    assert bidding.requests == {}
+    ((deal, _),) = bidding.accept_asks({}).deals["A"]
+    assert deal.price == 0
+    assert trading.ledger.state(deal.id) is DealState.ESCROWED
+
+
+def test_a_purchase_beyond_the_balance_is_void():
+    trading = opened(trial("A", "B"), endowment=400)
+    bargain = bargained(trading, {"A": bid(trading, "A", [900])})
+    assert bargain.deals == {}
+    assert [state for _, state in trading.ledger.deals()] == [DealState.VOID]
+    assert trading.ledger.balance("A") == 400
+
+
+@pytest.mark.parametrize("disclosure", ["sealed", "paper", "sharp"])
+def test_a_quote_request_tells_what_the_disclosure_policy_allows(disclosure):
+    own = replace(trial("B", "A", gain=0.2), alpha=0.75)
+    trading = opened(trial("A", "B"), own, disclosure=disclosure)
+    (request,) = trading.accept_bids({"A": bid(trading, "A", [900])}).requests["B"]
+    told = {"id": f"7/{trading.state.pseudonyms['A']}", "layers": "all"}
+    if disclosure != "sealed":
+        told |= {"alpha": 0.75, "beta": 0.25, "gain": pytest.approx(1.25)}
+    assert vars(request) == told
+
+
+def test_a_bundle_is_bought_link_by_link():
+    chain = trial("A", "B"), trial("A", "C", after=("B",)), trial("A", "D", after=("B", "C"))
+    trading = opened(*chain)
+    bidding = trading.accept_bids({"A": bid(trading, "A", [300, 200, 100], ["B", "C", "D"])})
+    asks = asked(bidding, 50)
+    bargain = bidding.accept_asks(asks)
+    assert [(deal.seller, deal.price) for deal, _ in bargain.deals["A"]] == [("B", 175), ("C", 125), ("D", 75)]
+    assert bargain.deliver()["A"].purchase is chain[-1].merged
+    for missing, bought in (("B", []), ("C", ["B"]), ("D", ["B", "C"])):
+        trading = opened(*chain, state=trading.state)
+        bidding = trading.accept_bids({"A": bid(trading, "A", [300, 200, 100], ["B", "C", "D"])})
+        left = {seller: some for seller, some in asked(bidding, 50).items() if seller != missing}
+        assert [deal.seller for deal, _ in bidding.accept_asks(left).deals.get("A", ())] == bought
+
+
+def test_an_incremental_purchase_alone_cannot_be_bid_on():
+    trading = opened(trial("A", "B"), trial("A", "C", after=("B",)))
+    (top,) = [offer for offer in trading.offers["A"] if offer.after]
+    bidding = trading.accept_bids({"A": [Bid(top.id, 10)]})
+    assert bidding.wanted == {}
+    assert "more than one offer" in bidding.notices[0].text
+
+
+def test_missing_acknowledgements_cost_the_right_to_buy_until_they_are_paid_for():
+    state = MarketState(runs=("run",))
+    trading = opened(trial("A", "B"), unpaid_deliveries=2)
+    ledger = trading.ledger
+    for number in (1, 2):
+        trading = replace(trading, number=number, state=state.with_models(MODELS))
+        assert trading.debts == {}
+        bargain = bargained(trading, {"A": bid(trading, "A", [100])}, ask=60)
+        bargain.deliver()
+        outcome = bargain.conclude({})
+        settlement.apply(ledger, outcome)
+        state = outcome.state
+    trading = replace(trading, number=3, state=state)
+    assert trading.offers == {}
+    (debts,) = trading.debts.values()
+    assert [debt.price for debt in debts] == [80, 80]
+    refused = trading.collect_debts({})
+    assert refused.offers == {}
+    assert [notice.agent for notice in refused.notices] == ["A"]
+    paid = trading.collect_debts({"A": True})
+    assert list(paid.offers) == ["A"]
+    assert paid.debts == {}
+    assert ledger.balance("B") == 1160
+    assert ledger.verify() == []
+
+
+def test_an_acknowledgement_clears_the_missing_ones():
+    state = MarketState().with_delivery("A", MODELS["A"], ["x"]).with_delivery("A", MODELS["A"], ["y"])
+    assert state.unacknowledged == {"A": [["x"], ["y"]]}
+    assert state.with_delivery("A", MODELS["B"]).unacknowledged == {}
+
+
+def test_the_last_deliveries_are_remembered():
+    state = MarketState()
+    for model in (*MODELS.values(), *MODELS.values()):
+        state = state.with_delivery("A", model)
+    assert [model is known for model, known in zip(state.delivered["A"], list(MODELS.values())[1:], strict=True)]
+
+
+def test_public_prices_are_those_of_paid_deals():
+    trading = opened(trial("A", "B"), trial("C", "D"))
+    bargain = bargained(trading, {"A": bid(trading, "A", [100]), "C": bid(trading, "C", [50], ["D"])})
+    deliveries = bargain.deliver()
+    settlement.apply(trading.ledger, bargain.conclude({"A": deliveries["A"].acknowledge()}))
+    bidding = replace(trading, number=8).accept_bids({})
+    assert [price.amount for price in bidding.public_prices] == [50]
+
+
+def test_open_deals_of_a_lost_round_are_ended_and_nobody_else_s():
+    trading = opened(trial("A", "B"), trial("B", "C"), trial("C", "A"))
+    bids = {buyer: bid(trading, buyer, [100], [seller]) for buyer, seller in (("A", "B"), ("B", "C"))}
+    bargained(trading, bids).deliver()
+    other = Deal("other/7/C/A", 7, "C", "A", 100, 0, 50, 0.5, 0.1, 0.25)
+    settlement.escrow(trading.ledger, other)
+    settlement.end_open_deals(trading.ledger, ["run"])
+    states = {deal.id: state for deal, state in trading.ledger.deals()}
+    assert states == {
+        "run/7/A/B": DealState.REFUNDED,
+        "run/7/B/C": DealState.REFUNDED,
+        "other/7/C/A": DealState.ESCROWED,
+    }
+
+
+def test_the_order_of_a_mapping_changes_nothing():
+    trials = trial("A", "B"), trial("B", "C"), trial("C", "A")
+    books = []
+    for order in (1, -1):
+        trading = opened(*trials)
+        bids = {buyer: bid(trading, buyer, [100], [s]) for buyer, s in (("A", "B"), ("B", "C"), ("C", "A"))}
+        bidding = trading.accept_bids(dict(list(bids.items())[::order]))
+        bargain = bidding.accept_asks(dict(list(asked(bidding, 10).items())[::order]))
+        bargain.deliver()
+        books.append([(entry.step, entry.deal, entry.amount) for entry in trading.ledger.entries()])
+    assert books[0] == books[1]
+
+
+# -- with a real broker ---------------------------------------------------------------------------
+
+
+def blobs(count, seed):
+    """Three classes around three centres."""
+    generator = torch.Generator().manual_seed(seed)
+    centres = torch.randn(3, 6, generator=torch.Generator().manual_seed(99)) * 1.2
+    targets = torch.randint(0, 3, (count,), generator=generator)
+    return centres[targets] + torch.randn(count, 6, generator=generator), targets
+
+
+def build():
+    return nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 3))
+
+
+@pytest.fixture(scope="module")
+def beginners():
+    """Each has seen thirty samples only: everybody gains from everybody."""
+    models = {}
+    for seed, name in enumerate("ABC", start=1):
+        torch.manual_seed(seed)
+        model, (inputs, targets) = build(), blobs(30, seed)
+        optimiser = torch.optim.Adam(model.parameters(), lr=0.01)
+        for _ in range(40):
+            optimiser.zero_grad()
+            nn.functional.cross_entropy(model(inputs), targets).backward()
+            optimiser.step()
+        models[name] = {name: tensor.detach() for name, tensor in model.state_dict().items()}
+    return models
+
+
+def broker(**terms):
+    made = Broker(build(), nn.CrossEntropyLoss(reduction="none"), blobs(600, 7), blobs(600, 8), terms=Terms(**terms))
+    for agent in "ABC":
+        made.seat(agent)
+    return made
+
+
+def test_an_incremental_purchase_has_a_marginal_gain(beginners):
+    trading = broker(max_purchases=2).open_round(beginners)
+    (added,) = [trial for trial in trading.trials if trial.buyer == "A" and trial.after]
+    first = next(t for t in trading.trials if (t.buyer, t.seller) == ("A", added.after[0]) and not t.after)
+    assert {added.seller, first.seller} == {"B", "C"}
+    assert added.certificate.loss_before == pytest.approx(first.certificate.loss_after)
+    assert added.certificate.loss_after < first.certificate.loss_after
+
+
+def test_identical_sellers_make_no_bundle(beginners):
+    models = {"A": beginners["A"], "B": beginners["B"], "C": beginners["B"]}
+    trials = broker(max_purchases=3).open_round(models).trials
+    alone = max(trial.certificate.gain for trial in trials if trial.buyer == "A" and not trial.after)
+    added = [trial.certificate.gain for trial in trials if trial.buyer == "A" and trial.after]
+    assert sum(added) < 0.02 * alone
+
+
+def test_a_market_goes_on_from_a_concluded_round(beginners):
+    made = broker(pricing="free")
+    for number in (1, 2):
+        trading = made.open_round(beginners)
+        assert trading.number == number
+        bidding = trading.accept_bids({buyer: [Bid(some[0].id, 0)] for buyer, some in trading.offers.items()})
+        bargain = bidding.accept_asks({})
+        deliveries = bargain.deliver()
+        made.conclude(bargain.conclude({name: delivery.acknowledge() for name, delivery in deliveries.items()}))
+    assert made.state.round == 2
+    assert len(made.trades) == len(settled(made.ledger)) > 2
+    assert set(made.state.permutations) == {("A", "B"), ("A", "C"), ("B", "C")}
+    assert made.ledger.verify() == []
+
+
+def test_a_round_without_trade_delivers_nothing(beginners):
+    made = broker()
+    trading = made.open_round(beginners, trades=False)
+    assert trading.trials == ()
+    assert trading.offers == {}
+    bargain = trading.accept_bids({}).accept_asks({})
+    assert {delivery.purchase for delivery in bargain.deliver().values()} == {None}
+    assert bargain.conclude({}).models == beginners
+
+
+def test_an_amount_that_nobody_can_pay():
+    from fl_market.market.answers import check_amount
+
+    for amount in (-1, 2**62, 2**70):
+        with pytest.raises(MarketError, match="a bid or an ask"):
+            check_amount(amount)
