@@ -65,7 +65,7 @@ class Agent:
     @property
     def batch_size(self) -> int:
         """Samples in a batch of local training."""
-        return self.options.batch_size or self.data.task.batch_size
+        return self.options.training.batch_size or self.data.task.batch_size
 
     @property
     def disk(self) -> AgentDisk | None:
@@ -76,7 +76,7 @@ class Agent:
         MarketError
             If the folder cannot be created.
         """
-        folder = self.options.agent_dir
+        folder = self.options.agent.agent_dir
         return AgentDisk(Path(folder) / self.name) if folder else None
 
     @property

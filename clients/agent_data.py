@@ -51,13 +51,13 @@ def load_agent_data(options: Configuration, index: int) -> AgentData:
     whole = options.load_task()
     task = whole.restricted_to(options.label_set)
     training, validation = task.agents[index], None
-    if options.local_data:
-        training = read_local_data(options.local_data, whole)
+    if options.agent.local_data:
+        training = read_local_data(options.agent.local_data, whole)
         training = with_labels(training, options.label_set) if options.label_set else training
-    if options.validation_samples:
-        training, validation = _hold_out(training, options.validation_samples, options.seed, index)
+    if options.agent.validation_samples:
+        training, validation = _hold_out(training, options.agent.validation_samples, options.run.seed, index)
     labels = options.label_set or tuple(range(task.classes))
-    return AgentData(task, training, validation, class_weights(options.profile, training[1], labels))
+    return AgentData(task, training, validation, class_weights(options.agent.profile, training[1], labels))
 
 
 def pooled(task: Task) -> Batch:

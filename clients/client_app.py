@@ -71,7 +71,7 @@ def answer_debts(message: Message, context: Context) -> Message:
 def answer_quotes(message: Message, context: Context) -> Message:
     """Ask a price for the agent's own parameters."""
     agent, columns = Agent.at(context), _columns(message, "quotes")
-    if agent.options.disclosure == "sealed":
+    if agent.options.market.disclosure == "sealed":
         public = from_columns(PublicPrice, _columns(message, "prices"))
         asks = ask(agent, from_columns(QuoteRequest, columns), public)
     else:

@@ -17,7 +17,7 @@ from fl_market.seeds import reproducible
 
 def initial_model(agent: Agent, *, common: bool) -> nn.Module:
     """Return an untrained model: the initialisation common to all agents, or the agent's own."""
-    return agent.data.task.initial_model(agent.options.seed, None if common else agent.name)
+    return agent.data.task.initial_model(agent.options.run.seed, None if common else agent.name)
 
 
 def local_update(
@@ -48,7 +48,7 @@ def local_update(
     training = pooled(task) if on_pooled_data else data.training
     with (
         named_faults(f"training on the task {task.name}"),
-        reproducible(options.seed, "local-training", agent.index),
+        reproducible(options.run.seed, "local-training", agent.index),
     ):
         model, optimiser = _resumed(agent, common_start)
         loss = train(
@@ -56,9 +56,9 @@ def local_update(
             optimiser,
             task.criterion,
             training,
-            epochs=options.local_epochs,
+            epochs=options.training.local_epochs,
             batch_size=agent.batch_size,
-            seed=options.seed,
+            seed=options.run.seed,
             purpose=("batches", agent.index, market_round),
             augment=task.augment,
             proximal_mu=proximal_mu,
@@ -77,7 +77,9 @@ def _resumed(agent: Agent, common_start: bool) -> tuple[nn.Module, torch.optim.O
     else:
         model = initial_model(agent, common=common_start)
     model.to(options.hardware.device)
-    optimiser = make_optimiser(model, options.optimiser, options.learning_rate, options.momentum)
+    optimiser = make_optimiser(
+        model, options.training.optimiser, options.training.learning_rate, options.training.momentum
+    )
     if (remembered := agent.state.optimiser) is not None:
         optimiser.load_state_dict(remembered)
     return model, optimiser
@@ -103,7 +105,7 @@ def adapt_to(agent: Agent, common: StateDict, market_round: int) -> None:
     options, data, hardware = agent.options, agent.data, agent.options.hardware
     with (
         named_faults(f"adaptive aggregation on the task {data.task.name}"),
-        reproducible(options.seed, "adaptive-aggregation", agent.index),
+        reproducible(options.run.seed, "adaptive-aggregation", agent.index),
     ):
         adapted, shares = adapt(
             data.task.build_model().to(hardware.device),
@@ -113,7 +115,7 @@ def adapt_to(agent: Agent, common: StateDict, market_round: int) -> None:
             agent.state.shares,
             data.training,
             batch_size=agent.batch_size,
-            seed=options.seed,
+            seed=options.run.seed,
             purpose=("adaptive-data", agent.index, market_round),
             hardware=hardware,
         )
@@ -133,7 +135,7 @@ def evaluate_models(agent: Agent, states: Sequence[StateDict]) -> MetricRecord:
     task = data.task
     with (
         named_faults(f"the test on the task {task.name}"),
-        reproducible(agent.options.seed, "evaluation", agent.index),
+        reproducible(agent.options.run.seed, "evaluation", agent.index),
     ):
         models = []
         for state in states:

@@ -23,7 +23,7 @@ def private_training(message: Message, context: Context, call_next: ClientAppCal
     round the broker knows the initialisation, which says nothing of the agent's data.
     """
     agent = Agent.at(context)
-    privacy = parse_local_privacy(agent.options.local_privacy)
+    privacy = parse_local_privacy(agent.options.agent.local_privacy)
     if privacy is None:
         return call_next(message, context)
 

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from clients.agent import Agent
+from fl_market.catalogue import find_valuation
 from fl_market.configuration import Configuration
-from fl_market.pricing import Prior, micro_credits, parse_prior, parse_rule
+from fl_market.pricing import Prior, micro_credits, parse_prior
 from fl_market.protocol import Ask, Bid, Debt, DisclosedQuote, Offer, PublicPrice, QuoteRequest
-from fl_market.valuation import VALUATIONS, Valuation, decide, value, value_disclosed
+from fl_market.valuation import Valuation, decide, value, value_disclosed
 
 
 def bid(agent: Agent, offers: Sequence[Offer]) -> list[Bid]:
@@ -19,10 +20,10 @@ def bid(agent: Agent, offers: Sequence[Offer]) -> list[Bid]:
         If the valuation of an offer is no amount that can be paid.
     """
     options = agent.options
-    most_each = micro_credits(options.purchase_limit) if options.purchase_limit else None
+    most_each = micro_credits(options.agent.purchase_limit) if options.agent.purchase_limit else None
     most_in_all = None
-    if options.spending_limit:
-        most_in_all = max(0, micro_credits(options.spending_limit) - agent.spent)
+    if options.agent.spending_limit:
+        most_in_all = max(0, micro_credits(options.agent.spending_limit) - agent.spent)
     return decide(offers, _valuation(options), most_each, most_in_all)
 
 
@@ -44,7 +45,7 @@ def ask(agent: Agent, requests: Sequence[QuoteRequest], public: Sequence[PublicP
         If no price is best under the prior.
     """
     options = agent.options
-    return _reserved(agent, value(requests, _prior(agent, public), options.cost, options.bid_scale))
+    return _reserved(agent, value(requests, _prior(agent, public), options.agent.cost, options.agent.bid_scale))
 
 
 def ask_disclosed(agent: Agent, requests: Sequence[DisclosedQuote]) -> list[Ask]:
@@ -56,7 +57,8 @@ def ask_disclosed(agent: Agent, requests: Sequence[DisclosedQuote]) -> list[Ask]
         If a disclosed number is out of its range.
     """
     options = agent.options
-    return _reserved(agent, value_disclosed(requests, options.disclosure, options.cost, options.bid_scale))
+    own = options.agent
+    return _reserved(agent, value_disclosed(requests, options.market.disclosure, own.cost, own.bid_scale))
 
 
 def agrees_to_pay(agent: Agent, debts: Sequence[Debt]) -> bool:
@@ -66,21 +68,22 @@ def agrees_to_pay(agent: Agent, debts: Sequence[Debt]) -> bool:
 
 
 def _valuation(options: Configuration) -> Valuation:
-    return VALUATIONS[getattr(options, "valuation", "gain")](options.bid_scale)
+    valuation: Valuation = find_valuation(options.agent.valuation, options.agent.bid_scale)
+    return valuation
 
 
 def _prior(agent: Agent, public: Sequence[PublicPrice]) -> Prior:
     """Return the learned prior, if the agent wants one and trades are enough; else its own."""
     options = agent.options
     learned = None
-    if options.learn_prior:
-        learned = agent.state.quotes.learned_prior(parse_rule(options.pricing), options.bid_scale, public)
-    return learned or parse_prior(options.prior)
+    if options.agent.learn_prior:
+        learned = agent.state.quotes.learned_prior(options.market.rule, options.agent.bid_scale, public)
+    return learned or parse_prior(options.agent.prior)
 
 
 def _reserved(agent: Agent, asks: Sequence[Ask]) -> list[Ask]:
     """Return the asks, each at least the reserve price, and remember them."""
-    reserve = micro_credits(agent.options.reserve_price)
+    reserve = micro_credits(agent.options.agent.reserve_price)
     raised = [replace(ask, amount=max(ask.amount, reserve)) for ask in asks]
     agent.state.quotes = agent.state.quotes.with_asks(raised)
     return raised

@@ -1,5 +1,9 @@
-"""The one exception that is meant for people: its message is a clear sentence and no traceback is needed."""
+"""Errors that are meant for users: one sentence that names what was wrong and what is accepted."""
 
 
 class MarketError(Exception):
-    """Something that the user, or an agent, can put right; the message says what was wrong and what is accepted."""
+    """Something a user can put right."""
+
+
+class OptionError(MarketError):
+    """An option or an argument that is invalid; the command line exits with 2 on it."""

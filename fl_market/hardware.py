@@ -7,9 +7,6 @@ from torch import Tensor
 
 from fl_market.errors import MarketError
 
-DEVICES = ("auto", "cpu", "cuda")
-PRECISIONS = ("auto", "float32", "bfloat16")
-
 
 @dataclass(frozen=True)
 class Hardware:

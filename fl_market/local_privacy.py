@@ -1,10 +1,11 @@
-"""How an agent blurs what it gives away of its model; Flower's own modifier does it."""
+"""Local differential privacy: clips an agent's update and adds Gaussian noise, by Flower's own modifier."""
 
 import math
-import re
 from dataclasses import astuple, dataclass
 
-from fl_market.errors import MarketError
+from fl_market.catalogue import LOCAL_PRIVACY
+from fl_market.errors import OptionError
+from fl_market.plugins import find
 
 
 @dataclass(frozen=True)
@@ -14,11 +15,16 @@ class LocalPrivacy:
     Attributes
     ----------
     clipping_norm
-        Euclidean norm that the update of a round is clipped to.
+        Largest Euclidean norm of the update of a round.
     sensitivity
-        Of the parameters to one sample.
+        Sensitivity of the parameters to one sample.
     epsilon, delta
-        The privacy budget of one round. The noise has the deviation sensitivity · √(2 ln(1.25 / δ)) / ε.
+        Privacy budget of one round. The noise has the deviation sensitivity · √(2 ln(1.25 / δ)) / ε.
+
+    Raises
+    ------
+    OptionError
+        If a number is not above 0, or delta is not below 1.
     """
 
     clipping_norm: float
@@ -26,25 +32,24 @@ class LocalPrivacy:
     epsilon: float
     delta: float
 
+    def __post_init__(self) -> None:
+        if not (all(0 < number < math.inf for number in astuple(self)) and self.delta < 1):
+            raise OptionError("all numbers must be above 0, and delta below 1")
+
+
+MECHANISMS = {"gaussian": LocalPrivacy}
+"""The mechanisms by name."""
+
 
 def parse_local_privacy(text: str) -> LocalPrivacy | None:
-    """Return what a text such as ``"gaussian(1.0, 0.0001, 8, 1e-5)"`` names; None for an empty one.
+    """Return the mechanism in a text such as ``"gaussian(1.0, 0.0001, 8, 1e-5)"``; None for an empty text.
 
     Raises
     ------
-    MarketError
-        If the text is neither.
+    OptionError
+        If the text names no mechanism, or its numbers do not fit.
     """
     if not text:
         return None
-    found = re.fullmatch(r"\s*gaussian\s*\(([^()]*)\)\s*", text)
-    try:
-        if found is not None:
-            privacy = LocalPrivacy(*(float(number) for number in found[1].split(",")))
-            if all(0 < number < math.inf for number in astuple(privacy)) and privacy.delta < 1:
-                return privacy
-    except (TypeError, ValueError):
-        pass
-    raise MarketError(
-        f"unknown local privacy {text!r}; accepted is gaussian(clipping_norm, sensitivity, epsilon, delta), all above 0"
-    )
+    mechanism: LocalPrivacy = find(LOCAL_PRIVACY, text)
+    return mechanism

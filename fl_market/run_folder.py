@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 from fl_market.configuration import Configuration
 from fl_market.errors import MarketError
 from fl_market.files import write_whole
+from fl_market.plugins import label
 from fl_market.reports.results import ArmResult
 
 RESULTS = "results.json"
@@ -25,12 +26,12 @@ LEDGER = "FL_MARKET_LEDGER"
 
 def ledger_path(out_dir: Path, arm: str) -> Path:
     """Return the path of an arm's ledger."""
-    return out_dir / f"ledger-{arm}.db"
+    return out_dir / f"ledger-{label(arm)}.db"
 
 
 def checkpoints_path(out_dir: Path, arm: str) -> Path:
     """Return the folder of an arm's checkpoints."""
-    return out_dir / f"checkpoints-{arm}"
+    return out_dir / f"checkpoints-{label(arm)}"
 
 
 def ledger_url(configuration: Configuration) -> str:
@@ -41,10 +42,10 @@ def ledger_url(configuration: Configuration) -> str:
     """
     if LEDGER in os.environ:
         return os.environ[LEDGER]
-    if not configuration.out_dir:
+    if not configuration.run.out_dir:
         return "sqlite://"
-    folder = prepare_folder(Path(configuration.out_dir))
-    return f"sqlite:///{ledger_path(folder, configuration.strategy)}"
+    folder = prepare_folder(Path(configuration.run.out_dir))
+    return f"sqlite:///{ledger_path(folder, configuration.run.strategy)}"
 
 
 def prepare_folder(folder: Path) -> Path:
@@ -103,11 +104,11 @@ def at_work(folder: Path, arm: str) -> Iterator[None]:
     MarketError
         If another process is at work, or the folder cannot be written.
     """
-    lock = FileLock(prepare_folder(folder) / f".{arm}.lock")
+    lock = FileLock(prepare_folder(folder) / f".{label(arm)}.lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise MarketError(f"another process is running {arm} in {folder}; end it, or wait for it") from None
+        raise MarketError(f"another process is running {label(arm)} in {folder}; end it, or wait for it") from None
     except OSError as error:
         raise MarketError(f"the folder {folder} cannot be written: {error.strerror or error}") from error
     try:
@@ -136,7 +137,7 @@ def claim_file(folder: Path, name: str, overwrite: bool) -> Path:
 
 def write_configuration(configuration: Configuration) -> Path:
     """Write the options that a run was started with, so that it can be resumed."""
-    return write_json(prepare_folder(Path(configuration.out_dir)) / CONFIGURATION, configuration.to_mapping())
+    return write_json(prepare_folder(Path(configuration.run.out_dir)) / CONFIGURATION, configuration.to_mapping())
 
 
 def read_configuration(folder: Path) -> Configuration:
@@ -159,9 +160,9 @@ def read_configuration(folder: Path) -> Configuration:
 def as_document(configuration: Configuration, arms: Mapping[str, ArmResult]) -> dict[str, Any]:
     """Return the content of ``results.json``."""
     return {
-        "task": configuration.task,
-        "seed": configuration.seed,
-        "rounds": configuration.num_server_rounds,
+        "task": configuration.task.name,
+        "seed": configuration.run.seed,
+        "rounds": configuration.run.num_server_rounds,
         "flwr": version("flwr"),
         "torch": version("torch"),
         "arms": {name: result.as_json() for name, result in arms.items()},
@@ -170,7 +171,7 @@ def as_document(configuration: Configuration, arms: Mapping[str, ArmResult]) -> 
 
 def write_results(configuration: Configuration, arms: Mapping[str, ArmResult]) -> Path:
     """Write ``results.json`` into the configuration's folder, whole or not at all; return its path."""
-    return write_json(prepare_folder(Path(configuration.out_dir)) / RESULTS, as_document(configuration, arms))
+    return write_json(prepare_folder(Path(configuration.run.out_dir)) / RESULTS, as_document(configuration, arms))
 
 
 def write_json(path: Path, document: Any) -> Path:

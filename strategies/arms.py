@@ -1,17 +1,21 @@
 """The arms of a comparison: which strategy, from which initialisation, exchanging models from which round on."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from flwr.serverapp.strategy import Strategy
 
 from fl_market.broker import Broker, Terms
+from fl_market.catalogue import ARM
 from fl_market.configuration import PUBLISHED_FIRST_ROUND, Configuration
 from fl_market.data import Batch
 from fl_market.errors import MarketError
 from fl_market.gains import ModelLoss, split_in_halves
 from fl_market.ledger import Ledger
+from fl_market.options import options_of
+from fl_market.plugins import find, label
 from fl_market.run_folder import checkpoints_path
 from fl_market.tasks import Task
 from strategies.baselines import (
@@ -29,10 +33,25 @@ from strategies.fedfomo import FedFomo
 from strategies.history import History
 from strategies.market import ParameterMarket
 
+_PRICED = frozenset(
+    {
+        *("pricing", "disclosure", "endowment", "valuation", "bid-scale", "prior", "learn-prior", "cost"),
+        *("purchase-limit", "spending-limit", "reserve-price"),
+    }
+)
+"""Options about money: of no effect where every certified gain is a purchase."""
+_RECORDED = frozenset({"checkpoints-kept", "resume", "bind-accounts"})
+_FITTED = frozenset({"fit-steps", "fit-learning-rate"})
+_TRADED = (
+    frozenset(option.key for option in options_of(Terms)) - _PRICED - _FITTED
+    | _RECORDED
+    | {"first-round", "common-init", "profile"}
+)
+
 
 @dataclass(frozen=True)
 class Setting:
-    """What an arm is built from."""
+    """All that an arm is built from."""
 
     configuration: Configuration
     task: Task
@@ -42,7 +61,7 @@ class Setting:
     @property
     def splits(self) -> tuple[Batch, Batch]:
         """The broker's fit and certify splits."""
-        return split_in_halves(self.task.broker, self.configuration.seed)
+        return split_in_halves(self.task.broker, self.configuration.run.seed)
 
 
 @dataclass(frozen=True)
@@ -52,49 +71,48 @@ class Arm:
     Attributes
     ----------
     title
-        For people.
+        Name for people.
     build
         Makes the strategy.
     initialisation
-        ``"common"`` or ``"independent"``; None where ``common-init`` decides.
+        ``"common"`` or ``"independent"``; None if ``common-init`` decides.
     exchanges_from
-        (configuration) to the first round in which models are exchanged, None for never.
+        (configuration) to the first round in which models are exchanged; None for never.
+    uses
+        Keys of the options that this arm uses, of those that not all arms use; None for all.
     """
 
     title: str
     build: Callable[[Setting], Strategy]
     initialisation: str | None = None
-    exchanges_from: Callable[[Configuration], int | None] = lambda options: options.trading_starts
+    exchanges_from: Callable[[Configuration], int | None] = lambda options: options.run.trading_starts
+    uses: frozenset[str] | None = None
 
     def initialisation_in(self, configuration: Configuration) -> str:
         """Return from what the agents start."""
-        return self.initialisation or ("common" if configuration.common_init else "independent")
+        return self.initialisation or ("common" if configuration.run.common_init else "independent")
 
 
-def _market(aligned: bool = True, granularity: str = "model", priced: bool = False) -> Callable[[Setting], Strategy]:
+def market(*, priced: bool = False, **terms: Any) -> Callable[[Setting], Strategy]:
+    """Return what builds a market by the configuration's terms, some of them in place of the user's.
+
+    Parameters
+    ----------
+    priced
+        Whether prices are set by the user's pricing rule; else every certified gain is a purchase.
+    terms
+        Fields of :class:`Terms`.
+    """
+
     def build(setting: Setting) -> Strategy:
         options = setting.configuration
-        terms = Terms(
-            alignment="weights" if aligned else "none",
-            granularity=granularity,
-            layers=options.layers,
-            layer_budget=options.layer_budget,
-            max_purchases=options.max_purchases,
-            repair=options.repair,
-            pricing=options.pricing if priced else "free",
-            disclosure=options.disclosure,
-            novelty=options.novelty,
-            gain=options.gain,
-            confidence=options.confidence,
-            fit_steps=options.fit_steps,
-            fit_learning_rate=options.fit_learning_rate,
-            fit_batch_size=options.fit_batch_size,
-            class_tolerance=options.class_tolerance,
-            unpaid_deliveries=options.unpaid_deliveries,
-            endowment=options.endowment,
-        )
+        changes = terms if priced else {"pricing": "free", **terms}
         return _among_nodes(
-            ParameterMarket, setting, terms, common_init=options.common_init, first=options.trading_starts
+            ParameterMarket,
+            setting,
+            replace(options.market, **changes),
+            common_init=options.run.common_init,
+            first=options.run.trading_starts,
         )
 
     return build
@@ -104,6 +122,7 @@ def _among_nodes(
     kind: type[ParameterMarket], setting: Setting, terms: Terms, *, common_init: bool, first: int
 ) -> Strategy:
     options, task = setting.configuration, setting.task
+    run = options.run
     fit, certify = setting.splits
     broker = Broker(
         task.build_model(),
@@ -112,39 +131,39 @@ def _among_nodes(
         certify,
         ledger=setting.ledger,
         terms=terms,
-        run=setting.ledger.begin_run(options.strategy),
-        seed=options.seed,
+        run=setting.ledger.begin_run(label(run.strategy)),
+        seed=run.seed,
         build=task.build,
         hardware=options.hardware,
     )
     checkpoints = None
-    if options.out_dir and options.checkpoints_kept:
-        checkpoints = Checkpoints(checkpoints_path(Path(options.out_dir), options.strategy), options.checkpoints_kept)
+    if run.out_dir and run.checkpoints_kept:
+        checkpoints = Checkpoints(checkpoints_path(Path(run.out_dir), run.strategy), run.checkpoints_kept)
     return kind(
         broker,
-        agents=options.agents,
+        agents=run.agents,
         first_round=first,
         common_init=common_init,
-        reply_timeout=options.reply_timeout,
-        connect_timeout=options.connect_timeout,
+        reply_timeout=run.reply_timeout,
+        connect_timeout=run.connect_timeout,
         history=setting.history,
         checkpoints=checkpoints,
-        bind_accounts=options.bind_accounts,
+        bind_accounts=run.bind_accounts,
     )
 
 
 def _fedfomo(setting: Setting) -> Strategy:
     _one_architecture(setting)
-    return _among_nodes(FedFomo, setting, Terms(endowment=0), common_init=True, first=1)
+    return _among_nodes(FedFomo, setting, Terms(pricing="free", endowment=0.0), common_init=True, first=1)
 
 
-def _averaging(kind: Callable[[Configuration, History], Strategy]) -> Callable[[Setting], Strategy]:
+def averaging(kind: Callable[[Configuration, History], Strategy]) -> Callable[[Setting], Strategy]:
     """Return what builds a strategy that averages the models of all agents."""
     return lambda setting: kind(_one_architecture(setting), setting.history)
 
 
 def _published_first_round(options: Configuration) -> int:
-    return options.first_round or PUBLISHED_FIRST_ROUND
+    return options.run.first_round or PUBLISHED_FIRST_ROUND
 
 
 def _late_fedavg(setting: Setting) -> Strategy:
@@ -166,35 +185,63 @@ def _tuned(setting: Setting) -> Strategy:
 def _one_architecture(setting: Setting) -> Configuration:
     """Return the options of a run whose agents all have the same model, as averaging needs."""
     options = setting.configuration
-    if options.labels:
+    if options.agent.labels:
         raise MarketError(
-            f"{options.strategy} averages whole models, and those of agents with labels of their own differ; accepted "
-            "are siloed and the markets"
+            f"{label(options.run.strategy)} averages whole models, and agents with label spaces of their own have "
+            "different ones; accepted are siloed and the markets"
         )
     return options
 
 
+def _fedavg(
+    title: str, kind: Callable[[Configuration, History], Strategy], *uses: str, initialisation: str = "common"
+) -> Arm:
+    first = 1 if initialisation == "common" else None
+    return Arm(title, averaging(kind), initialisation, lambda _: first, frozenset(uses))
+
+
 ARMS = {
-    "siloed": Arm("siloed", _siloed, "independent", lambda _: None),
-    "fedavg": Arm("FedAvg", _averaging(RecordedFedAvg), "common", lambda _: 1),
-    "fedavg-late": Arm("FedAvg, late", _late_fedavg, "independent", _published_first_round),
-    "fedavg-tuned": Arm("FedAvg, tuned by the broker", _tuned, "common", lambda _: 1),
-    "fedprox": Arm("FedProx", _averaging(RecordedFedProx), "common", lambda _: 1),
-    "fedadam": Arm("FedAdam", _averaging(RecordedFedAdam), "common", lambda _: 1),
-    "fedala": Arm("FedALA", _averaging(FedALA), "common", lambda _: 1),
-    "fedfomo": Arm("FedFomo", _fedfomo, "common", lambda _: 1),
-    "market-unaligned": Arm("market, unaligned", _market(aligned=False)),
-    "market": Arm("market", _market()),
-    "market-fine": Arm("market, α per row", _market(granularity="row")),
-    "market-priced": Arm("market, priced", _market(priced=True)),
-    "ensemble": Arm("ensemble of the siloed models", _averaging(Ensemble), "independent", lambda _: None),
-    "pooled": Arm("one model on all data", _averaging(Pooled), "independent", lambda _: None),
+    "siloed": Arm("siloed", _siloed, "independent", lambda _: None, frozenset()),
+    "fedavg": _fedavg("FedAvg", RecordedFedAvg),
+    "fedavg-late": Arm("FedAvg, late", _late_fedavg, "independent", _published_first_round, frozenset({"first-round"})),
+    "fedavg-tuned": Arm(
+        "FedAvg, tuned by the broker",
+        _tuned,
+        "common",
+        lambda _: 1,
+        frozenset({"fit-steps", "tuning-learning-rate", "confidence"}),
+    ),
+    "fedprox": _fedavg("FedProx", RecordedFedProx, "proximal-mu"),
+    "fedadam": _fedavg("FedAdam", RecordedFedAdam, "server-learning-rate"),
+    "fedala": _fedavg("FedALA", FedALA),
+    "fedfomo": Arm("FedFomo", _fedfomo, "common", lambda _: 1, _RECORDED | {"profile"}),
+    "market-unaligned": Arm("market, unaligned", market(alignment="none"), uses=_TRADED - {"alignment"}),
+    "market": Arm("market", market(), uses=_TRADED),
+    "market-fine": Arm("market, α per row", market(granularity="row"), uses=_TRADED | _FITTED),
+    "market-priced": Arm("market, priced", market(priced=True), uses=_TRADED | _PRICED),
+    "ensemble": _fedavg("ensemble of the siloed models", Ensemble, initialisation="independent"),
+    "pooled": _fedavg("one model on all data", Pooled, initialisation="independent"),
 }
 """The arms by name."""
 
 
 def arm_named(name: str) -> Arm:
-    """Return an arm, or raise MarketError with the names that are accepted."""
-    if name not in ARMS:
-        raise MarketError(f"unknown arm {name!r}; accepted are {', '.join(ARMS)}")
-    return ARMS[name]
+    """Return a shipped arm, or your own as ``FILE.py:NAME``.
+
+    Raises
+    ------
+    OptionError
+        If there is no such arm.
+    """
+    arm: Arm = find(ARM, name)
+    return arm
+
+
+def ignores(arm: Arm, key: str) -> bool:
+    """Return whether an arm takes no notice of an option."""
+    return arm.uses is not None and key in _used_by_some() and key not in arm.uses
+
+
+def _used_by_some() -> frozenset[str]:
+    """Return the options that some of the arms use and others do not."""
+    return frozenset(key for arm in ARMS.values() for key in arm.uses or ())

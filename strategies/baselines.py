@@ -41,7 +41,7 @@ class RecordedFedAvg(FedAvg):
     """
 
     def __init__(self, options: Configuration, history: History, **flower: Any) -> None:
-        agents = options.agents
+        agents = options.run.agents
         super().__init__(min_train_nodes=agents, min_evaluate_nodes=agents, min_available_nodes=agents, **flower)
         self.history, self.options = history, options
         self._grid: Grid | None = None
@@ -71,7 +71,7 @@ class RecordedFedAvg(FedAvg):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Wait for the agents, up to a timeout that Flower lacks, then configure as FedAvg does."""
-        wait_for_nodes(grid, self.min_available_nodes, self.options.connect_timeout)
+        wait_for_nodes(grid, self.min_available_nodes, self.options.run.connect_timeout)
         self._grid = grid
         if not self._template:  # the initial model: Flower's averages have other dtypes
             self._template = arrays.to_torch_state_dict()
@@ -126,14 +126,14 @@ class RecordedFedAvg(FedAvg):
         (record,) = content.array_records.values()
         state = record.to_torch_state_dict()
         # agents with a label space of their own have output layers of other shapes
-        check_parameters(state, state if self.options.labels else self._template)
+        check_parameters(state, state if self.options.agent.labels else self._template)
 
     def _sort_out(self, server_round: int, answers: Mapping[int, Message], failures: Mapping[int, str]) -> list[int]:
         """Warn of failed replies by the agents' names, and return the other nodes in the order of the agents."""
         self._names |= {node: name for node, reply in answers.items() if (name := name_in(reply.content))}
         unknown = failures.keys() - self._names.keys() - self._strangers
         if unknown and self._grid is not None:
-            self._names |= names_at(self._grid, unknown, server_round, self.options.reply_timeout)
+            self._names |= names_at(self._grid, unknown, server_round, self.options.run.reply_timeout)
             self._strangers |= unknown - self._names.keys()  # each node is asked once
 
         def in_order(nodes: Iterable[int]) -> list[int]:
@@ -208,11 +208,15 @@ class TunedFedAvg(RecordedFedAvg):
         average = dict(zip(received, self._loss.hardware.place(*received.values()), strict=True))
         with reproducible(0, "fedavg-tuned"):
             tuned = fine_tune(
-                average, self._loss, self._fit, steps=options.fit_steps, learning_rate=options.tuning_learning_rate
+                average,
+                self._loss,
+                self._fit,
+                steps=options.market.fit_steps,
+                learning_rate=options.run.tuning_learning_rate,
             )
             with torch.no_grad():
                 before, after = (self._loss(state, self._certify) for state in (average, tuned))
-        if not certify(before, after, confidence=options.confidence).positive:
+        if not certify(before, after, confidence=options.market.confidence).positive:
             return arrays, metrics
         return ArrayRecord({name: tensor.cpu() for name, tensor in tuned.items()}), metrics
 
@@ -221,14 +225,14 @@ class RecordedFedProx(RecordedFedAvg, FedProx):
     """Flower's FedProx: FedAvg whose agents stay near the global model (Li et al. 2020)."""
 
     def __init__(self, options: Configuration, history: History) -> None:
-        super().__init__(options, history, proximal_mu=options.proximal_mu)
+        super().__init__(options, history, proximal_mu=options.training.proximal_mu)
 
 
 class RecordedFedAdam(RecordedFedAvg, FedAdam):
     """Flower's FedAdam: the server takes Adam's steps towards the average (Reddi et al. 2021)."""
 
     def __init__(self, options: Configuration, history: History) -> None:
-        super().__init__(options, history, eta=options.server_learning_rate)
+        super().__init__(options, history, eta=options.run.server_learning_rate)
 
 
 class FedALA(RecordedFedAvg):

@@ -3,7 +3,6 @@
 import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 from logging import INFO
 from pathlib import Path
 from time import perf_counter
@@ -14,9 +13,10 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import Strategy
 
 from fl_market.configuration import Configuration
-from fl_market.errors import MarketError
+from fl_market.errors import MarketError, OptionError
 from fl_market.ledger import Deal, DealState, Ledger
 from fl_market.naming import agent_name
+from fl_market.plugins import label
 from fl_market.reports import AgentResult, ArmResult, UnfinishedRunError
 from fl_market.reports.results import check_finished
 from fl_market.reports.table import results_table
@@ -43,10 +43,10 @@ app = ServerApp()
 def main(grid: Grid, context: Context) -> None:
     """Run the arm that Flower's run configuration describes; write the results and log the table."""
     configuration = Configuration.from_mapping(context.run_config)
-    if configuration.resume:
+    if configuration.run.resume:
         configuration = _resumed(configuration)
-    elif configuration.out_dir:
-        clear_folder(Path(configuration.out_dir), overwrite=False)
+    elif configuration.run.out_dir:
+        clear_folder(Path(configuration.run.out_dir), overwrite=False)
     try:
         _publish(configuration, run_arm(grid, configuration))
     except UnfinishedRunError as error:
@@ -73,30 +73,30 @@ def run_arm(grid: Grid, configuration: Configuration, observer: Observer | None 
     UnfinishedRunError
         If some agent finished no round.
     """
-    arm = arm_named(configuration.strategy)
+    arm = arm_named(configuration.run.strategy)
     task = configuration.load_task()
-    history = History(configuration.strategy, configuration.num_server_rounds, observer)
+    history = History(label(configuration.run.strategy), configuration.run.num_server_rounds, observer)
     with _at_work(configuration), _opened_ledger(configuration) as ledger:
         strategy = arm.build(Setting(configuration, task, history, ledger))
         finished = _prepare(configuration, strategy)
-        common = task.initial_model(configuration.seed)
+        common = task.initial_model(configuration.run.seed)
         started = perf_counter()
-        if finished < configuration.num_server_rounds:
+        if finished < configuration.run.num_server_rounds:
             strategy.start(
                 grid=grid,
                 initial_arrays=ArrayRecord(common.state_dict()),
-                num_rounds=configuration.num_server_rounds - finished,
-                timeout=configuration.reply_timeout,
+                num_rounds=configuration.run.num_server_rounds - finished,
+                timeout=configuration.run.reply_timeout,
             )
         seconds = perf_counter() - started
         trades = strategy.broker.trades if isinstance(strategy, ParameterMarket) else []
         _identify_strangers(grid, configuration, history)
         result = ArmResult(
-            arm=configuration.strategy,
+            arm=label(configuration.run.strategy),
             initialisation=arm.initialisation_in(configuration),
             trading_from=arm.exchanges_from(configuration),
             agents=_agents(configuration, history, ledger, trades),
-            rounds=configuration.num_server_rounds,
+            rounds=configuration.run.num_server_rounds,
             deals=history.deals,
             offers=history.offers,
             trades=trades,
@@ -107,54 +107,59 @@ def run_arm(grid: Grid, configuration: Configuration, observer: Observer | None 
 
 
 def _publish(configuration: Configuration, result: ArmResult) -> None:
-    if configuration.out_dir:
-        write_results(configuration, {configuration.strategy: result})
-    log(INFO, "\n%s", results_table({configuration.strategy: result}))
+    if configuration.run.out_dir:
+        write_results(configuration, {configuration.run.strategy: result})
+    log(INFO, "\n%s", results_table({configuration.run.strategy: result}))
 
 
 def _at_work(configuration: Configuration) -> AbstractContextManager[None]:
     """Return the lock that keeps other processes out of the run's folder, if there is one."""
-    if not configuration.out_dir:
+    if not configuration.run.out_dir:
         return nullcontext()
-    return at_work(Path(configuration.out_dir), configuration.strategy)
+    return at_work(Path(configuration.run.out_dir), configuration.run.strategy)
 
 
 def _opened_ledger(configuration: Configuration) -> Ledger:
     """Return the ledger; before, write down the options of a new run, which can be resumed from then on."""
-    if configuration.out_dir and not configuration.resume:
+    if configuration.run.out_dir and not configuration.run.resume:
         write_configuration(configuration)
     return Ledger.open(ledger_url(configuration))
 
 
 def _resumed(given: Configuration) -> Configuration:
-    """Return the options of a resumed run; the agents know those given now, which must therefore be the same."""
-    known = read_configuration(Path(given.resume))
-    free = {"out-dir", "resume", "checkpoints-kept", "reply-timeout", "connect-timeout"}
-    for name, value in known.to_mapping().items():
-        if name not in free and given.to_mapping()[name] != value:
-            raise MarketError(f"the run in {given.resume} has {name} = {value!r}; it cannot be resumed with another")
-    return replace(given, out_dir=given.resume)
+    """Return the options of a resumed run; the agents know those given now, which must fit the run."""
+    read_configuration(Path(given.run.resume)).check_resumable(given)
+    return given.with_options(out_dir=given.run.resume)
 
 
 def _prepare(configuration: Configuration, strategy: Strategy) -> int:
-    """Restore the last checkpoint of a resumed run; return its round, or 0."""
-    if not configuration.resume:
+    """Restore the last checkpoint of a resumed run; return its round, or 0.
+
+    From then on the folder has the options that the run was resumed with: more rounds, for instance.
+    """
+    if not configuration.run.resume:
         return 0
     if not isinstance(strategy, ParameterMarket):
-        raise MarketError(f"{configuration.strategy} keeps no checkpoints; only the markets can be resumed")
-    folder = checkpoints_path(Path(configuration.out_dir), configuration.strategy)
+        raise MarketError(f"{configuration.run.strategy} keeps no checkpoints; only the markets can be resumed")
+    folder = checkpoints_path(Path(configuration.run.out_dir), configuration.run.strategy)
     checkpoint = Checkpoints(folder).last()
     if checkpoint is not None:
         strategy.resume(checkpoint)
-    elif not configuration.checkpoints_kept or (LEDGER not in os.environ and strategy.broker.ledger.deals()):
+    elif not configuration.run.checkpoints_kept or (LEDGER not in os.environ and strategy.broker.ledger.deals()):
         raise MarketError(f"there is no checkpoint in {folder} to resume from")
+    if strategy.finished > configuration.run.num_server_rounds:
+        raise OptionError(
+            f"num-server-rounds must be at least {strategy.finished}, the finished rounds of the run in "
+            f"{configuration.run.out_dir}; got {configuration.run.num_server_rounds}"
+        )
+    write_configuration(configuration.with_options(resume=""))
     return strategy.finished
 
 
 def _identify_strangers(grid: Grid, configuration: Configuration, history: History) -> None:
     """Attribute the failures of nodes that never said their agents' names, if they say them now."""
     strangers = [node for node in history.failed if isinstance(node, int)]
-    history.identify(names_at(grid, strangers, configuration.num_server_rounds, configuration.reply_timeout))
+    history.identify(names_at(grid, strangers, configuration.run.num_server_rounds, configuration.run.reply_timeout))
 
 
 def _agents(
@@ -181,5 +186,5 @@ def _names(configuration: Configuration, history: History) -> list[str]:
     Agents of a deployment may have other numbers than 0, 1, … and thus other names.
     """
     known = {*history.results, *history.finished, *(agent for agent in history.failed if isinstance(agent, str))}
-    absent = [name for index in range(configuration.agents) if (name := agent_name(index)) not in known]
-    return sorted({*known, *absent[: max(0, configuration.agents - len(known))]})
+    absent = [name for index in range(configuration.run.agents) if (name := agent_name(index)) not in known]
+    return sorted({*known, *absent[: max(0, configuration.run.agents - len(known))]})

@@ -11,7 +11,7 @@ class Node:
     """The node of agent A; a test sends it messages."""
 
     def __init__(self, **options):
-        self.grid = InlineGrid(app, 2, Configuration(**options).to_mapping())
+        self.grid = InlineGrid(app, 2, Configuration.of(**options).to_mapping())
         (self.node, self.context), *_ = self.grid.contexts.items()
 
     def send(self, message_type, config=None, **records):

@@ -20,14 +20,14 @@ def configured(**options):
         "prior": "exponential(1000)",
         "learning_rate": 0.1,
     }
-    return Configuration(**(defaults | options))
+    return Configuration.of(**(defaults | options))
 
 
 class SpiedGrid(InlineGrid):
     """A grid that keeps all messages, and lets a test change what an agent answers."""
 
     def __init__(self, configuration, tamper=None, reorder=None):
-        super().__init__(app, configuration.agents, configuration.to_mapping())
+        super().__init__(app, configuration.run.agents, configuration.to_mapping())
         self.tamper, self.reorder = tamper, reorder
         self.seen = []
 
@@ -66,13 +66,15 @@ def play(tamper=None, reorder=None, node_config=None, ledger=None, **options):
         checked.append(report.round)
 
     checked = []
-    history = History(configuration.strategy, configuration.num_server_rounds, check)
-    strategy = ARMS[configuration.strategy].build(Setting(configuration, configuration.load_task(), history, ledger))
-    common = configuration.load_task().initial_model(configuration.seed)
-    strategy.start(
-        grid=grid, initial_arrays=ArrayRecord(common.state_dict()), num_rounds=configuration.num_server_rounds
+    history = History(configuration.run.strategy, configuration.run.num_server_rounds, check)
+    strategy = ARMS[configuration.run.strategy].build(
+        Setting(configuration, configuration.load_task(), history, ledger)
     )
-    assert checked == list(range(1, configuration.num_server_rounds + 1))
+    common = configuration.load_task().initial_model(configuration.run.seed)
+    strategy.start(
+        grid=grid, initial_arrays=ArrayRecord(common.state_dict()), num_rounds=configuration.run.num_server_rounds
+    )
+    assert checked == list(range(1, configuration.run.num_server_rounds + 1))
     return strategy, grid, ledger
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import fl_market
 from fl_market.cli import main
 from fl_market.ledger import Ledger
 from fl_market.reports.results import AgentResult, ArmResult, RoundReport, RoundResult
@@ -17,6 +18,7 @@ from fl_market.reports.summary import summarise
 pytestmark = pytest.mark.flower
 ROOT = Path(__file__).resolve().parents[2]
 QUICK = ["--rounds", "3", "--first-round", "2", "--prior", "exponential(1000)", "--learning-rate", "0.1", "--quiet"]
+FIT_STEPS = "--fit-steps is ignored by siloed, market (used by fedavg-tuned, market-fine)"
 
 
 def command(*arguments):
@@ -183,32 +185,150 @@ def test_bench_overhead_writes_the_ratio_that_it_prints(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "status", "complaint"),
     [
-        (["run", "--task", "chess"], 2, "task cannot be 'chess'; accepted is one of"),
-        (["run", "--strategy", "gossip"], 2, "unknown arm 'gossip'; accepted are"),
-        (["compare", "--arms", "market,gossip"], 2, "unknown arm 'gossip'"),
-        (["compare", "--seeds", "0,x"], 2, "--seeds cannot be '0,x'"),
-        (["run", "--agents", "1"], 2, "agents cannot be 1"),
+        (["run", "--task", "chess"], 2, "unknown task 'chess'; accepted are mnist-mlp"),
+        (["run", "--strategy", "gossip"], 2, "unknown arm 'gossip'; accepted are siloed"),
+        (["run", "--agents", "1"], 2, "agents must be in [2, 1000]; got 1"),
         (["run", "--prior", "normal(0, 1)"], 2, "unknown prior"),
         (["run", "--rounds", "many"], 2, "invalid int value: 'many'"),
         (["run", "--engine", "warp"], 2, "invalid choice: 'warp'"),
+        (["run", "--gain", "total"], 2, "invalid choice: 'total'"),
         (["run", "--fast"], 2, "unrecognized arguments: --fast"),
-        (["dance"], 2, "invalid choice: 'dance'"),
+        (["run", "--partition", "dirichlet(0)", "--engine", "inline"], 2, "must be above 0; got 0"),
         (["run", "--data-dir", "/nowhere/at/all"], 1, "MNIST cannot be read from /nowhere/at/all"),
         (["run", "--out", "/proc/nowhere"], 1, "the folder /proc/nowhere cannot be created"),
+        (["run", "--out", "/proc/nowhere"], 1, "cannot be"),
+        (["dance"], 2, "invalid choice: 'dance'"),
+        (["compare", "--arms", "market,gossip"], 2, "unknown arm 'gossip'"),
+        (["compare", "--arms", "market, siloed,market"], 2, "must name each once; got market twice"),
+        (["compare", "--arms", "market,,siloed"], 2, "must be names with commas between; got 'market,,siloed'"),
+        (["compare", "--seeds", "0,x"], 2, "at least 0 with commas between; got '0,x'"),
+        (["compare", "--seeds", "0, 1, 0"], 2, "must name each once; got 0 twice"),
+        (["compare", "--resume", "runs/first"], 2, "--resume goes on with one run"),
+        (["experiment", "figure3", "--seeds", "0,-1"], 2, "at least 0 with commas between; got '0,-1'"),
+        (["experiment", "figure5", "--seeds", ""], 2, "at least 0 with commas between; got ''"),
+        (["experiment", "table1", "--data-dir", ".", "--data", "mnist,svhn"], 2, "unknown data set 'svhn'"),
+        (["experiment", "table1", "--data-dir", ".", "--data", "mnist, mnist"], 2, "must name each once; got mnist"),
+        (["experiment", "table2", "--data-dir", ".", "--jobs", "-1"], 2, "whole number of at least 0; got '-1'"),
+        (["bench", "chaos", "--kills", "0"], 2, "whole number of at least 1; got '0'"),
+        (["bench", "align", "--data-dir", ".", "--seed", "-3"], 2, "whole number of at least 0; got '-3'"),
+        (["bench", "overhead", "--widen", "0"], 2, "widen must be at least 1; got 0"),
         (["ledger", "verify", "--db", "/nowhere.db"], 1, "there is no ledger at"),
+        (["ledger", "verify", "--db", "mysql://here/ledger"], 2, "--db must be a file, sqlite:///FILE or postgresql"),
+        (["ledger", "export", "--db", "x.db", "--format", "xml"], 2, "invalid choice: 'xml'"),
+        (["ledger", "reconcile", "--db", "x.db"], 2, "required: --account, --receipts"),
     ],
 )
 def test_bad_input_is_one_clear_sentence(arguments, status, complaint, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    try:
-        found = main(arguments)
-    except SystemExit as stop:
-        found = stop.code
+    assert main(arguments) == status
     error = capsys.readouterr().err
-    assert found == status
     assert complaint in error
     assert "Traceback" not in error
     assert len(error.strip().splitlines()[-1]) > 10
+
+
+def test_help_and_lists_import_nothing_heavy():
+    """They must answer at once; the declarations of the options import neither torch nor Flower."""
+    code = (
+        "import sys; from fl_market.cli import main; status = main(sys.argv[1:]); "
+        "heavy = {'torch', 'flwr', 'scipy', 'sqlalchemy', 'matplotlib'}; print(sorted(heavy & {*sys.modules}), status)"
+    )
+    for arguments in (["compare", "--help"], ["run", "--help"], ["--version"], ["arms"], ["tasks"], ["--help"]):
+        done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
+        assert done.stdout.splitlines()[-1] == "[] 0", arguments
+
+
+def test_help_shows_groups_choices_arms_and_rules(capsys):
+    assert main(["compare", "--help"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for part in (
+        "run options: The run: its arm",
+        "market options: How the broker aligns",
+        "agent options: An agent's own affair",
+        "--optimiser {sgd,adam}",
+        "--classes TEXT, --labels TEXT",
+        "pricing rule of the priced arms: nash, ask, free, split(share), posted(credits), or your own as FILE.py:NAME",
+        "arms: siloed each agent trains alone",
+        "pricing rules: nash the midpoint of bid and ask",
+        "number of rounds (default: 20)",
+    ):
+        assert part in text
+
+
+def test_the_version_is_the_packages(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"fl-market {fl_market.__version__}\n"
+
+
+def test_arms_and_tasks_are_listed(capsys):
+    from fl_market.tasks import TASKS
+    from strategies.arms import ARMS
+
+    for command, names in (("arms", ARMS), ("tasks", TASKS)):
+        assert main([command]) == 0
+        lines = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
+        assert {name for name, _ in lines} == {*names, "FILE.py:NAME"}
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shells_complete_the_arguments(shell, capsys):
+    pytest.importorskip("shtab", reason="shtab is not installed yet")
+    assert main(["completion", shell]) == 0
+    script = capsys.readouterr().out
+    assert "fl-market" in script
+    assert "learning-rate" in script
+
+
+@pytest.mark.parametrize(
+    ("arguments", "lines"),
+    [
+        (
+            ["run", "--strategy", "market", "--pricing", "ask"],
+            ["--pricing is ignored by market (used by market-priced)"],
+        ),
+        (["run", "--strategy", "market-priced", "--pricing", "ask"], []),
+        (["compare", "--arms", "siloed, market", "--fit-steps", "3", "--layers", "all"], [FIT_STEPS]),
+        (["compare", "--arms", "siloed,fedprox", "--proximal-mu", "0.1", "--seeds", "0, 1"], []),
+        (["compare", "--arms", "siloed,fedavg", "--classes", "", "--momentum", "0.5"], []),
+        (
+            ["compare", "--arms", "siloed,market", "--first-round", "2"],
+            ["market exchanges no models: its first round of trading is 2, and the last is 1"],
+        ),
+    ],
+)
+def test_options_without_effect_are_said_so(arguments, lines, capsys, tmp_path):
+    quick = ["--rounds", "1", "--train-samples", "300", "--broker-samples", "100", "--quiet", "--engine", "inline"]
+    starts = [] if "--first-round" in arguments or "market" not in " ".join(arguments) else ["--first-round", "1"]
+    assert main([*arguments, *quick, *starts, "--out", str(tmp_path)]) == 0
+    assert capsys.readouterr().err.splitlines() == [f"fl-market: {line}" for line in lines]
+
+
+def test_a_resumed_run_may_get_more_rounds_and_nothing_else(tmp_path, capsys):
+    """Extended, it ends as a run of that many rounds would; a finished one, too."""
+    start = ["run", "--strategy", "market-priced", "--engine", "inline", "--prior", "exponential(1000)", "--quiet"]
+    small = ["--learning-rate", "0.1", "--first-round", "2", "--train-samples", "600", "--broker-samples", "200"]
+    resume = ["run", "--engine", "inline", "--quiet", "--resume", str(tmp_path / "a")]
+    assert (
+        main([*start, *small, "--rounds", "2", "--out", str(tmp_path / "a"), "--agent-dir", str(tmp_path / "x")]) == 0
+    )
+    before = (tmp_path / "a" / "configuration.json").read_text()
+    for changed, complaint in (
+        (["--seed", "1"], "seed must be 0; got 1"),
+        (["--strategy", "market"], "strategy must be 'market-priced'; got 'market'"),
+        (["--out", str(tmp_path / "b")], "out-dir must be the folder of the resumed run"),
+        (["--rounds", "1"], "num-server-rounds must be at least 2"),
+    ):
+        assert main([*resume, *changed]) == 2
+        assert complaint in capsys.readouterr().err
+    assert (tmp_path / "a" / "configuration.json").read_text() == before
+    assert main([*resume, "--rounds", "4", "--seed", "0"]) == 0
+    assert json.loads((tmp_path / "a" / "configuration.json").read_text())["num-server-rounds"] == 4
+    assert (
+        main([*start, *small, "--rounds", "4", "--out", str(tmp_path / "b"), "--agent-dir", str(tmp_path / "y")]) == 0
+    )
+    assert results(tmp_path / "a") == results(tmp_path / "b")
+    assert main(resume) == 0, "without --rounds it goes on with those that it was extended to"
+    assert results(tmp_path / "a") == results(tmp_path / "b")
 
 
 def test_a_failed_simulation_is_exit_status_1(tmp_path):
@@ -230,11 +350,13 @@ def test_debug_shows_the_traceback(tmp_path):
 
 
 def test_progress_is_plain_lines_where_there_is_no_terminal(tmp_path, capsys):
-    assert main(["compare", "--arms", "market", "--out", str(tmp_path / "a"), *QUICK[:-1]]) == 0
+    assert main(["compare", "--arms", "market-priced", "--out", str(tmp_path / "a"), *QUICK[:-1]]) == 0
     out, err = capsys.readouterr()
-    assert [line.split(",")[0] for line in err.strip().splitlines()] == [f"market: round {i}/3" for i in (1, 2, 3)]
+    assert [line.split(",")[0] for line in err.strip().splitlines()] == [
+        f"market-priced: round {i}/3" for i in (1, 2, 3)
+    ]
     assert "\x1b" not in err + out
-    assert main(["compare", "--arms", "market", "--out", str(tmp_path / "b"), *QUICK]) == 0
+    assert main(["compare", "--arms", "market-priced", "--out", str(tmp_path / "b"), *QUICK]) == 0
     assert capsys.readouterr().err == ""
 
 

@@ -1,6 +1,5 @@
 """``fl-market bench overhead``: a market's wall time relative to FedAvg's."""
 
-from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
@@ -37,17 +36,17 @@ def overhead(configuration: Configuration, engine: Engine, *, overwrite: bool = 
     MarketError
         If the file exists and may not be overwritten, or a run fails.
     """
-    folder = claim_file(Path(configuration.out_dir), "overhead.json", overwrite)
-    arms = [replace(configuration, strategy=arm, out_dir="") for arm in ("fedavg", "market")]
-    engine(replace(arms[0], num_server_rounds=1), None)
-    seconds: dict[str, list[float]] = {arm.strategy: [] for arm in arms}
+    folder = claim_file(Path(configuration.run.out_dir), "overhead.json", overwrite)
+    arms = [configuration.with_options(strategy=arm, out_dir="") for arm in ("fedavg", "market")]
+    engine(arms[0].with_options(num_server_rounds=1), None)
+    seconds: dict[str, list[float]] = {arm.run.strategy: [] for arm in arms}
     for _ in range(REPETITIONS):
         for arm in arms:
-            seconds[arm.strategy].append(engine(arm, None).seconds)
+            seconds[arm.run.strategy].append(engine(arm, None).seconds)
     medians = {name: median(times) for name, times in seconds.items()}
     ratio = medians["market"] / medians["fedavg"]
     write_json(folder / "overhead.json", {"seconds": seconds, "market / fedavg": ratio})
     rows = [(name, f"{value:.2f}") for name, value in medians.items()] + [("market / fedavg", f"{ratio:.2f}")]
     return summary_table(
-        f"Wall time of {configuration.num_server_rounds} rounds, median of {REPETITIONS}", ("", "seconds"), rows
+        f"Wall time of {configuration.run.num_server_rounds} rounds, median of {REPETITIONS}", ("", "seconds"), rows
     )

@@ -11,7 +11,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from fl_market.configuration import Configuration
-from fl_market.errors import MarketError
+from fl_market.errors import MarketError, OptionError
 from fl_market.reports.curves import new_figure, save_figure
 from fl_market.reports.table import summary_table
 from fl_market.run_folder import prepare_folder, write_json
@@ -124,12 +124,12 @@ class Plan:
         if not self.seeds:
             raise MarketError("an experiment needs at least one seed")
         if unknown := [name for name in self.data_sets if name not in SETTINGS]:
-            raise MarketError(f"unknown data set {unknown[0]!r}; known are {', '.join(SETTINGS)}")
+            raise OptionError(f"unknown data set {unknown[0]!r}; known are {', '.join(SETTINGS)}")
 
     def cell(self, data_set: str, arm: str, seed: int, **options: Any) -> Configuration:
         """Return one run of the experiment."""
         settings = SETTINGS[data_set][self.scale] | dict(self.options or {}) | options
-        return Configuration(strategy=arm, seed=seed, data_dir=self.data_dir, device=self.device, **settings)
+        return Configuration.of(strategy=arm, seed=seed, data_dir=self.data_dir, device=self.device, **settings)
 
 
 Report = Callable[[str], None]
@@ -288,12 +288,14 @@ def _missed_rounds(results: Mapping[Configuration, Mapping[str, Any]]) -> str:
     """Return a line below the table for each run in which an agent missed a round; usually there is none."""
     lines = []
     for cell, result in results.items():
-        rounds = cell.num_server_rounds
+        rounds = cell.run.num_server_rounds
         # cells of earlier versions do not count rounds
         finished = {name: agent.get("rounds_finished", rounds) for name, agent in result["agents"].items()}
         missed = [f"{name} {count}/{rounds}" for name, count in finished.items() if count < rounds]
         if missed:
-            lines.append(f"\nrounds finished, {cell.task}, {cell.strategy}, seed {cell.seed}: {', '.join(missed)}")
+            lines.append(
+                f"\nrounds finished, {cell.task.name}, {cell.run.strategy}, seed {cell.run.seed}: {', '.join(missed)}"
+            )
     return "".join(lines)
 
 

@@ -1,96 +1,98 @@
 """The terms of a market: how the broker aligns, merges, certifies and prices."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from fl_market.errors import MarketError
-from fl_market.gains import GAINS
-from fl_market.merging import ALL, GRANULARITIES
-from fl_market.merging.methods import MERGE_METHODS, MergeMethod
-from fl_market.permutation.methods import ALIGNMENT_METHODS, AlignmentMethod
-from fl_market.pricing import PricingRule, parse_rule
+from fl_market.catalogue import ALIGNMENT_METHOD, MERGE_METHOD, PRICING_RULE
+from fl_market.errors import OptionError
+from fl_market.options import check_options, option
+from fl_market.plugins import find
 from fl_market.protocol import DISCLOSURES
+
+if TYPE_CHECKING:  # the command line reads these declarations, and must not import torch or scipy for it
+    from fl_market.merging.methods import MergeMethod
+    from fl_market.permutation.methods import AlignmentMethod
+    from fl_market.pricing.rules import PricingRule
+
+GRANULARITIES = ("model", "layer", "row")
 
 
 @dataclass(frozen=True)
 class Terms:
-    """How the broker merges, certifies and prices.
-
-    Attributes
-    ----------
-    aligned
-        Whether a seller's units are matched to the buyer's before the merge.
-    granularity
-        One purchased weight for the ``"model"``, each ``"layer"`` or each ``"row"``.
-    layers
-        What a purchase comprises, as :func:`fl_market.merging.select_layers` reads it.
-    layer_budget
-        Share of the parameters that a purchase may comprise at most; below 1, the broker picks the best layers or,
-        where each row has a weight of its own, the best rows.
-    max_purchases
-        How many sellers a buyer may buy from in one round.
-    repaired
-        Whether a merged model's activation statistics may be restored, or its BatchNorm statistics recomputed.
-    rule
-        Pricing rule.
-    disclosure
-        What sellers are told of a buyer, as :data:`fl_market.protocol.DISCLOSURES` says.
-    novelty
-        How far a seller's parameters must be from all that was delivered, as a share of their norm: bought weights
-        cannot be resold as one's own.
-    gain, confidence
-        Form of the gain-from-trade and level of its lower bound.
-    fit_steps, fit_learning_rate, fit_batch_size
-        Gradient steps on the weights of layers or rows, and the samples that each sees; 0 for all of the fit split.
-    class_tolerance
-        How much the loss of any class may rise by a purchase: the certificate's upper bound of it must not exceed
-        this. 0 for any rise.
-    unpaid_deliveries
-        Deliveries, one after the other, that a buyer may leave unacknowledged before it loses the right to buy.
-    endowment
-        Micro-credits that each agent's account opens with.
+    """How the broker aligns, merges, certifies and prices.
 
     Raises
     ------
-    MarketError
-        If the granularity, the disclosure or the form of the gain is none.
+    OptionError
+        If a value is out of its range or choices, or names no plug-in.
     """
 
-    alignment: str = "weights"
-    merge: str = "interpolation"
+    layers: str = option(
+        "all", "layers that a purchase comprises: all, or indices and name patterns with commas between"
+    )
+    layer_budget: float = option(
+        1.0,
+        "share of the parameters that a purchase may comprise; the broker picks the best within it",
+        above=0,
+        maximum=1,
+    )
+    max_purchases: int = option(1, "sellers that a buyer may buy from in one round", minimum=1)
+    alignment: "str | AlignmentMethod" = option(
+        "weights", "how a seller's units are matched to the buyer's before the merge", kind=ALIGNMENT_METHOD
+    )
+    merge: "str | MergeMethod" = option(
+        "interpolation", "how a seller's model is merged into a buyer's", kind=MERGE_METHOD
+    )
     granularity: str = "model"
-    layers: str = ALL
-    layer_budget: float = 1.0
-    max_purchases: int = 1
-    repair: bool = True
-    pricing: str | PricingRule = "nash"
-    disclosure: str = "sealed"
-    novelty: float = 1e-4
-    gain: str = "relative"
-    confidence: float = 0.95
-    fit_steps: int = 40
-    fit_learning_rate: float = 0.1
-    fit_batch_size: int = 0
-    class_tolerance: float = 0.0
-    unpaid_deliveries: int = 3
-    endowment: float = 100.0
+    repair: bool = option(True, "restore the merged model's activation statistics")
+    fit_steps: int = option(40, "gradient steps on the purchased weights of layers or rows", minimum=0)
+    fit_learning_rate: float = option(0.1, "learning rate of these steps", above=0)
+    fit_batch_size: int = option(
+        0, "samples in each of these steps, and in the search for a single weight; 0 for all", minimum=0
+    )
+    gain: str = option("relative", "form of the gain-from-trade", choices=("relative", "difference"))
+    confidence: float = option(0.95, "confidence level of the certified gain's lower bound", above=0, below=1)
+    class_tolerance: float = option(0.0, "highest rise of any class's loss by a purchase; 0 for any rise", minimum=0)
+    novelty: float = option(
+        1e-4, "least distance of a seller's parameters from all that was delivered, as a share of their norm", minimum=0
+    )
+    pricing: "str | PricingRule" = option("nash", "pricing rule of the priced arms", kind=PRICING_RULE)
+    disclosure: str = option(
+        "sealed",
+        "what sellers are told of a buyer: nothing, or the inputs of Theorem 4.1's paper or sharp bounds",
+        choices=DISCLOSURES,
+    )
+    endowment: float = option(
+        100.0, "credits that each agent starts with", minimum=0, check="fl_market.pricing.money:micro_credits"
+    )
+    unpaid_deliveries: int = option(
+        3, "deliveries in a row that a buyer may leave unacknowledged before it may no longer buy", minimum=1
+    )
 
     def __post_init__(self) -> None:
-        """Check what would else pass for parameters that nobody wants."""
-        for name, accepted in (("granularity", GRANULARITIES), ("disclosure", DISCLOSURES), ("gain", GAINS)):
-            if getattr(self, name) not in accepted:
-                raise MarketError(f"{name} cannot be {getattr(self, name)!r}; accepted are {', '.join(accepted)}")
+        check_options(self)
+        if self.granularity not in GRANULARITIES:
+            raise OptionError(f"granularity must be one of {', '.join(GRANULARITIES)}; got {self.granularity!r}")
+        if self.disclosure != "sealed" and self.gain != "relative":
+            raise OptionError(f"disclosure {self.disclosure} needs relative gains; got gain {self.gain!r}")
 
     @property
-    def rule(self) -> PricingRule:
-        """The pricing rule."""
+    def rule(self) -> "PricingRule":
+        """The pricing rule that ``pricing`` is or names."""
+        from fl_market.pricing.rules import parse_rule
+
         return parse_rule(self.pricing) if isinstance(self.pricing, str) else self.pricing
 
     @property
-    def merge_method(self) -> MergeMethod:
-        """The merge method."""
-        return MERGE_METHODS[self.merge]
+    def alignment_method(self) -> "AlignmentMethod":
+        """The alignment method that ``alignment`` is or names."""
+        method: AlignmentMethod = (
+            find(ALIGNMENT_METHOD, self.alignment) if isinstance(self.alignment, str) else self.alignment
+        )
+        return method
 
     @property
-    def alignment_method(self) -> AlignmentMethod:
-        """The alignment method."""
-        return ALIGNMENT_METHODS[self.alignment]
+    def merge_method(self) -> "MergeMethod":
+        """The merge method that ``merge`` is or names."""
+        method: MergeMethod = find(MERGE_METHOD, self.merge) if isinstance(self.merge, str) else self.merge
+        return method

@@ -219,13 +219,14 @@ def _merging(own: StateDict, aligned: StateDict, buyer: Buyer, terms: Terms) -> 
     (they know different classes), the plain merge is better. The fit split decides at the midpoint,
     where the two merges differ most.
     """
+    method = terms.merge_method
 
     def plain(alpha: Alpha) -> StateDict:
-        return terms.merge_method(own, aligned, alpha)
+        return method(own, aligned, alpha)
 
     if buyer.repair is None:
         return plain
-    repaired = buyer.repair.merging(own, aligned, terms.merge_method)
+    repaired = buyer.repair.merging(own, aligned, method)
     with torch.no_grad():
         losses = [float(buyer.objective.loss(merge(0.5), buyer.objective.fit).mean()) for merge in (plain, repaired)]
     return repaired if losses[1] < losses[0] else plain

@@ -7,9 +7,8 @@ method ``price(cost)``; frozen distributions of ``scipy.stats`` are accepted as 
 """
 
 import math
-import re
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,7 +16,9 @@ from scipy.optimize import brentq, minimize_scalar
 from scipy.special import lambertw
 from scipy.stats import truncnorm
 
+from fl_market.catalogue import PRIOR
 from fl_market.errors import MarketError
+from fl_market.plugins import find
 from fl_market.pricing.empirical import Empirical
 
 NO_SALE = math.inf
@@ -270,7 +271,7 @@ def _numeric_price(distribution: Any, cost: float) -> float:
     Raises
     ------
     MarketError
-        If the revenue is still rising in the far tail.
+        If the revenue still rises in the far tail.
     """
     low, high = (float(end) for end in distribution.support())
     if not math.isfinite(low) or low < 0:
@@ -298,24 +299,20 @@ def _numeric_price(distribution: Any, cost: float) -> float:
 
 
 def parse_prior(text: str) -> Prior:
-    """Return the prior that a text such as ``"uniform(0, 1)"`` or ``"exponential(20)"`` names.
+    """Return the prior that a text names, such as ``"uniform(0, 1)"`` or ``"own.py:prior"``.
 
     Raises
     ------
-    MarketError
+    OptionError
         If the text names no prior, or its numbers do not fit.
+
+    Examples
+    --------
+    >>> parse_prior("uniform(0, 1)")
+    Uniform(low=0.0, high=1.0)
     """
-    accepted = ", ".join(
-        f"{name}({', '.join(f.name for f in fields(kind)) if isinstance(kind, type) else 'value, …'})"
-        for name, kind in PRIORS.items()
-    )
-    found = re.fullmatch(r"\s*([\w-]+)\s*\(([^()]*)\)\s*", text)
-    if found is None or found[1].lower() not in PRIORS:
-        raise MarketError(f"unknown prior {text!r}; accepted are {accepted}")
-    try:
-        return PRIORS[found[1].lower()](*(float(number) for number in found[2].split(",")))
-    except (TypeError, ValueError):
-        raise MarketError(f"the prior {text!r} does not have the right numbers; accepted are {accepted}") from None
+    prior: Prior = find(PRIOR, text)
+    return prior
 
 
 def _root(slope: Callable[[float], float], low: float, high: float) -> float:

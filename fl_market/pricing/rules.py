@@ -6,12 +6,13 @@ is therefore the user's choice.
 """
 
 import math
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 
+from fl_market.catalogue import PRICING_RULE
 from fl_market.errors import MarketError
+from fl_market.plugins import find
 from fl_market.pricing.money import credits_text, micro_credits
 
 
@@ -76,7 +77,7 @@ def posted(amount: int) -> PricingRule:
     Parameters
     ----------
     amount
-        Micro-credits, at least 0.
+        Price in micro-credits, at least 0.
 
     Raises
     ------
@@ -109,29 +110,36 @@ free = PricingRule("free", asks=False, price=_free)
 nash = PricingRule("nash", asks=True, price=_nash, reveals=lambda price, ask: 2 * price - ask)
 """The competitive setting (section 6.2): the midpoint, rounded down to whole micro-credits."""
 ask = PricingRule("ask", asks=True, price=_ask)
-"""The seller's Myerson price is a take-it-or-leave-it offer: truthful for the buyer."""
+"""The seller's Myerson price as a take-it-or-leave-it offer: truthful for the buyer."""
 
 RULES = {rule.name: rule for rule in (free, nash, ask)}
 """The rules without a parameter, by name."""
 
 
+def _posted_credits(price: float) -> PricingRule:
+    return posted(micro_credits(price))
+
+
+PRICING_RULES: dict[str, PricingRule | Callable[[float], PricingRule]] = {
+    **RULES,
+    "split": split,
+    "posted": _posted_credits,
+}
+"""The rules by name, and what makes those with a number."""
+
+
 def parse_rule(text: str) -> PricingRule:
-    """Return the rule that a text such as ``"nash"``, ``"split(0.25)"`` or ``"posted(0.5)"`` (in credits) names.
+    """Return the rule that a text names, such as ``"nash"``, ``"split(0.25)"`` or ``"own.py:rule"``.
 
     Raises
     ------
-    MarketError
-        If the text names no rule, or its number does not fit.
+    OptionError
+        If the text names no rule, or its numbers do not fit.
+
+    Examples
+    --------
+    >>> parse_rule("posted(0.5)").price(600_000, 100_000)
+    500000
     """
-    if text in RULES:
-        return RULES[text]
-    found = re.fullmatch(r"\s*(split|posted)\s*\(\s*([-+.\deE]+)\s*\)\s*", text)
-    try:
-        if found is not None:
-            number = float(found[2])
-            return split(number) if found[1] == "split" else posted(micro_credits(number))
-    except ValueError:
-        pass
-    raise MarketError(
-        f"unknown pricing rule {text!r}; accepted are {', '.join(RULES)}, split(share) and posted(credits)"
-    )
+    rule: PricingRule = find(PRICING_RULE, text)
+    return rule

@@ -20,7 +20,7 @@ def check_agents(configuration: Configuration) -> None:
         With one sentence that names the agent, the file or the option.
     """
     configuration.load_task()
-    for index in range(configuration.agents):
+    for index in range(configuration.run.agents):
         name = agent_name(index)
         try:
             data = load_agent_data(configuration.of_agent(index), index)
@@ -31,7 +31,7 @@ def check_agents(configuration: Configuration) -> None:
 
 
 def _why_nothing_to_train_on(configuration: Configuration, index: int) -> str:
-    labels = configuration.of_agent(index).labels
+    labels = configuration.of_agent(index).agent.labels
     if labels:
         return f"has no training samples of its classes {labels}; change labels or partition"
     return "has no training samples; raise train-samples or scarce-share, or lower agents"

@@ -89,11 +89,11 @@ def run_cell(cell: Configuration) -> dict[str, Any]:
 
 def _key(cell: Configuration) -> str:
     options = {name: value for name, value in cell.to_mapping().items() if name not in _OF_ONE_MACHINE}
-    options["sample"] = not cell.data_dir
+    options["sample"] = not cell.task.data_dir
     digest = hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()
-    return f"{cell.task.rpartition('/')[2]}-{cell.strategy}-{cell.seed}-{digest[:12]}"
+    return f"{cell.task.name.rpartition('/')[2]}-{cell.run.strategy}-{cell.run.seed}-{digest[:12]}"
 
 
 def _line(cell: Configuration, result: dict[str, Any]) -> str:
     accuracies = " / ".join(f"{100 * agent['test_accuracy']:.2f}" for agent in result["agents"].values())
-    return f"{cell.task}, {cell.strategy}, seed {cell.seed}: {accuracies} % ({result['seconds']:.0f} s)"
+    return f"{cell.task.name}, {cell.run.strategy}, seed {cell.run.seed}: {accuracies} % ({result['seconds']:.0f} s)"

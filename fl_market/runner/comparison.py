@@ -1,10 +1,10 @@
 """Run several arms on the same data, seeds, local steps and rounds."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from fl_market.configuration import Configuration
+from fl_market.plugins import label
 from fl_market.reports import ArmResult, UnfinishedRunError
 from fl_market.reports.curves import PICTURE, draw_learning_curves
 from fl_market.reports.summary import summarise
@@ -13,8 +13,6 @@ from fl_market.runner.agents import check_agents
 from fl_market.runner.engines import Engine
 from strategies.arms import arm_named
 from strategies.history import Observer
-
-DEFAULT_ARMS = ("siloed", "fedavg", "market", "market-priced")
 
 
 def compare(
@@ -50,7 +48,7 @@ def compare(
     """
     check_arms(arms)
     check_agents(configuration)  # before anything is removed or started
-    clear_folder(Path(configuration.out_dir), overwrite)
+    clear_folder(Path(configuration.run.out_dir), overwrite)
     return _run(configuration, arms, engine, observer)
 
 
@@ -71,7 +69,7 @@ def resume(configuration: Configuration, engine: Engine, *, observer: Observer |
     MarketError
         If there is no checkpoint, or the run fails again.
     """
-    return _run(configuration, (configuration.strategy,), engine, observer)
+    return _run(configuration, (configuration.run.strategy,), engine, observer)
 
 
 def compare_seeds(
@@ -85,12 +83,12 @@ def compare_seeds(
 ) -> dict[int, dict[str, ArmResult]]:
     """Repeat a comparison for each seed in a folder of its own, and write ``summary.json``: means and spreads."""
     check_arms(arms)
-    check_agents(replace(configuration, seed=seeds[0]))  # each comparison checks its own seed again
-    folder = Path(configuration.out_dir)
+    check_agents(configuration.with_options(seed=seeds[0]))  # each comparison checks its own seed again
+    folder = Path(configuration.run.out_dir)
     clear_folder(folder, overwrite)
     by_seed = {
         seed: compare(
-            replace(configuration, seed=seed, out_dir=str(folder / f"seed-{seed}")),
+            configuration.with_options(seed=seed, out_dir=str(folder / f"seed-{seed}")),
             arms,
             engine,
             overwrite=overwrite,
@@ -116,12 +114,12 @@ def _run(
     unfinished: UnfinishedRunError | None = None
     for arm in dict.fromkeys(arms):
         try:
-            results[arm] = engine(replace(configuration, strategy=arm), observer)
+            results[label(arm)] = engine(configuration.with_options(strategy=arm), observer)
         except UnfinishedRunError as error:
-            results[arm] = error.result
+            results[label(arm)] = error.result
             unfinished = unfinished or error
     write_results(configuration, results)
-    draw_learning_curves(results, Path(configuration.out_dir) / PICTURE)
+    draw_learning_curves(results, Path(configuration.run.out_dir) / PICTURE)
     if unfinished is not None:
         raise unfinished
     return results

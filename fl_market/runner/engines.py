@@ -47,7 +47,7 @@ def run_inline(configuration: Configuration, observer: Observer | None = None, *
     MarketError
         As ``run_arm``.
     """
-    grid = InlineGrid(client_app, configuration.agents, configuration.to_mapping())
+    grid = InlineGrid(client_app, configuration.run.agents, configuration.to_mapping())
     with library_logs(verbose):
         return run_arm(grid, configuration, observer)
 
@@ -88,7 +88,7 @@ def run_simulation(
         start(
             server_app=server_app,
             client_app=ConfiguredClientApp(configuration),
-            num_supernodes=configuration.agents,
+            num_supernodes=configuration.run.agents,
             backend_config={"client_resources": {"num_cpus": 1}, "init_args": ray},
         )
     if not results:

@@ -1,5 +1,6 @@
 """Load a task by its name, and check it."""
 
+from dataclasses import replace
 from functools import lru_cache
 
 from fl_market.errors import MarketError
@@ -19,7 +20,7 @@ def load_task(name: str, options: TaskOptions) -> Task:
     """
     make = find_task(name)
     try:
-        task = make(options)
+        task = make(replace(options, name=name))
     except MarketError:
         raise
     except Exception as error:  # a user's function may raise anything

@@ -1,6 +1,5 @@
 """Partition a training set among the broker and the agents."""
 
-import re
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -8,8 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fl_market.catalogue import PARTITION
 from fl_market.data import Batch
-from fl_market.errors import MarketError
+from fl_market.errors import MarketError, OptionError
+from fl_market.plugins import find
 from fl_market.seeds import numpy_generator, torch_generator
 from fl_market.tasks.task import Task, TaskOptions
 
@@ -43,7 +44,7 @@ def shared_task(
     batch_size
         Default batch size of local training.
     broker
-        The broker's data; by default ``options.broker_samples``, or 5 000, samples of ``train``.
+        The broker's data; by default ``options.broker_samples``, or 5 000, are taken out of ``train``.
     augment
         Random change of a batch of training inputs.
     prepare
@@ -125,7 +126,7 @@ def stratified(targets: Tensor, count: int, seed: int, *purpose: str, option: st
     return torch.sort(order[torch.argsort(quantile[order], stable=True)[:count]]).values
 
 
-def by_halves_of_classes(targets: Tensor, agents: int, scarce_share: float, seed: int) -> list[Tensor]:
+def by_halves_of_classes(targets: Tensor, agents: int, seed: int, scarce_share: float = 0.1) -> list[Tensor]:
     """Return each agent's indices: the paper's imbalance (section 6.1.1).
 
     Agents A, C, … keep only a share of the first half of the classes and all of the second; B, D, …
@@ -133,11 +134,11 @@ def by_halves_of_classes(targets: Tensor, agents: int, scarce_share: float, seed
 
     Raises
     ------
-    MarketError
+    OptionError
         If the share is not in [0, 1].
     """
     if not 0 <= scarce_share <= 1:
-        raise MarketError(f"the share of scarce classes must be in [0, 1]; got {scarce_share}")
+        raise OptionError(f"the share of scarce classes must be in [0, 1]; got {scarce_share:g}")
     classes = torch.unique(targets).tolist()
     halves = classes[: len(classes) // 2], classes[len(classes) // 2 :]
     parts = []
@@ -154,18 +155,18 @@ def by_halves_of_classes(targets: Tensor, agents: int, scarce_share: float, seed
     return parts
 
 
-def by_dirichlet(targets: Tensor, agents: int, concentration: float, seed: int) -> list[Tensor]:
-    """Return each agent's indices: shares of every class are drawn from a Dirichlet distribution (Hsu et al. 2019).
+def by_dirichlet(targets: Tensor, agents: int, seed: int, concentration: float) -> list[Tensor]:
+    """Return each agent's indices: shares of each class drawn from a Dirichlet distribution (Hsu et al. 2019).
 
-    Draws are repeated until every agent has at least ten samples, or an equal share if that is less.
+    Draws are repeated until every agent has at least ten samples, or its even share if that is less.
 
     Raises
     ------
-    MarketError
+    OptionError
         If the concentration is not above 0, or no draw gives every agent enough.
     """
     if not 0 < concentration < float("inf"):
-        raise MarketError(f"the concentration of a Dirichlet partition must be above 0; got {concentration}")
+        raise OptionError(f"the concentration of a Dirichlet partition must be above 0; got {concentration:g}")
     generator = numpy_generator(seed, "partition", "dirichlet")
     least = min(10, len(targets) // agents)
     for _ in range(1000):
@@ -179,19 +180,19 @@ def by_dirichlet(targets: Tensor, agents: int, concentration: float, seed: int) 
         indices = [torch.sort(torch.cat(part)).values for part in parts]
         if min(map(len, indices)) >= least:
             return indices
-    raise MarketError(f"no Dirichlet({concentration}) partition gives each of {agents} agents {least} samples")
+    raise OptionError(f"no dirichlet({concentration:g}) partition gives each of {agents} agents {least} samples")
 
 
-def by_shards(targets: Tensor, agents: int, shards: int, seed: int) -> list[Tensor]:
-    """Return each agent's indices: samples sorted by label are cut into shards, dealt at random (McMahan 2017).
+def by_shards(targets: Tensor, agents: int, seed: int, shards: int) -> list[Tensor]:
+    """Return each agent's indices: samples sorted by class are cut, and each agent gets some cuts (McMahan 2017).
 
     Raises
     ------
-    MarketError
+    OptionError
         If there are more shards than samples, or fewer than one for each agent.
     """
     if not 1 <= shards <= len(targets) // agents:
-        raise MarketError(f"{agents} agents cannot have {shards} shards each of {len(targets)} samples")
+        raise OptionError(f"{len(targets)} samples cannot be cut into {shards} shards for each of {agents} agents")
     order = torch.argsort(targets, stable=True)
     cuts = torch.tensor_split(order, agents * shards)
     dealt = torch.randperm(agents * shards, generator=torch_generator(seed, "partition", "shards")).tolist()
@@ -199,7 +200,7 @@ def by_shards(targets: Tensor, agents: int, shards: int, seed: int) -> list[Tens
 
 
 class Partitioner(Protocol):
-    """The used part of ``flwr_datasets.partitioner.Partitioner``."""
+    """The part of ``flwr_datasets.partitioner.Partitioner`` that is used."""
 
     dataset: Any
 
@@ -238,29 +239,51 @@ def by_partitioner(targets: Tensor, agents: int, partitioner: Partitioner) -> li
     return [torch.sort(torch.tensor(list(part))).values for part in parts]
 
 
-def parse_partition(text: str) -> tuple[str, float]:
-    """Return the kind of a partition and its number: ``"halves"``, ``"dirichlet(0.1)"`` or ``"shards(2)"``.
+PARTITIONS: dict[str, Callable[..., list[Tensor]]] = {
+    "halves": by_halves_of_classes,
+    "dirichlet": by_dirichlet,
+    "shards": by_shards,
+}
+"""The partitions by name."""
+
+
+def parse_partition(text: str) -> Callable[[Tensor, int, int], list[Tensor]]:
+    """Return the partition that a text names, such as ``"dirichlet(0.1)"`` or ``"own.py:by_parity"``.
+
+    Returns
+    -------
+    callable
+        From (targets, agents, seed) to each agent's indices.
 
     Raises
     ------
-    MarketError
-        If the text is none of these.
+    OptionError
+        If the text names no partition, or its numbers do not fit.
+
+    Examples
+    --------
+    >>> parse_partition("shards(1)")(torch.tensor([0, 1]), 2, 0)
+    [tensor([0]), tensor([1])]
     """
-    found = re.fullmatch(r"halves|(dirichlet|shards)\(\s*([\d.eE+-]+)\s*\)", text)
-    try:
-        if found is not None:
-            kind, number = (found[1], float(found[2])) if found[1] else ("halves", 0.0)
-            if kind != "shards" or number == int(number):
-                return kind, number
-    except (ValueError, OverflowError):
-        pass
-    raise MarketError(f"unknown partition {text!r}; accepted are halves, dirichlet(concentration) and shards(number)")
+    partition: Callable[[Tensor, int, int], list[Tensor]] = find(PARTITION, text)
+    return partition
 
 
 def _partition(targets: Tensor, options: TaskOptions) -> list[Tensor]:
-    kind, number = parse_partition(options.partition)
-    if kind == "dirichlet":
-        return by_dirichlet(targets, options.agents, number, options.seed)
-    if kind == "shards":
-        return by_shards(targets, options.agents, int(number), options.seed)
-    return by_halves_of_classes(targets, options.agents, options.scarce_share, options.seed)
+    """Return each agent's indices, of at least one sample.
+
+    Raises
+    ------
+    OptionError
+        If the partition returns anything else.
+    """
+    text = f"halves({options.scarce_share})" if options.partition == "halves" else options.partition
+    parts = parse_partition(text)(targets, options.agents, options.seed)
+    if len(parts) != options.agents:
+        raise OptionError(f"the partition {text} must return {options.agents} tensors of indices; got {len(parts)}")
+    for agent, part in enumerate(parts):
+        if not len(part) or int(part.min()) < 0 or int(part.max()) >= len(targets):
+            raise OptionError(
+                f"the partition {text} must give agent {agent} indices of 0 to {len(targets) - 1}, and at least one"
+            )
+    return parts

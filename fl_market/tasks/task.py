@@ -1,63 +1,37 @@
 """A task: data, model and loss, as agents and broker use them."""
 
-import runpy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import cast
 
 from torch import Tensor, nn
 
+from fl_market.catalogue import TASK
 from fl_market.data import Batch
 from fl_market.errors import MarketError
 from fl_market.gains.objectives import with_labels
 from fl_market.parameters import StateDict
+from fl_market.plugins import find
 from fl_market.seeds import reproducible
+from fl_market.settings import TaskSettings
 
 
 @dataclass(frozen=True)
-class TaskOptions:
-    """Source and partition of the data, and choices of the model.
+class TaskOptions(TaskSettings):
+    """All that a function that makes a task is told: the options of the task, and the fields below.
 
     Attributes
     ----------
-    data_dir
-        Folder in torchvision's layout; empty for the sample that the package ships.
-    download
-        Let torchvision fetch what is missing in ``data_dir``.
     agents
         Number of agents.
     seed
-        Decides the partition.
-    partition
-        Of the training set among agents: ``halves`` (the paper's), ``dirichlet(β)`` or ``shards(k)``.
-    scarce_share
-        With ``halves``: share of its scarce classes' samples that an agent keeps.
-    broker_samples
-        Samples that the broker takes out of the training set; 0 for the task's default.
-    train_samples
-        Number of the remaining samples that are used; 0 for all.
-    norm
-        Norm layers of a residual network.
-    widen
-        Factor of a residual network's channels.
+        Decides the broker's part and each agent's.
     augment
-        Crop and flip training images at random.
-    image_size
-        Height and width that photographs are resized to; 0 for the published one.
+        Change training images at random: crop and flip.
     """
 
-    data_dir: str = ""
-    download: bool = False
     agents: int = 2
     seed: int = 0
-    partition: str = "halves"
-    scarce_share: float = 0.1
-    broker_samples: int = 0
-    train_samples: int = 0
-    norm: str = "batch"
-    widen: int = 1
     augment: bool = False
-    image_size: int = 0
 
 
 @dataclass(frozen=True)
@@ -73,11 +47,11 @@ class Task:
     classes
         Number of classes.
     criterion
-        Losses of (outputs, targets), one for each sample.
+        Losses of (outputs, targets), one loss for each sample.
     agents
         Training data of each agent: inputs and targets.
     broker
-        The broker's validation data, disjoint from what agents train on.
+        The broker's validation data, disjoint from the agents' training data.
     test
         The common test set; no decision may use it.
     batch_size
@@ -136,23 +110,12 @@ TASKS: dict[str, Callable[[TaskOptions], Task]] = {}
 
 
 def find_task(name: str) -> Callable[[TaskOptions], Task]:
-    """Return the function that makes a task: a shipped one, or a user's own as ``FILE.py:FUNCTION``.
+    """Return the function that makes a task: a shipped one, or your own as ``FILE.py:FUNCTION``.
 
     Raises
     ------
-    MarketError
+    OptionError
         If there is no such task.
     """
-    if name in TASKS:
-        return TASKS[name]
-    file, colon, function = name.rpartition(":")
-    if not colon or not file.endswith(".py"):
-        raise MarketError(
-            f"task cannot be {name!r}; accepted is one of {', '.join(sorted(TASKS))}, or FILE.py:FUNCTION for your own"
-        )
-    try:
-        return cast(Callable[[TaskOptions], Task], runpy.run_path(file)[function])
-    except KeyError:
-        raise MarketError(f"{file} has no function {function!r} that could make a task") from None
-    except Exception as error:  # a user's file may raise anything
-        raise MarketError(f"{file} cannot be run: {type(error).__name__}: {error}") from error
+    make: Callable[[TaskOptions], Task] = find(TASK, name)
+    return make

@@ -80,16 +80,24 @@ def test_a_deployed_agent_s_own_options_do_not_come_from_the_broker():
     """The run's options set them in a simulation only."""
     run = {"prior": "uniform(0, 1)", "spending-limit": 9.0, "agent-dir": "/somewhere", "learning-rate": 0.5}
     simulated = Configuration.of_node(run, {"partition-id": 1, "num-partitions": 2})
-    assert (simulated.prior, simulated.spending_limit, simulated.agent_dir) == ("uniform(0, 1)", 9.0, "/somewhere")
+    assert (simulated.agent.prior, simulated.agent.spending_limit, simulated.agent.agent_dir) == (
+        "uniform(0, 1)",
+        9.0,
+        "/somewhere",
+    )
     deployed = Configuration.of_node(run, {"partition-id": 1, "spending-limit": 2})
-    assert (deployed.prior, deployed.spending_limit, deployed.agent_dir) == ("exponential(10)", 2.0, "")
-    assert deployed.learning_rate == 0.5, "training options are the run's unless the node sets them"
-    assert Configuration.of_node(run, {"partition-id": 1, "learning-rate": 0.1}).learning_rate == 0.1
+    assert (deployed.agent.prior, deployed.agent.spending_limit, deployed.agent.agent_dir) == (
+        "exponential(10)",
+        2.0,
+        "",
+    )
+    assert deployed.training.learning_rate == 0.5, "training options are the run's unless the node sets them"
+    assert Configuration.of_node(run, {"partition-id": 1, "learning-rate": 0.1}).training.learning_rate == 0.1
     for node, complaint in (
         ({}, "partition-id"),
         ({"partition-id": -1}, "partition-id"),
         ({"partition-id": 0, "spending-limt": 1.0}, "cannot set 'spending-limt'"),
-        ({"partition-id": 0, "spending-limit": -1.0}, "spending-limit cannot be -1.0"),
+        ({"partition-id": 0, "spending-limit": -1.0}, "spending-limit must be at least 0; got -1.0"),
         ({"partition-id": 0, "strategy": "fedavg"}, "cannot set 'strategy'"),
     ):
         with pytest.raises(MarketError, match=complaint):

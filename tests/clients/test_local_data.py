@@ -40,9 +40,9 @@ def test_a_user_s_function(tmp_path):
 
 def test_an_agent_trains_on_it(tmp_path):
     np.savez(tmp_path / "mine.npz", inputs=IMAGES, targets=np.array([3, 1, 4, 1]))
-    options = Configuration(local_data=str(tmp_path / "mine.npz"))
+    options = Configuration.of(local_data=str(tmp_path / "mine.npz"))
     assert len(load_agent_data(options, 0).training[0]) == 4
-    labelled = Configuration(local_data=str(tmp_path / "mine.npz"), labels="1,3")
+    labelled = Configuration.of(local_data=str(tmp_path / "mine.npz"), labels="1,3")
     assert load_agent_data(labelled, 0).training[1].tolist() == [1, 0, 0]
 
 

@@ -14,7 +14,7 @@ OFFERS = [Offer("a", "x", "all", 0.5, 0.4, 0.3, ""), Offer("b", "y", "all", 0.5,
 def agent(**options):
     """Agent A at a new node."""
     node = {"partition-id": 0, "num-partitions": 2}
-    return Agent.at(Context(1, 1, node, RecordDict(), Configuration(**options).to_mapping()))
+    return Agent.at(Context(1, 1, node, RecordDict(), Configuration.of(**options).to_mapping()))
 
 
 def spend(buyer, amount):

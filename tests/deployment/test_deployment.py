@@ -76,7 +76,7 @@ def run_with_private_options(options):
     from strategies.server_app import run_arm
 
     configuration = Configuration.from_mapping(options)
-    grid = InlineGrid(app, configuration.agents, configuration.to_mapping())
+    grid = InlineGrid(app, configuration.run.agents, configuration.to_mapping())
     for context, node in zip(grid.contexts.values(), PRIVATE, strict=False):
         for option in PRIVATE[node].split():
             name, value = option.split("=")

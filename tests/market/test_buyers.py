@@ -82,7 +82,7 @@ def test_weights_count_for_an_agent_s_own_validation_data(buyers):
 
 def broker(**terms):
     criterion = nn.CrossEntropyLoss(reduction="none")
-    return Broker(build(), criterion, data(0), data(1), terms=Terms(**terms), build=build)
+    return Broker(build(), criterion, data(0), data(1), terms=Terms(**{"pricing": "free", **terms}), build=build)
 
 
 def test_a_seller_of_another_head_is_aligned_by_what_is_shared():

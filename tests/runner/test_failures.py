@@ -140,7 +140,7 @@ def test_warnings_stand_above_the_sentence_and_nothing_else_is_said(unwell, engi
 def test_parameters_that_fedavg_cannot_average_are_refused_by_name(caplog, monkeypatch):
     """A learning rate under which every agent diverges, and an agent of another width."""
     with pytest.raises(UnfinishedRunError, match=r"agents A, B finished no round of fedavg; .*NaN or infinite"):
-        run_inline(Configuration(strategy="fedavg", num_server_rounds=1, learning_rate=1e30, train_samples=200))
+        run_inline(Configuration.of(strategy="fedavg", num_server_rounds=1, learning_rate=1e30, train_samples=200))
 
     class Grid(engines.InlineGrid):
         def answer(self, message):
@@ -155,7 +155,7 @@ def test_parameters_that_fedavg_cannot_average_are_refused_by_name(caplog, monke
     with pytest.raises(
         UnfinishedRunError, match=r"agent B finished no round of fedavg; .*'1.weight' has shape"
     ) as found:
-        run_inline(Configuration(strategy="fedavg", num_server_rounds=1, train_samples=200))
+        run_inline(Configuration.of(strategy="fedavg", num_server_rounds=1, train_samples=200))
     assert found.value.result.agents["A"].rounds_finished == 1
     assert "round 1: agent B: '1.weight' has shape (32, 5)" in caplog.text
 
@@ -164,6 +164,6 @@ def test_the_error_passes_from_one_process_to_another():
     import pickle
 
     with pytest.raises(UnfinishedRunError) as found:
-        run_inline(Configuration(strategy="fedavg", num_server_rounds=1, learning_rate=1e30, train_samples=200))
+        run_inline(Configuration.of(strategy="fedavg", num_server_rounds=1, learning_rate=1e30, train_samples=200))
     copy = pickle.loads(pickle.dumps(found.value))
     assert (str(copy), copy.result) == (str(found.value), found.value.result)

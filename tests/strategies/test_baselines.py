@@ -14,7 +14,7 @@ pytestmark = pytest.mark.flower
 
 
 def run(strategy, **options):
-    return run_inline(Configuration(strategy=strategy, num_server_rounds=options.pop("rounds", 3), **options))
+    return run_inline(Configuration.of(strategy=strategy, num_server_rounds=options.pop("rounds", 3), **options))
 
 
 def curves(result):
@@ -23,7 +23,7 @@ def curves(result):
 
 def test_fedavg_is_flower_s_own():
     """Flower's strategy, untouched, over the same agents ends with the same model."""
-    configuration = Configuration(num_server_rounds=3)
+    configuration = Configuration.of(num_server_rounds=3)
     common = ArrayRecord(configuration.load_task().initial_model(0).state_dict())
     grid = InlineGrid(app, 2, configuration.to_mapping())
     metrics = FedAvg().start(grid=grid, initial_arrays=common, num_rounds=3).evaluate_metrics_clientapp
@@ -47,7 +47,7 @@ def test_late_fedavg_is_siloed_at_first_and_then_one_model():
 
 
 def test_late_fedavg_averages_the_trained_models_in_halves():
-    configuration = Configuration(strategy="fedavg-late", num_server_rounds=1, first_round=1)
+    configuration = Configuration.of(strategy="fedavg-late", num_server_rounds=1, first_round=1)
     task = configuration.load_task()
     siloed = InlineGrid(app, 2, configuration.to_mapping())
     run_arm_over(siloed, configuration, "siloed")
@@ -62,11 +62,10 @@ def test_late_fedavg_averages_the_trained_models_in_halves():
 
 
 def run_arm_over(grid, configuration, strategy):
-    from dataclasses import replace
 
     from strategies.server_app import run_arm
 
-    return run_arm(grid, replace(configuration, strategy=strategy))
+    return run_arm(grid, configuration.with_options(strategy=strategy))
 
 
 def test_tuned_fedavg_uses_the_broker_s_data():
@@ -90,7 +89,7 @@ def test_fedprox_is_flower_s_own_and_holds_the_agents_near_the_average():
 
 
 def test_fedadam_is_flower_s_own():
-    configuration = Configuration(num_server_rounds=2)
+    configuration = Configuration.of(num_server_rounds=2)
     common = ArrayRecord(configuration.load_task().initial_model(0).state_dict())
     grid = InlineGrid(app, 2, configuration.to_mapping())
     metrics = FedAdam(eta=0.02).start(grid=grid, initial_arrays=common, num_rounds=2).evaluate_metrics_clientapp
@@ -99,7 +98,7 @@ def test_fedadam_is_flower_s_own():
 
 
 def test_an_ensemble_is_tested_by_the_mean_of_its_probabilities():
-    configuration = Configuration(strategy="siloed", num_server_rounds=1)
+    configuration = Configuration.of(strategy="siloed", num_server_rounds=1)
     task, siloed = configuration.load_task(), InlineGrid(app, 2, configuration.to_mapping())
     run_arm_over(siloed, configuration, "siloed")
     probabilities = []
@@ -123,7 +122,7 @@ def test_a_pooled_model_sees_everybody_s_data():
                 seen[message.metadata.dst_node_id] = reply.content["metrics"]["num-examples"]
             return reply
 
-    configuration = Configuration(num_server_rounds=1)
+    configuration = Configuration.of(num_server_rounds=1)
     run_arm_over(Grid(app, 2, configuration.to_mapping()), configuration, "pooled")
     total = sum(len(part[0]) for part in configuration.load_task().agents)
     assert set(seen.values()) == {total}
@@ -136,7 +135,7 @@ def test_fedala_starts_from_the_common_model_and_becomes_personal():
 
 
 def test_fedfomo_moves_each_agent_as_its_formula_says():
-    configuration = Configuration(strategy="fedfomo", num_server_rounds=1)
+    configuration = Configuration.of(strategy="fedfomo", num_server_rounds=1)
     task = configuration.load_task()
     models, delivered = {}, {}
 

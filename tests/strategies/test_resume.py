@@ -48,7 +48,7 @@ class CrashError(BaseException):
 
 def configured(folder, **options):
     """Agents keep their momentum on disk: else a resumed run would start without it."""
-    return Configuration(out_dir=str(folder), agent_dir=str(folder / "agents"), **(OPTIONS | options))
+    return Configuration.of(out_dir=str(folder), agent_dir=str(folder / "agents"), **(OPTIONS | options))
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def check_ledger(folder):
 
 
 def resumed(folder):
-    return run_inline(replace(read_configuration(folder), resume=str(folder)))
+    return run_inline(read_configuration(folder).with_options(resume=str(folder)))
 
 
 STEPS = ("agree", "escrow", "deliver", "settle", "open_account")
@@ -451,7 +451,7 @@ def test_the_broker_waits_for_agents_that_are_all_gone_says_for_whom_and_gives_u
             return [] if self.rounds > 2 else super().get_node_ids()
 
     configuration = configured(tmp_path, connect_timeout=0.2)
-    grid = Emptying(app, configuration.agents, configuration.to_mapping())
+    grid = Emptying(app, configuration.run.agents, configuration.to_mapping())
     complaint = "none of the agents A, B came back within 0.2 s; rounds up to 2 are kept: resume the run"
     with caplog.at_level(logging.WARNING, "flwr"), pytest.raises(MarketError, match=complaint):
         run_arm(grid, configuration)
@@ -465,7 +465,7 @@ def test_a_resumed_run_goes_on_with_the_agents_that_come_back(tmp_path, caplog):
 
     configuration = configured(tmp_path, agents=3, partition="dirichlet(0.5)", num_server_rounds=3)
     run_inline(configuration)
-    fewer = replace(configuration, num_server_rounds=3, resume=str(tmp_path), connect_timeout=0.2)
+    fewer = configuration.with_options(num_server_rounds=3, resume=str(tmp_path), connect_timeout=0.2)
     checkpoint = tmp_path / "checkpoints-market-priced" / "round-000003"
     shutil.rmtree(checkpoint)
 

@@ -33,21 +33,21 @@ def test_the_documented_example_runs(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("def other(options): pass", "has no function 'task'"),
+        ("def other(options): pass", "does not define 'task'"),
         ("raise RuntimeError('not today')", "cannot be run: RuntimeError: not today"),
         ("def task(options): return 3", "must return a fl_market.tasks.Task; got int"),
     ],
 )
-def test_a_file_that_makes_no_task_is_named(tmp_path, text, complaint):
+def test_a_file_without_a_valid_task_is_named(tmp_path, text, complaint):
     file = tmp_path / "mine.py"
     file.write_text(text)
     with pytest.raises(MarketError, match=complaint):
-        Configuration(task=f"{file}:task").load_task()
+        Configuration.of(task=f"{file}:task").load_task()
 
 
-def test_a_file_that_is_not_there_is_named(tmp_path):
+def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(MarketError, match=r"nothing\.py cannot be run"):
-        Configuration(task=f"{tmp_path}/nothing.py:task")
+        Configuration.of(task=f"{tmp_path}/nothing.py:task")
 
 
 def test_a_task_without_data_for_every_agent_is_refused(tmp_path):

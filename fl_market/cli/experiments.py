@@ -1,0 +1,145 @@
+"""``fl-market experiment`` and ``fl-market bench``."""
+
+import argparse
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fl_market.cli.arguments import add_debug, names, new_folder, seeds, whole
+from fl_market.cli.runs import add_overhead
+from fl_market.settings import DEVICES
+
+if TYPE_CHECKING:
+    from fl_market.cli.arguments import Commands
+
+_TABLES = {
+    "table1": "the arms on MNIST, CIFAR-10 and TinyImageNet",
+    "table2": "trading some layers, or the best within a budget",
+    "figure2": "how fast the arms' test losses fall",
+}
+_FIGURES = {
+    "figure3": "linear agents in the market against siloed ones",
+    "figure4": "the market's benefit by the distance of the tasks",
+    "figure5": "prices against the truthful optimum",
+    "theorem51": "rounds to convergence against the bound",
+}
+
+
+def add_experiments(commands: "Commands") -> None:
+    """Add the paper's experiments."""
+    parser = commands.add_parser("experiment", help="one of the paper's experiments, over many seeds")
+    experiments = parser.add_subparsers(required=True, metavar="NAME", dest="name")
+    for name, text in _TABLES.items():
+        table = experiments.add_parser(name, help=text)
+        table.add_argument("--scale", choices=("quick", "full"), default="quick", help="(default: %(default)s)")
+        table.add_argument("--data-dir", required=True, metavar="DIR", help="data sets in torchvision's layout")
+        if name == "table1":
+            table.add_argument(
+                "--data", type=names, default=[], metavar="SET,…", help="of mnist, cifar10, tinyimagenet"
+            )
+        _add_seeds(table, "0,1,2", "0,1,2")
+        table.add_argument(
+            "--jobs", type=whole(0), default=0, metavar="N", help="runs at the same time (default: one a processor)"
+        )
+        table.add_argument("--device", choices=DEVICES, default="auto", help="(default: %(default)s)")
+        table.add_argument("--out", metavar="DIR", help="folder of the result; what is finished in it is not run again")
+        table.add_argument("--quiet", action="store_true", help="no progress")
+        add_debug(table)
+        table.set_defaults(command=_table)
+    for name, text in _FIGURES.items():
+        figure = experiments.add_parser(name, help=text)
+        _add_seeds(figure, ",".join(map(str, range(20))), "0,1,…,19")
+        figure.add_argument("--out", metavar="DIR", help="folder for NAME.json and NAME.png; runs/… by default")
+        figure.add_argument("--overwrite", action="store_true", help="replace an earlier result in --out")
+        add_debug(figure)
+        figure.set_defaults(command=_figure)
+
+
+def add_bench(commands: "Commands") -> None:
+    """Add the benchmarks."""
+    parser = commands.add_parser("bench", help="measure speed: both sides in one run, as a ratio")
+    benches = parser.add_subparsers(required=True, metavar="NAME")
+    add_overhead(benches)
+    align = benches.add_parser(
+        "align", help="matching against rebasin and plain coordinate descent; about half an hour"
+    )
+    align.add_argument("--data-dir", required=True, metavar="DIR", help="MNIST and CIFAR-10 in torchvision's layout")
+    _add_bench_options(align, "align.json")
+    align.set_defaults(command=_align)
+    chaos = benches.add_parser("chaos", help="kill processes of deployed markets at random; about an hour")
+    chaos.add_argument("--kills", type=whole(1), default=50, metavar="N", help="how many (default: %(default)s)")
+    _add_bench_options(chaos, "chaos.json, the deployment and its logs")
+    chaos.set_defaults(command=_chaos)
+
+
+def _add_seeds(parser: argparse.ArgumentParser, default: str, shown: str) -> None:
+    parser.add_argument(
+        "--seeds", type=seeds, default=default, metavar="N,…", help=f"seeds with commas between (default: {shown})"
+    )
+
+
+def _add_bench_options(parser: argparse.ArgumentParser, files: str) -> None:
+    parser.add_argument("--seed", type=whole(0), default=0, metavar="N", help="decides every random choice")
+    parser.add_argument("--out", default="", metavar="DIR", help=f"folder for {files}; runs/… by default")
+    parser.add_argument("--overwrite", action="store_true", help="replace an earlier result in --out")
+    add_debug(parser)
+
+
+def _figure(options: argparse.Namespace) -> int:
+    from fl_market.experiments.linear_figures import run_experiment
+
+    out_dir = options.out or new_folder(options.name)
+    print(run_experiment(options.name, out_dir, options.seeds, overwrite=options.overwrite))
+    for suffix in ("json", "png"):
+        print(Path(out_dir) / f"{options.name}.{suffix}")
+    return 0
+
+
+def _table(options: argparse.Namespace) -> int:
+    from fl_market.runner.environment import set_environment
+
+    set_environment()
+    from fl_market.experiments.network_tables import Plan, run_table
+
+    plan = Plan(
+        options.scale,
+        str(Path(options.data_dir).absolute()),
+        options.seeds,
+        tuple(getattr(options, "data", ())),
+        options.jobs,
+        options.device,
+    )
+    out_dir = options.out or new_folder(f"{options.name}-{options.scale}")
+
+    def report(line: str) -> None:
+        if not options.quiet:
+            print(line, file=sys.stderr, flush=True)
+
+    print(run_table(options.name, out_dir, plan, report))
+    print(Path(out_dir) / f"{options.name}.json")
+    return 0
+
+
+def _align(options: argparse.Namespace) -> int:
+    from fl_market.benchmarks.align import align
+
+    out_dir = options.out or new_folder("bench-align")
+    print(align(options.data_dir, out_dir, seed=options.seed, overwrite=options.overwrite))
+    print(Path(out_dir) / "align.json")
+    return 0
+
+
+def _chaos(options: argparse.Namespace) -> int:
+    from fl_market.benchmarks.chaos import chaos
+
+    out_dir = options.out or new_folder("bench-chaos")
+
+    def report(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    # ended by a signal, it ends what it has started
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    print(chaos(out_dir, kills=options.kills, seed=options.seed, overwrite=options.overwrite, report=report))
+    print(Path(out_dir) / "chaos.json")
+    return 0

@@ -1,0 +1,80 @@
+"""``fl-market ledger``."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fl_market.errors import OptionError
+
+if TYPE_CHECKING:
+    from fl_market.cli.arguments import Commands
+    from fl_market.ledger import Ledger
+
+
+def add_ledger(commands: "Commands") -> None:
+    """Add the commands that look into a ledger."""
+    parser = commands.add_parser("ledger", help="look into a ledger")
+    actions = parser.add_subparsers(required=True, metavar="ACTION")
+    show = actions.add_parser("show", help="accounts, deals and prices, or the statement of one account")
+    show.add_argument("--account", metavar="NAME", help="show the statement of this account")
+    show.set_defaults(command=_show)
+    verify = actions.add_parser("verify", help="check the chain of entries, the deals and the balances")
+    verify.set_defaults(command=_verify)
+    export = actions.add_parser("export", help="write the journal to standard output")
+    export.add_argument("--format", choices=("csv", "json", "beancount"), default="csv", help="(default: %(default)s)")
+    export.set_defaults(command=_export)
+    reconcile = actions.add_parser("reconcile", help="check an agent's receipts against the ledger")
+    reconcile.add_argument("--account", required=True, metavar="NAME", help="the agent's account")
+    reconcile.add_argument("--receipts", required=True, metavar="FILE", help="the agent's journal, receipts.jsonl")
+    reconcile.set_defaults(command=_reconcile)
+    for action in (show, verify, export, reconcile):
+        action.add_argument(
+            "--db", required=True, metavar="URL", help="sqlite:///FILE or the file itself, or postgresql+psycopg://…"
+        )
+        action.add_argument("--debug", action="store_true", help=argparse.SUPPRESS)
+
+
+def _opened(options: argparse.Namespace) -> "Ledger":
+    from fl_market.ledger import Ledger
+
+    scheme, separator, _ = options.db.partition("://")
+    if separator and not scheme.startswith(("sqlite", "postgresql")):
+        raise OptionError(f"--db must be a file, sqlite:///FILE or postgresql+psycopg://…; got {options.db!r}")
+    return Ledger.open_existing(options.db if separator else f"sqlite:///{options.db}")
+
+
+def _show(options: argparse.Namespace) -> int:
+    from fl_market.reports.ledger import ledger_table, statement_table
+
+    with _opened(options) as ledger:
+        print(statement_table(ledger, options.account) if options.account else ledger_table(ledger))
+    return 0
+
+
+def _verify(options: argparse.Namespace) -> int:
+    with _opened(options) as ledger:
+        counts = f"{len(ledger.entries())} entries, {len(ledger.deals())} deals"
+        return _ended(ledger.verify(), f"ledger OK: {counts}, and all balances add up to 0")
+
+
+def _export(options: argparse.Namespace) -> int:
+    from fl_market.reports.export import FORMATS
+
+    with _opened(options) as ledger:
+        print(FORMATS[options.format](ledger), end="")
+    return 0
+
+
+def _reconcile(options: argparse.Namespace) -> int:
+    from fl_market.ledger import read_receipts, reconcile
+
+    with _opened(options) as ledger:
+        receipts = read_receipts(Path(options.receipts))
+        problems = reconcile(options.account, ledger.deals(), receipts)
+    return _ended(problems, f"all {len(receipts)} receipts of {options.account} agree with the ledger")
+
+
+def _ended(problems: list[str], otherwise: str) -> int:
+    for line in problems or [otherwise]:
+        print(line)
+    return 1 if problems else 0

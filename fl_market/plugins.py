@@ -1,0 +1,253 @@
+"""Plug-ins: one parser for every text that names something a user may replace by code of their own.
+
+A text is ``NAME``, ``NAME(number, …)``, ``FILE.py:NAME``, ``FILE.py:NAME(number, …)``, or the name
+of an entry point with or without numbers. Nothing is imported before it is looked up, so that the
+command line can list what there is without importing torch.
+"""
+
+import inspect
+import math
+import re
+import runpy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from importlib import import_module
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+from fl_market.errors import MarketError, OptionError
+
+_CALL = re.compile(r"\s*(?P<name>\S.*?)\s*(?:\((?P<numbers>[^()]*)\)\s*)?", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of plug-in.
+
+    Attributes
+    ----------
+    noun
+        Its name in messages.
+    what
+        What a plug-in of this kind is, in messages.
+    registry
+        ``module:NAME`` of the dict from names to what the package ships.
+    shipped
+        Text as users write it -> a line about it. A text with parentheses needs its numbers.
+    group
+        Group of its entry points; empty where users cannot add their own.
+    requires
+        Attributes that a plug-in must have.
+    leading
+        Arguments before the numbers, where a plug-in takes both in one call. With 0, a call with the
+        numbers makes the plug-in.
+    """
+
+    noun: str
+    what: str
+    registry: str
+    shipped: Mapping[str, str] = field(hash=False)
+    group: str = ""
+    requires: tuple[str, ...] = ("__call__",)
+    leading: int = 0
+
+    @property
+    def accepted(self) -> str:
+        """All that a text may be, for people."""
+        own = f", or your own as FILE.py:NAME or as an entry point of {self.group}" if self.group else ""
+        return ", ".join(self.shipped) + own
+
+    @property
+    def lines(self) -> dict[str, str]:
+        """Text as users write it -> a line about it, the installed entry points included."""
+        installed = entry_points(group=self.group) if self.group else ()
+        return dict(self.shipped) | {point.name: f"from {point.value}" for point in installed}
+
+    def check(self, given: Any) -> None:
+        """Raise OptionError unless ``given`` is a plug-in of this kind, or a text that names one.
+
+        A shipped name is not imported for that.
+        """
+        if not isinstance(given, str):
+            self.require(given, repr(given))
+        elif given not in self.shipped or "(" in given:
+            find(self, given)
+
+    def require(self, found: Any, text: str) -> None:
+        """Raise OptionError unless ``found`` has what a plug-in of this kind needs."""
+        needs_numbers = self.leading and not _takes(found, [0.0] * self.leading)
+        if isinstance(found, type) or needs_numbers or not all(hasattr(found, name) for name in self.requires):
+            raise OptionError(f"the {self.noun} {text} is not {self.what}; accepted are {self.accepted}")
+
+
+@dataclass(frozen=True)
+class Call:
+    """A text in its parts; ``numbers`` is None where it has no parentheses."""
+
+    name: str
+    numbers: tuple[float, ...] | None
+
+
+def parse_call(text: str) -> Call:
+    """Return the parts of ``NAME`` or ``NAME(number, …)``.
+
+    Raises
+    ------
+    OptionError
+        If it is neither.
+
+    Examples
+    --------
+    >>> parse_call("split(0.25)")
+    Call(name='split', numbers=(0.25,))
+    >>> parse_call("own.py:rule")
+    Call(name='own.py:rule', numbers=None)
+    """
+    found = _CALL.fullmatch(text)
+    if found is None:
+        raise OptionError(f"{text!r} must have the form NAME or NAME(number, …)")
+    if found["numbers"] is None:
+        return Call(found["name"], None)
+    try:
+        numbers = found["numbers"].split(",") if found["numbers"].strip() else []
+        return Call(found["name"], tuple(float(number) for number in numbers))
+    except ValueError:
+        raise OptionError(f"{text!r} must have numbers with commas between in its parentheses") from None
+
+
+def find(kind: Kind, text: str) -> Any:
+    """Return the plug-in that a text names.
+
+    Parameters
+    ----------
+    kind
+        The kind of plug-in.
+    text
+        As users write it.
+
+    Raises
+    ------
+    OptionError
+        If there is no such plug-in, its numbers do not fit, or it is of another kind.
+    """
+    try:
+        call = parse_call(text)
+    except OptionError as error:
+        raise OptionError(f"the {kind.noun} {error}; accepted are {kind.accepted}") from None
+    if call.numbers is None and any(shipped.startswith(f"{call.name}(") for shipped in kind.shipped):
+        raise OptionError(f"the {kind.noun} {text!r} lacks its numbers; accepted are {kind.accepted}")
+    found = _look_up(kind, call.name, text)
+    if call.numbers is not None:
+        found = _with_numbers(kind, found, text, call.numbers)
+    kind.require(found, text)
+    return found
+
+
+def label(text: str) -> str:
+    """Return the short name of a plug-in: without its file, for tables and file names.
+
+    >>> label("examples/own_arm.py:greedy"), label("market")
+    ('greedy', 'market')
+    """
+    return text.rpartition(":")[2] if is_file(text) else text
+
+
+def is_file(text: str) -> bool:
+    """Return whether a text names something in a file: ``FILE.py:NAME``."""
+    return text.rpartition(":")[0].endswith(".py")
+
+
+def with_absolute_file(text: str) -> str:
+    """Return a text with the path of its file made absolute, for processes that run elsewhere."""
+    file, _, name = text.rpartition(":")
+    return f"{Path(file.strip()).expanduser().absolute()}:{name}" if is_file(text) else text
+
+
+def load_file(file: str, name: str) -> Any:
+    """Return what a Python file defines under a name.
+
+    Raises
+    ------
+    OptionError
+        If the file cannot be run, or does not define the name.
+    """
+    try:
+        path = Path(file)
+        defined = _run_file(str(path), path.stat().st_mtime_ns)
+    except Exception as error:  # a user's file may raise anything
+        raise OptionError(f"{file} cannot be run: {type(error).__name__}: {error}") from error
+    if name not in defined:
+        raise OptionError(f"{file} does not define {name!r}")
+    return defined[name]
+
+
+@lru_cache(maxsize=32)
+def _run_file(path: str, modified: int) -> dict[str, Any]:
+    """Run a file once for each of its versions: its objects stay the same from call to call."""
+    return runpy.run_path(path)
+
+
+def _look_up(kind: Kind, name: str, text: str) -> Any:
+    names = {shipped.partition("(")[0] for shipped in kind.shipped}
+    if name.lower() in names:
+        return registry_of(kind)[name.lower()]
+    if kind.group and is_file(name):
+        file, _, attribute = name.rpartition(":")
+        return load_file(file, attribute)
+    points = list(entry_points(group=kind.group, name=name)) if kind.group else []
+    if not points:
+        raise OptionError(f"unknown {kind.noun} {text!r}; accepted are {kind.accepted}")
+    try:
+        return points[0].load()
+    except Exception as error:  # as may a package that somebody installed
+        raise OptionError(f"the {kind.noun} {text!r} cannot be loaded: {type(error).__name__}: {error}") from error
+
+
+def registry_of(kind: Kind) -> Mapping[str, Any]:
+    """Return the dict from names to what the package ships of a kind; imports it."""
+    module, _, attribute = kind.registry.partition(":")
+    registry: Mapping[str, Any] = getattr(import_module(module), attribute)
+    return registry
+
+
+def _with_numbers(kind: Kind, found: Any, text: str, numbers: Sequence[float]) -> Any:
+    """Return a plug-in that was called with its numbers, or that will be, behind its leading arguments."""
+    if not callable(found) or not _takes(found, [*[0.0] * kind.leading, *numbers]):
+        raise OptionError(f"the {kind.noun} {text!r} does not have the right numbers; accepted are {kind.accepted}")
+    try:
+        fitting = _whole_where_needed(found, text, numbers, kind.leading)
+    except OptionError as error:
+        raise OptionError(f"the {kind.noun} {error}; accepted are {kind.accepted}") from None
+    if kind.leading:
+        return lambda *leading: found(*leading, *fitting)
+    try:
+        return found(*fitting)
+    except MarketError as error:
+        raise OptionError(f"the {kind.noun} {text!r} is invalid: {error}") from error
+
+
+def _takes(found: Callable[..., Any], arguments: Sequence[float]) -> bool:
+    """Return whether a function takes so many arguments."""
+    try:
+        inspect.signature(found).bind(*arguments)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def _whole_where_needed(
+    found: Callable[..., Any], text: str, numbers: Sequence[float], leading: int
+) -> tuple[float, ...]:
+    """Return the numbers, as ``int`` where the function's annotation says so."""
+    parameters = list(inspect.signature(found).parameters.values())[leading:]
+    fitting: list[float] = []
+    for place, number in enumerate(numbers):
+        parameter = parameters[min(place, len(parameters) - 1)]
+        if parameter.annotation in (int, "int"):
+            if not math.isfinite(number) or number != int(number):
+                raise OptionError(f"{text!r} needs a whole number of {parameter.name}; got {number:g}")
+            number = int(number)  # noqa: PLW2901
+        fitting.append(number)
+    return tuple(fitting)
