@@ -29,6 +29,101 @@ from fl_market.protocol import (
 from fl_market.runner.inline_grid import InlineGrid
 
 
+def offer(name, gain, bound, after=""):
+    return Offer(name, f"seller-{name}", "all", 0.5, gain, bound, after)
+
+
+def test_the_bid_is_the_gain_on_the_surest_offer():
+    assert decide([offer("a", 0.9, 0.1), offer("b", 0.4, 0.3)], bid_scale=2.0) == [Bid("b", 800_000)]
+    assert decide([], bid_scale=2.0) == []
+    twins = [offer("z", 0.4, 0.3), offer("a", 0.4, 0.3)]
+    assert decide(twins, bid_scale=1.0)[0].offer == "z", "the first of equals: ids are random"
+    bundle = [offer("a", 0.9, 0.1), offer("b", 0.4, 0.3), offer("b+c", 0.2, 0.1, "b"), offer("b+c+a", 0.1, 0.05, "b+c")]
+    assert decide(bundle, bid_scale=1.0) == [Bid("b", 400_000), Bid("b+c", 200_000), Bid("b+c+a", 100_000)]
+
+
+def test_the_ask_is_the_myerson_price():
+    requests = [QuoteRequest("q", "all"), QuoteRequest("r", "all")]
+    assert value(requests, Uniform(0, 1), cost=0.2, bid_scale=2.0) == [Ask("q", 1_200_000), Ask("r", 1_200_000)]
+    assert value(requests[:1], Exponential(10), cost=0.0, bid_scale=1.0) == [Ask("q", 100_000)]
+    assert value(requests, Uniform(0, 1), cost=1.0, bid_scale=1.0) == [], "no price sells at a profit"
+
+
+def test_the_ask_on_a_disclosed_quote():
+    def asked(kind, cost=0.0, **disclosed):
+        (ask,) = value_disclosed([DisclosedQuote("q", "all", **disclosed)], kind, cost, bid_scale=2.0)
+        return ask.amount
+
+    same = {"alpha": 0.4, "beta": 0.6, "gain": 1.5}
+    gain = 1 - 1 / exact_gain(1.5, 0.4)
+    assert asked("sharp", **same) == pytest.approx(2_000_000 * gain / 2, abs=1), "the Myerson price of U[0, gain]"
+    assert asked("sharp", cost=0.2, **same) == pytest.approx(2_000_000 * (gain + 0.2) / 2, abs=1)
+    assert asked("paper", **same) == 0, "the paper's lower bound lies below no gain at all"
+    assert asked("paper", cost=0.3, **same) == 600_000
+    other = {"alpha": 0.4, "beta": 0.3, "gain": 1.5}
+    high = gain_bounds(1.5, 0.4, 0.3)[1]
+    assert asked("sharp", **other) == pytest.approx(1_000_000 * (1 - 1 / high), abs=1)
+    assert asked("sharp", alpha=0.0, beta=1.0, gain=1.0) == 1_000_000, "nothing is known: U[0, 1]"
+
+
+def quoted(context, rounds, asked, sold):
+    """Quotes of some rounds at one ask, each sold at a price or declined (None)."""
+    for number in rounds:
+        remember(context, [Ask(f"{number}/x", asked)])
+        receipts = [] if sold is None else [Receipt(f"{number}/x", "sold", "x", sold)]
+        resolve(context, receipts)
+
+
+def test_a_seller_learns_from_its_sales_and_from_what_was_declined():
+    context = Node().context
+    quoted(context, range(4), 100_000, 150_000)
+    assert learned_prior(context, nash, 1.0) is None, "too few to trust"
+    helped = learned_prior(context, nash, 1.0, [PublicPrice(50_000), PublicPrice(0)])
+    assert helped == Empirical([0.2] * 4, accepted=[0.0, 0.05]), "until they are enough, others' prices help out"
+    quoted(context, range(4, 8), 100_000, 150_000)
+    quoted(context, range(8, 10), 300_000, None)
+    assert learned_prior(context, nash, 1.0) == Empirical([0.2] * 8, declined=[0.3] * 2)
+    assert learned_prior(context, nash, 0.0) is None, "to whom gains are worth nothing its asks say nothing"
+    assert learned_prior(context, nash, 2.0) == Empirical([0.1] * 8, declined=[0.15] * 2)
+    # the ask as the price tells no more than that the bid was as high
+    assert learned_prior(context, ask_rule, 1.0) == Empirical(accepted=[0.1] * 8, declined=[0.3] * 2)
+
+
+def test_what_a_price_reveals():
+    for rule in (nash, split(0.25), split(1.0)):
+        assert rule.reveals(rule.price(900_000, 100_000), 100_000) == 900_000
+    assert ask_rule.reveals is None
+
+
+def test_training_learns_and_depends_on_its_stream_alone():
+    torch.manual_seed(0)
+    inputs = torch.randn(300, 4)
+    data, criterion = (inputs, (inputs[:, 0] > 0).long()), nn.CrossEntropyLoss(reduction="none")
+    start = nn.Linear(4, 2)
+    states = []
+    for purpose in ("a", "a", "b"):
+        model = nn.Linear(4, 2)
+        model.load_state_dict(start.state_dict())
+        optimiser = torch.optim.SGD(model.parameters(), lr=0.5)
+        train(model, optimiser, criterion, data, epochs=3, batch_size=32, seed=0, purpose=(purpose,))
+        states.append(digest(model.state_dict()))
+        loss, accuracy, on_targets = evaluate([model], criterion, data)
+        assert accuracy > 0.95
+        assert loss < evaluate([start], criterion, data)[0]
+        assert on_targets == accuracy
+    assert states[0] == states[1] != states[2]
+
+
+def test_an_agent_without_data_says_so():
+    model = nn.Linear(4, 2)
+    empty = torch.zeros(0, 4), torch.zeros(0, dtype=torch.long)
+    with pytest.raises(MarketError, match="no training data"):
+        train(
+            model, torch.optim.SGD(model.parameters(), lr=0.1), nn.CrossEntropyLoss(), empty,
+            epochs=1, batch_size=2, seed=0, purpose=(),
+        )  # fmt: skip
+
+
 def test_optimiser_state_as_bytes():
     parameter = nn.Parameter(torch.ones(3))
     optimiser = torch.optim.SGD([parameter], lr=0.1, momentum=0.9)
@@ -153,3 +248,8 @@ def test_a_node_without_a_number_says_so():
     assert "partition-id" in agent.send("train").error.reason
 
 
+def test_names():
+    assert [agent_name(index) for index in (0, 25, 26, 51, 52, 701, 702)] == ["A", "Z", "AA", "AZ", "BA", "ZZ", "AAA"]
+    names = Pseudonyms()
+    assert names.of("A") == names.of("A") != names.of("B")
+    assert names.of("A") != Pseudonyms().of("A")
