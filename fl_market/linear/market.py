@@ -24,7 +24,7 @@ class Purchase:
         Purchased weight: the minimiser of the broker's loss over the segment between the two
         models.
     gain
-        Gain-from-trade as an error ratio (Eq. 3), from the broker's certify split; 1 without a gain.
+        Gain-from-trade as an error ratio (Eq. 3), from the certify split; 1 without a gain.
     bought
         Whether the gain is certified.
     """

@@ -2,12 +2,13 @@
 
 import re
 from collections.abc import Mapping
+from types import MappingProxyType
 
 import pytest
 import torch
 from torch import nn
 
-from fl_market.merging import MERGE_METHODS, NormStatistics, Repair, interpolate
+from fl_market.merging import MERGE_METHODS, NormStatistics, Repair, interpolate, only_layers
 from fl_market.merging.testing import check_merge_method
 from fl_market.parameters import copied
 
@@ -148,6 +149,18 @@ def test_all_violations_are_named_at_once():
 def network(seed, norm):
     torch.manual_seed(seed)
     return nn.Sequential(nn.Linear(4, 6), norm, nn.ReLU(), nn.Linear(6, 2)).eval()
+
+
+@pytest.mark.parametrize(("repair", "norm"), [(Repair, nn.Identity()), (NormStatistics, nn.BatchNorm1d(6))])
+def test_the_result_of_a_method_is_left_alone(repair, norm):
+    own, other = (network(seed, norm).state_dict() for seed in (0, 1))
+    bought = only_layers(own, other, ("3",))
+
+    def method(buyer, seller, alpha):
+        return MappingProxyType(interpolate(buyer, seller, alpha))
+
+    merged = repair(network(2, norm), torch.randn(64, 4)).merging(own, bought, method)(0.6)
+    assert all(torch.equal(merged[name], own[name]) for name in own if not name.startswith("3"))
 
 
 @pytest.mark.parametrize(("repair", "norm"), [(Repair, nn.Identity()), (NormStatistics, nn.BatchNorm1d(6))])

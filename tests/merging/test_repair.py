@@ -102,3 +102,11 @@ def test_a_layer_that_is_called_twice_is_left_alone():
     shared = nn.Linear(4, 4)
     model = nn.Sequential(shared, nn.ReLU(), shared, nn.Linear(4, 2))
     assert Repair(model, torch.zeros(3, 4)).layers == ("3",)
+
+
+def test_a_rest_of_one_sample_does_not_stop_the_statistics():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Linear(3, 2)).eval()
+    inputs = torch.randn(9, 4)
+    found = NormStatistics(model, inputs, batch_size=8).recompute(model.state_dict())
+    torch.testing.assert_close(found["1.running_mean"], model[0](inputs[:8]).mean(0))

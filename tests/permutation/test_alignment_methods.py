@@ -13,6 +13,7 @@ from fl_market.permutation import (
     derive_spec,
     identity_permutation,
     match,
+    methods,
     random_permutation,
 )
 from fl_market.permutation.methods import align_activations, align_weights
@@ -95,18 +96,35 @@ def same(spec, one, other):
 
 def two_networks():
     torch.manual_seed(0)
-    one, other = (nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 3)) for _ in range(2))
+    one, other = (
+        nn.Sequential(
+            nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 12), nn.ReLU(), nn.Linear(12, 12), nn.ReLU(), nn.Linear(12, 3)
+        )
+        for _ in range(2)
+    )
     return derive_spec(one, torch.zeros(1, 6)), one, other
 
 
 def test_methods_are_the_public_match():
     spec, one, other = two_networks()
-    inputs, start = torch.randn(40, 6), random_permutation(two_networks()[0], 2)
-    context = AlignmentContext(seed=1, start=start, model=one, inputs=inputs)
-    states = one.state_dict(), other.state_dict()
-    assert same(spec, align_weights(spec, *states, context), match(spec, one, other, seed=1, start=start))
-    observed = match(spec, one, other, seed=1, method="activations", batches=[inputs])
-    assert same(spec, align_activations(spec, *states, context), observed)
+    inputs, states = torch.randn(40, 6), (one.state_dict(), other.state_dict())
+    observed = match(spec, one, other, method="activations", batches=[inputs])
+    assert same(spec, align_activations(spec, *states, AlignmentContext(model=one, inputs=inputs)), observed)
+    by_weights = [align_weights(spec, *states, AlignmentContext(start=random_permutation(spec, k))) for k in range(9)]
+    expected = [match(spec, one, other, start=random_permutation(spec, k)) for k in range(9)]
+    assert all(same(spec, found, wanted) for found, wanted in zip(by_weights, expected, strict=True))
+    assert not all(same(spec, found, by_weights[0]) for found in by_weights), "the start makes a difference"
+
+
+def test_methods_pass_the_seed_on(monkeypatch):
+    spec, one, other = two_networks()
+    seeds = []
+    for name in ("match_weights", "match_observed"):
+        monkeypatch.setattr(methods, name, lambda *_, seed, **__: seeds.append(seed))
+    context = AlignmentContext(seed=7, model=one, inputs=torch.randn(40, 6))
+    for method in (align_weights, align_activations):
+        method(spec, one.state_dict(), other.state_dict(), context)
+    assert seeds == [7, 7]
 
 
 def test_without_a_model_activations_are_not_observed_and_weights_decide():
@@ -114,7 +132,8 @@ def test_without_a_model_activations_are_not_observed_and_weights_decide():
     states = one.state_dict(), other.state_dict()
     seeing = AlignmentContext(model=one, inputs=torch.randn(40, 6))
     by_weights = align_weights(spec, *states, AlignmentContext())
-    assert same(spec, align_activations(spec, *states, AlignmentContext()), by_weights)
+    for blind in (AlignmentContext(), AlignmentContext(model=one), AlignmentContext(inputs=torch.randn(40, 6))):
+        assert same(spec, align_activations(spec, *states, blind), by_weights)
     assert not same(spec, align_activations(spec, *states, seeing), by_weights)
 
 
