@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from clients.agent import Agent
+from fl_market.catalogue import find_valuation
 from fl_market.configuration import Configuration
 from fl_market.pricing import Prior, micro_credits, parse_prior, parse_rule
 from fl_market.protocol import Ask, Bid, Debt, DisclosedQuote, Offer, PublicPrice, QuoteRequest
-from fl_market.valuation import VALUATIONS, Valuation, decide, value, value_disclosed
+from fl_market.valuation import Valuation, decide, value, value_disclosed
 
 
 def bid(agent: Agent, offers: Sequence[Offer]) -> list[Bid]:
@@ -66,7 +67,8 @@ def agrees_to_pay(agent: Agent, debts: Sequence[Debt]) -> bool:
 
 
 def _valuation(options: Configuration) -> Valuation:
-    return VALUATIONS[getattr(options, "valuation", "gain")](options.bid_scale)
+    valuation: Valuation = find_valuation(options.valuation, options.bid_scale)
+    return valuation
 
 
 def _prior(agent: Agent, public: Sequence[PublicPrice]) -> Prior:
