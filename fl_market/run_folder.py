@@ -1,4 +1,4 @@
-"""Files of a run: one folder with ``results.json``, the ledgers and a picture."""
+"""A run's folder: ``results.json``, the ledgers, the checkpoints and a picture."""
 
 import json
 import os
@@ -13,6 +13,7 @@ from filelock import FileLock, Timeout
 
 from fl_market.configuration import Configuration
 from fl_market.errors import MarketError
+from fl_market.files import write_whole
 from fl_market.plugins import label
 from fl_market.reports.results import ArmResult
 
@@ -20,24 +21,24 @@ RESULTS = "results.json"
 SUMMARY = "summary.json"
 CONFIGURATION = "configuration.json"
 LEDGER = "FL_MARKET_LEDGER"
-"""Environment variable of the broker's machine with the database URL of a ledger that several runs share."""
+"""Environment variable of the broker's machine: the database URL of a ledger that several runs share."""
 
 
 def ledger_path(out_dir: Path, arm: str) -> Path:
-    """Return where an arm's ledger lies."""
+    """Return the path of an arm's ledger."""
     return out_dir / f"ledger-{label(arm)}.db"
 
 
 def checkpoints_path(out_dir: Path, arm: str) -> Path:
-    """Return where an arm's checkpoints lie."""
+    """Return the folder of an arm's checkpoints."""
     return out_dir / f"checkpoints-{label(arm)}"
 
 
 def ledger_url(configuration: Configuration) -> str:
     """Return the database URL of a run's ledger.
 
-    That is the one in the environment, where there is one; else a file in the run's folder, or a ledger in memory. It
-    is no option of a run: agents are told those, and it may hold a password.
+    The environment variable comes first, then a file in the run's folder, then a ledger in memory.
+    The URL is no option of a run: agents are told the options, and it may hold a password.
     """
     if LEDGER in os.environ:
         return os.environ[LEDGER]
@@ -48,53 +49,60 @@ def ledger_url(configuration: Configuration) -> str:
 
 
 def prepare_folder(folder: Path) -> Path:
-    """Return the folder, made where it is missing.
+    """Return the folder, created if it is missing.
 
     Raises
     ------
     MarketError
-        If it cannot be made.
+        If it cannot be created.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise MarketError(f"the folder {folder} cannot be made: {error.strerror}") from error
+        raise MarketError(f"the folder {folder} cannot be created: {error.strerror}") from error
     return folder
 
 
 def clear_folder(folder: Path, overwrite: bool) -> None:
-    """Make the folder ready for a new run; what an earlier one left is removed only where that was asked for.
+    """Make the folder ready for a new run; the files of an earlier run are removed only with ``overwrite``.
 
     Raises
     ------
     MarketError
-        If the folder holds a run and ``overwrite`` is False, or the run is at work.
+        If the folder holds a run and ``overwrite`` is False, the run is at work, or the folder
+        cannot be read or written.
     """
     prepare_folder(folder)
-    for lock in sorted(folder.glob(".*.lock")):
-        with at_work(folder, lock.name[1 : -len(".lock")]):
-            pass
-    left = [
-        path
-        for pattern in (RESULTS, SUMMARY, CONFIGURATION, "ledger-*.db*", "learning_curves.png", "checkpoints-*")
-        for path in sorted(folder.glob(pattern))
-    ]
-    if left and not overwrite:
-        raise MarketError(f"{folder} already holds a run ({left[0].name}); choose another --out, or pass --overwrite")
-    for path in left:
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    try:
+        locks = [path for path in sorted(folder.iterdir()) if path.match(".*.lock")]
+        for lock in locks:
+            with at_work(folder, lock.name[1 : -len(".lock")]):
+                pass
+        left = [
+            path
+            for pattern in (RESULTS, SUMMARY, CONFIGURATION, "ledger-*.db*", "learning_curves.png", "checkpoints-*")
+            for path in sorted(folder.glob(pattern))
+        ]
+        if left and not overwrite:
+            raise MarketError(
+                f"{folder} already holds a run ({left[0].name}); choose another --out, or pass --overwrite"
+            )
+        for path in left:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    except OSError as error:
+        raise MarketError(f"the folder {folder} cannot be cleared: {error.strerror or error}") from error
 
 
 @contextmanager
 def at_work(folder: Path, arm: str) -> Iterator[None]:
-    """Let no other process run the arm in the folder meanwhile: each would end the other's open deals.
+    """Keep other processes from running the arm in the folder: each would end the other's open deals.
 
-    The lock goes with its process, however that ends.
+    The lock ends with its process, however that ends.
 
     Raises
     ------
     MarketError
-        If there is one at work, or the folder cannot be written.
+        If another process is at work, or the folder cannot be written.
     """
     lock = FileLock(prepare_folder(folder) / f".{label(arm)}.lock")
     try:
@@ -102,7 +110,7 @@ def at_work(folder: Path, arm: str) -> Iterator[None]:
     except Timeout:
         raise MarketError(f"another process is running {label(arm)} in {folder}; end it, or wait for it") from None
     except OSError as error:
-        raise MarketError(f"nothing can be written in the folder {folder}: {error.strerror or error}") from error
+        raise MarketError(f"the folder {folder} cannot be written: {error.strerror or error}") from error
     try:
         yield
     finally:
@@ -110,30 +118,35 @@ def at_work(folder: Path, arm: str) -> Iterator[None]:
 
 
 def claim_file(folder: Path, name: str, overwrite: bool) -> Path:
-    """Return the folder, made where it is missing, in which a file of this name may be written.
+    """Return the folder, created if it is missing, in which a file of this name may be written.
 
     Raises
     ------
     MarketError
-        If it exists and ``overwrite`` is False.
+        If the file exists and ``overwrite`` is False, or the folder cannot be read or written.
     """
-    if (prepare_folder(folder) / name).exists() and not overwrite:
+    prepare_folder(folder)
+    try:
+        exists = (folder / name).exists()
+    except OSError as error:
+        raise MarketError(f"the folder {folder} cannot be read: {error.strerror or error}") from error
+    if exists and not overwrite:
         raise MarketError(f"{folder} already holds {name}; choose another --out, or pass --overwrite")
     return folder
 
 
 def write_configuration(configuration: Configuration) -> Path:
-    """Write what a run was started with, so that it can be resumed."""
+    """Write the options that a run was started with, so that it can be resumed."""
     return write_json(prepare_folder(Path(configuration.run.out_dir)) / CONFIGURATION, configuration.to_mapping())
 
 
 def read_configuration(folder: Path) -> Configuration:
-    """Return what the run in a folder was started with.
+    """Return the options that the run in a folder was started with.
 
     Raises
     ------
     MarketError
-        If there is no run, or it cannot be read.
+        If there is no run, or its options cannot be read.
     """
     path = folder / CONFIGURATION
     try:
@@ -162,8 +175,26 @@ def write_results(configuration: Configuration, arms: Mapping[str, ArmResult]) -
 
 
 def write_json(path: Path, document: Any) -> Path:
-    """Write a JSON file, whole or not at all."""
-    unfinished = path.with_suffix(".unfinished")
-    unfinished.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    unfinished.replace(path)
+    """Write a JSON file, whole or not at all.
+
+    Raises
+    ------
+    MarketError
+        If it cannot be written.
+    """
+    return write_file(path, (json.dumps(document, indent=1) + "\n").encode())
+
+
+def write_file(path: Path, content: bytes) -> Path:
+    """Write a file of a run, whole or not at all.
+
+    Raises
+    ------
+    MarketError
+        If it cannot be written.
+    """
+    try:
+        write_whole(path, content)
+    except OSError as error:
+        raise MarketError(f"{path} cannot be written: {error.strerror or error}") from error
     return path

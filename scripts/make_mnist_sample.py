@@ -2,10 +2,10 @@
 
     python scripts/make_mnist_sample.py DIR
 
-DIR is in the layout of ``torchvision.datasets.MNIST``. The images are chosen at random, with every class in its
-share, and are copied as they are: training and broker parts from the published training set, test part from the
-published test set. MNIST is by Yann LeCun, Corinna Cortes and Christopher J. C. Burges, licensed CC BY-SA 3.0; so is
-this sample.
+DIR is in the layout of ``torchvision.datasets.MNIST``. The images are a stratified random sample and
+are copied unchanged: training and broker parts from the published training set, test part from the
+published test set. MNIST is by Yann LeCun, Corinna Cortes and Christopher J. C. Burges, licensed CC
+BY-SA 3.0; this sample has the same licence.
 """
 
 import argparse
@@ -26,7 +26,7 @@ TARGET = Path(__file__).resolve().parent.parent / "fl_market" / "tasks" / FILE
 
 
 def main() -> None:
-    """Write the sample beside the code that reads it."""
+    """Write the sample into the package."""
     parser = argparse.ArgumentParser(description="Make the MNIST sample that the package ships.")
     parser.add_argument("data_dir", type=Path)
     train, test = read_mnist(parser.parse_args().data_dir)

@@ -1,10 +1,11 @@
-"""Flower's own FedAvg and its variants: what the market is compared with.
+"""Flower's own FedAvg and its variants, which the market is compared with.
 
-The averaging is ``flwr.serverapp.strategy.FedAvg`` itself. What is added: replies are put in the order of the agents
-(sums of floats depend on it), and each agent's test metrics are kept.
+The averaging is ``flwr.serverapp.strategy.FedAvg`` itself. Added around it: replies are sorted by
+agent (sums of floats depend on the order), failed replies are reported by the agent's name, and
+each agent's test metrics are kept.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,61 +15,139 @@ from flwr.serverapp.strategy import FedAdam, FedAvg, FedProx
 
 from fl_market.configuration import Configuration
 from fl_market.data import Batch
+from fl_market.errors import MarketError
 from fl_market.gains import ModelLoss, certify
 from fl_market.merging.fine_tuning import fine_tune
+from fl_market.parameters import StateDict, check_parameters
 from fl_market.seeds import reproducible
-from strategies.exchange import wait_for_nodes
-from strategies.history import History, agent_of, in_agent_order
+from strategies.exchange import name_in, names_at, replies_by_node, wait_for_nodes, warn
+from strategies.history import History
 
 
 class RecordedFedAvg(FedAvg):
     """Flower's FedAvg over all agents, from round 1, starting from one common initialisation.
 
+    A training reply whose parameters do not fit the model, or are not finite, counts as failed and
+    is left out of the average.
+
     Parameters
     ----------
     options
-        Of the run: how many agents take part, how long to wait for them, and in which rounds they test their models.
+        Of the run: number of agents, timeouts, and the rounds in which agents test their models.
     history
-        Where the agents' test metrics go.
+        Receives the agents' test metrics and failures.
     **flower
-        What Flower's strategy takes besides.
+        Further arguments of Flower's strategy.
     """
 
     def __init__(self, options: Configuration, history: History, **flower: Any) -> None:
         agents = options.agents
         super().__init__(min_train_nodes=agents, min_evaluate_nodes=agents, min_available_nodes=agents, **flower)
         self.history, self.options = history, options
+        self._grid: Grid | None = None
+        self._template: StateDict = {}
+        self._sent: Sequence[Message] = ()
+        self._names: dict[int, str] = {}
+        self._strangers: set[int] = set()
+        self._trained: dict[int, str] = {}
+
+    # -- what subclasses change ---------------------------------------------------------------------------------------
+
+    def training_messages(self, server_round: int, messages: Iterable[Message]) -> Iterable[Message]:
+        """Return the training messages to send in place of FedAvg's."""
+        return messages
+
+    def evaluation_messages(self, server_round: int, messages: Iterable[Message]) -> Iterable[Message]:
+        """Return the evaluation messages to send in place of FedAvg's."""
+        return messages
+
+    def combine(self, server_round: int, replies: Sequence[Message]) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Average the accepted training replies as Flower does."""
+        return super().aggregate_train(server_round, replies)
+
+    # -- Flower's steps -----------------------------------------------------------------------------------------------
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Wait for the agents, but not for ever as Flower does, then configure as FedAvg does."""
+        """Wait for the agents, up to a timeout that Flower lacks, then configure as FedAvg does."""
         wait_for_nodes(grid, self.min_available_nodes, self.options.connect_timeout)
-        return super().configure_train(server_round, arrays, config, grid)
+        self._grid = grid
+        if not self._template:  # the initial model: Flower's averages have other dtypes
+            self._template = arrays.to_torch_state_dict()
+        messages = super().configure_train(server_round, arrays, config, grid)
+        self._sent = list(self.training_messages(server_round, messages))
+        return self._sent
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Aggregate as FedAvg does, in the order of the agents."""
-        return super().aggregate_train(server_round, in_agent_order(replies))
+        """Report failed replies, and combine the others in the order of the agents."""
+        answers, failures = replies_by_node(self._sent, replies)
+        for node, reply in answers.items():
+            try:
+                self._check(reply.content)
+            except MarketError as error:
+                failures[node] = str(error)
+        accepted = self._sort_out(server_round, answers, failures)
+        self._trained = {node: name_in(answers[node].content) for node in accepted}
+        return self.combine(server_round, [answers[node] for node in accepted])
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Configure as FedAvg does, in the rounds after which models are tested."""
-        if not self.options.tests_in(server_round):
-            return []
-        return super().configure_evaluate(server_round, arrays, config, grid)
+        """Configure as FedAvg does for the agents that trained, in the rounds in which models are tested."""
+        self._sent = ()
+        if self.evaluates_in(server_round):
+            messages = super().configure_evaluate(server_round, arrays, config, grid)
+            own = self.evaluation_messages(server_round, messages)
+            self._sent = [message for message in own if message.metadata.dst_node_id in self._trained]
+        return self._sent
+
+    def evaluates_in(self, server_round: int) -> bool:
+        """Return whether agents are sent evaluation messages in a round."""
+        return self.options.tests_in(server_round)
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
-        """Keep each agent's metrics, and aggregate as FedAvg does."""
-        ordered = in_agent_order(replies)
-        self.history.record(server_round, {agent_of(reply): reply.content for reply in ordered if reply.has_content()})
-        return super().aggregate_evaluate(server_round, ordered) if self.options.tests_in(server_round) else None
+        """Report failed replies, keep each agent's metrics, and aggregate as FedAvg does."""
+        answers, failures = replies_by_node(self._sent, replies)
+        accepted = [answers[node] for node in self._sort_out(server_round, answers, failures)]
+        contents = {name_in(reply.content): reply.content for reply in accepted}
+        finished = contents.keys() if self.evaluates_in(server_round) else self._trained.values()
+        self.history.record(server_round, contents, finished)
+        return super().aggregate_evaluate(server_round, accepted) if self.options.tests_in(server_round) else None
+
+    # -- failures -----------------------------------------------------------------------------------------------------
+
+    def _check(self, content: RecordDict) -> None:
+        """Raise MarketError unless a training reply holds parameters of the model, all of them finite."""
+        if len(content.array_records) != 1:
+            raise MarketError(f"its reply has {len(content.array_records)} sets of parameters; it must have one")
+        (record,) = content.array_records.values()
+        state = record.to_torch_state_dict()
+        # agents with a label space of their own have output layers of other shapes
+        check_parameters(state, state if self.options.labels else self._template)
+
+    def _sort_out(self, server_round: int, answers: Mapping[int, Message], failures: Mapping[int, str]) -> list[int]:
+        """Warn of failed replies by the agents' names, and return the other nodes in the order of the agents."""
+        self._names |= {node: name for node, reply in answers.items() if (name := name_in(reply.content))}
+        unknown = failures.keys() - self._names.keys() - self._strangers
+        if unknown and self._grid is not None:
+            self._names |= names_at(self._grid, unknown, server_round, self.options.reply_timeout)
+            self._strangers |= unknown - self._names.keys()  # each node is asked once
+
+        def in_order(nodes: Iterable[int]) -> list[int]:
+            return sorted(nodes, key=lambda node: (self._names.get(node, ""), node))
+
+        for node in in_order(failures):
+            agent = self._names.get(node, node)
+            warn(server_round, f"{'agent' if node in self._names else 'node'} {agent}", failures[node])
+            self.history.fail(agent, failures[node])
+        return in_order(answers.keys() - failures.keys())
 
 
 class LateFedAvg(RecordedFedAvg):
-    """The published FedAvg arm: models of the agents' own, averaged only from a later round on.
+    """The published FedAvg arm: agents keep their own models, which are averaged only from a later round on.
 
     Parameters
     ----------
@@ -83,35 +162,24 @@ class LateFedAvg(RecordedFedAvg):
     def _averages(self, server_round: int) -> bool:
         return self._first_round is not None and server_round >= self._first_round
 
-    def configure_train(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
-        """Send the average where there is one; before, every agent goes on with its own model."""
-        messages = super().configure_train(server_round, arrays, config, grid)
+    def training_messages(self, server_round: int, messages: Iterable[Message]) -> Iterable[Message]:
+        """Send the average if there is one; before, every agent continues with its own model."""
         return messages if self._averages(server_round - 1) else without_arrays(messages)
 
-    def aggregate_train(
-        self, server_round: int, replies: Iterable[Message]
-    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Return the average from the first round of averaging on, nothing before."""
-        if not self._averages(server_round):
-            self._check_and_log_replies(replies, is_train=True, validate=False)
-            return None, None
-        return super().aggregate_train(server_round, replies)
-
-    def configure_evaluate(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
-        """Evaluate the average where there is one, else each agent's own model."""
-        messages = super().configure_evaluate(server_round, arrays, config, grid)
+    def evaluation_messages(self, server_round: int, messages: Iterable[Message]) -> Iterable[Message]:
+        """Evaluate the average if there is one, else each agent's own model."""
         return messages if self._averages(server_round) else without_arrays(messages)
+
+    def combine(self, server_round: int, replies: Sequence[Message]) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Return the average from the first round of averaging on, nothing before."""
+        return super().combine(server_round, replies) if self._averages(server_round) else (None, None)
 
 
 class TunedFedAvg(RecordedFedAvg):
     """FedAvg whose global model the broker also fine-tunes: with the market's data and number of steps.
 
-    The control that is fair to FedAvg: it shows how much of a gain is due to the broker's data alone. The tuned model
-    replaces the average only where the gain is certified, as in the market.
+    The control that is fair to FedAvg: it shows how much of a gain is due to the broker's data
+    alone. The tuned model replaces the average only if the gain is certified, as in the market.
 
     Parameters
     ----------
@@ -130,11 +198,9 @@ class TunedFedAvg(RecordedFedAvg):
         self._loss = loss
         self._fit, self._certify = (loss.hardware.place(*split) for split in (fit, certify))
 
-    def aggregate_train(
-        self, server_round: int, replies: Iterable[Message]
-    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+    def combine(self, server_round: int, replies: Sequence[Message]) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Average as FedAvg does, then fine-tune."""
-        arrays, metrics = super().aggregate_train(server_round, replies)
+        arrays, metrics = super().combine(server_round, replies)
         if arrays is None:
             return None, metrics
         options = self.options
@@ -166,25 +232,26 @@ class RecordedFedAdam(RecordedFedAvg, FedAdam):
 
 
 class FedALA(RecordedFedAvg):
-    """FedALA (Zhang et al. 2023): FedAvg of which each agent takes as much as it learns to."""
+    """FedALA (Zhang et al. 2023): each agent learns how much of the FedAvg model to adopt, parameter by parameter."""
 
-    def configure_train(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
-        """Send the common initialisation in the first round; later every agent goes on with its own model."""
-        messages = super().configure_train(server_round, arrays, config, grid)
+    def training_messages(self, server_round: int, messages: Iterable[Message]) -> Iterable[Message]:
+        """Send the common initialisation in the first round; later every agent continues with its own model."""
         return messages if server_round == 1 else without_arrays(messages)
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Send the average after every round: what the agents make of it is what they go on with."""
+        """Ask the agents to adapt the average to themselves; they continue with the result."""
         config["aggregation"] = "adaptive"
-        return FedAvg.configure_evaluate(self, server_round, arrays, config, grid)
+        return super().configure_evaluate(server_round, arrays, config, grid)
+
+    def evaluates_in(self, server_round: int) -> bool:
+        """Return True: agents receive the average after every round."""
+        return True
 
 
 class Pooled(LateFedAvg):
-    """A ceiling: each agent trains alone, but on the data of all."""
+    """A ceiling: each agent trains alone, but on the data of all agents."""
 
     def __init__(self, options: Configuration, history: History) -> None:
         super().__init__(options, history, None)
@@ -192,7 +259,7 @@ class Pooled(LateFedAvg):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Tell the agents to train on everybody's data."""
+        """Ask the agents to train on the data of all agents."""
         config["data"] = "pooled"
         return super().configure_train(server_round, arrays, config, grid)
 
@@ -204,29 +271,23 @@ class Ensemble(LateFedAvg):
         super().__init__(options, history, None)
         self._models: dict[str, ArrayRecord] = {}
 
-    def aggregate_train(
-        self, server_round: int, replies: Iterable[Message]
-    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+    def combine(self, server_round: int, replies: Sequence[Message]) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Keep every agent's model."""
-        ordered = in_agent_order(replies)
-        for reply in ordered:
-            if reply.has_content():
-                self._models[f"ensemble-{agent_of(reply)}"] = reply.content.array_records["arrays"]
-        return super().aggregate_train(server_round, ordered)
+        for reply in replies:
+            self._models[f"ensemble-{name_in(reply.content)}"] = reply.content.array_records["arrays"]
+        return super().combine(server_round, replies)
 
-    def configure_evaluate(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
+    def evaluation_messages(self, server_round: int, messages: Iterable[Message]) -> Iterable[Message]:
         """Send all models to every agent, for the test alone."""
-        messages = list(super().configure_evaluate(server_round, arrays, config, grid))
-        for message in messages:
+        own = without_arrays(messages)
+        for message in own:
             for name, model in self._models.items():
                 message.content[name] = ArrayRecord(model.to_torch_state_dict())
-        return messages
+        return own
 
 
 def without_arrays(messages: Iterable[Message]) -> Sequence[Message]:
-    """Return the messages without parameters; FedAvg shares one record among all, so each gets its own."""
+    """Return the messages without parameters, each with a record of its own; FedAvg's messages share one record."""
     return [
         Message(
             RecordDict(dict(message.content.config_records)),

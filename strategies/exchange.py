@@ -1,18 +1,23 @@
-"""One exchange of messages with some nodes, with everything that can go wrong in it said in one line."""
+"""One exchange of messages with some nodes; each failure in it becomes one line."""
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
-from logging import WARNING
 from time import monotonic, sleep
 
-from flwr.app import Message, RecordDict
-from flwr.common.logger import log
+from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
 from fl_market.errors import MarketError
+from fl_market.protocol import IDENTIFY
 
 POLL_SECONDS = 0.5
+NAME_SECONDS = 60.0
+"""Longest time that a node is given to say its agent's name."""
 LONGEST = 300
-"""Characters that the log quotes of what an agent sent."""
+"""Characters of an agent's text that a warning quotes."""
+
+# not Flower's logger: warnings are shown whether or not Flower's log is
+_logger = logging.getLogger("fl_market")
 
 
 def wait_for_nodes(
@@ -25,18 +30,18 @@ def wait_for_nodes(
     grid
         Connection to the nodes.
     count
-        How many are waited for.
+        Number of nodes to wait for.
     timeout
         Seconds to wait.
     least
-        With how many to go on when they have passed; by default with no fewer.
+        Number of nodes that suffices after ``timeout`` seconds; ``count`` by default.
     awaited
-        Names of the agents that were there before, for the log.
+        Names of the agents that took part before, for the log.
 
     Raises
     ------
     MarketError
-        If there are not enough of them after ``timeout`` seconds.
+        If fewer nodes are connected after ``timeout`` seconds.
     """
     deadline = monotonic() + timeout
     told = False
@@ -50,8 +55,8 @@ def wait_for_nodes(
                 f"only {len(nodes)} of {count} agents connected within {timeout:g} s; start the others, or lower agents"
             )
         if awaited and not told:
-            told_of = f"{len(nodes)} of {count} agents are connected"
-            log(WARNING, "%s; waiting up to %g s for the rest of %s", told_of, timeout, ", ".join(awaited))
+            connected = f"{len(nodes)} of {count} agents are connected"
+            _logger.warning("%s; waiting up to %g s for the rest of %s", connected, timeout, ", ".join(awaited))
             told = True
         sleep(min(POLL_SECONDS, timeout))
     return nodes
@@ -65,28 +70,49 @@ def build_messages(contents: Mapping[int, RecordDict], message_type: str, server
     ]
 
 
-def collect(messages: Iterable[Message], replies: Iterable[Message]) -> tuple[dict[int, RecordDict], dict[int, str]]:
-    """Return the content of each node's reply, and for every other node why there is none.
+def replies_by_node(
+    messages: Iterable[Message], replies: Iterable[Message]
+) -> tuple[dict[int, Message], dict[int, str]]:
+    """Return each node's reply, and the reason of failure for every other node.
 
-    Replies are told apart by the message that they answer: an error that Flower reports for a lost node does not name
-    it.
+    Replies are matched by the message that they answer: Flower's error for a lost node does not
+    name the node.
     """
     asked = {message.metadata.message_id: message.metadata.dst_node_id for message in messages}
-    contents: dict[int, RecordDict] = {}
+    answers: dict[int, Message] = {}
     failures: dict[int, str] = {}
     for reply in replies:
         node = asked.get(reply.metadata.reply_to_message_id)
-        if node is None or node in contents:
+        if node is None or node in answers:
             continue
         if reply.has_error():
-            lines = str(reply.error.reason or "").strip().splitlines()
-            failures[node] = lines[-1] if lines else "an error"
+            failures[node] = _reason(str(reply.error.reason or ""))
         else:
-            contents[node] = reply.content
+            answers[node] = reply
     for node in asked.values():
-        if node not in contents:
+        if node not in answers:
             failures.setdefault(node, "no answer in time")
-    return contents, failures
+    return answers, failures
+
+
+def _reason(text: str) -> str:
+    r"""Return the last line of an error's reason, without what Flower puts around it.
+
+    Examples
+    --------
+    >>> _reason("<class 'ClientAppException'>:<'\nException ClientAppException occurred. Message: no data'>")
+    'no data'
+    """
+    lines = text.strip().splitlines()
+    line = lines[-1] if lines else "an error"
+    line = line.removeprefix("Exception ClientAppException occurred. Message: ")
+    return line.removesuffix("'>") if text.startswith("<class ") else line
+
+
+def collect(messages: Iterable[Message], replies: Iterable[Message]) -> tuple[dict[int, RecordDict], dict[int, str]]:
+    """Return the content of each node's reply, and the reason of failure for every other node."""
+    answers, failures = replies_by_node(messages, replies)
+    return {node: reply.content for node, reply in answers.items()}, failures
 
 
 def ask(
@@ -99,8 +125,24 @@ def ask(
     return collect(messages, grid.send_and_receive(messages, timeout=timeout))
 
 
+def names_at(grid: Grid, nodes: Iterable[int], server_round: int, timeout: float) -> dict[int, str]:
+    """Ask the nodes that are connected for their agents' names; return the names of those that answer."""
+    contents = {
+        node: RecordDict({"config": ConfigRecord({"server-round": server_round})})
+        for node in sorted(set(nodes) & set(grid.get_node_ids()))
+    }
+    answers, _ = ask(grid, contents, IDENTIFY, server_round, min(timeout, NAME_SECONDS))
+    return {node: name for node, answer in answers.items() if (name := name_in(answer))}
+
+
+def name_in(content: RecordDict) -> str:
+    """Return the agent's name in a reply's content, or an empty string."""
+    record = content.config_records.get("agent")
+    return "" if record is None else str(record.get("name", ""))
+
+
 def warn(server_round: int, who: str, what: str) -> None:
-    """Log one line of bounded length; the round goes on with who is left."""
+    """Log one line of bounded length; the round goes on with the other agents."""
     line = " ".join(what.split())
     line = line if len(line) <= LONGEST else f"{line[:LONGEST]}…"
-    log(WARNING, "round %d: %s: %s; the round goes on without it", server_round, who, line)
+    _logger.warning("round %d: %s: %s; the round goes on without it", server_round, who, line)

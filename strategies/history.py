@@ -1,52 +1,87 @@
-"""What agents report of themselves after each round: it steers nothing."""
+"""Reports of the agents about themselves, and how many of their replies failed; no decision uses them."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from flwr.app import Message, RecordDict
+from flwr.app import RecordDict
 
 from fl_market.reports import RoundReport, RoundResult
 
 Observer = Callable[[RoundReport], None]
 
 
-def agent_of(message: Message) -> str:
-    """Return the name that a reply carries, or an empty string for none."""
-    if not message.has_content() or "agent" not in message.content.config_records:
-        return ""
-    return str(message.content.config_records["agent"].get("name", ""))
-
-
-def in_agent_order(replies: Iterable[Message]) -> list[Message]:
-    """Return replies in an order that does not depend on when they arrived: sums of floats would."""
-    return sorted(replies, key=agent_of)
-
-
 class History:
-    """Test metrics of every agent after every round.
+    """Test metrics of every agent after every round, and the rounds that each agent finished.
 
     Parameters
     ----------
     arm, rounds
-        For the progress reports.
+        Shown in the progress reports.
     observer
         Called after each round.
+
+    Attributes
+    ----------
+    results
+        Agent -> its test metrics.
+    finished
+        Agent -> number of rounds that it finished: the broker accepted its training reply, and the
+        agent answered the evaluation message, if there was one.
+    failed
+        Agent -> number of its replies that failed. The key is the node's id as long as no agent is
+        known to be there.
+    reasons
+        The same keys -> reason of the last failure.
+    offers, deals
+        Purchases that were evaluated, and deals that were settled.
     """
 
     def __init__(self, arm: str, rounds: int, observer: Observer | None = None) -> None:
         self.results: dict[str, list[RoundResult]] = {}
+        self.finished: Counter[str] = Counter()
+        self.failed: Counter[str | int] = Counter()
+        self.reasons: dict[str | int, str] = {}
         self.offers = 0
         self.deals = 0
         self._arm, self._rounds, self._observer = arm, rounds, observer
         self._accuracy = float("nan")
 
-    def record(self, server_round: int, contents: Mapping[str, RecordDict]) -> None:
-        """Keep the metrics of the agents' replies to an evaluation, by name, and report progress."""
-        self.keep(server_round, contents)
+    def fail(self, agent: str | int, reason: str) -> None:
+        """Count a failed reply of an agent, or of a node whose agent is unknown."""
+        self.failed[agent] += 1
+        self.reasons[agent] = reason
+
+    def identify(self, names: Mapping[int, str]) -> None:
+        """Attribute the failures of nodes to their agents, unless such an agent has finished a round elsewhere."""
+        for node, name in names.items():
+            if node in self.failed and name not in self.finished:
+                self.failed[name] += self.failed.pop(node)
+                self.reasons[name] = self.reasons.pop(node)
+
+    def record(
+        self, server_round: int, contents: Mapping[str, RecordDict], finished: Collection[str] | None = None
+    ) -> None:
+        """Keep what :meth:`keep` keeps, and report progress."""
+        self.keep(server_round, contents, finished)
         self.report(server_round)
 
-    def keep(self, server_round: int, contents: Mapping[str, RecordDict]) -> None:
-        """Keep the metrics of the agents' replies to an evaluation, by name."""
+    def keep(
+        self, server_round: int, contents: Mapping[str, RecordDict], finished: Collection[str] | None = None
+    ) -> None:
+        """Keep the metrics in the agents' replies to an evaluation.
+
+        Parameters
+        ----------
+        server_round
+            Number of the round.
+        contents
+            Agent -> content of its reply.
+        finished
+            Agents that finished the round; by default all that replied, which is right if only
+            agents that trained are asked to evaluate.
+        """
+        self.finished.update(contents.keys() if finished is None else finished)
         accuracies = []
         for agent, content in sorted(contents.items()):
             accuracy, loss = number_in(content, "test-accuracy"), number_in(content, "test-loss")
@@ -60,25 +95,33 @@ class History:
             self._accuracy = sum(accuracies) / len(accuracies)
 
     def report(self, server_round: int) -> None:
-        """Tell the observer how far the run is."""
+        """Report progress to the observer."""
         if self._observer is not None:
             self._observer(RoundReport(self._arm, server_round, self._rounds, self.deals, self._accuracy))
 
     def as_json(self) -> dict[str, Any]:
-        """Return plain types, for a checkpoint."""
-        results = {agent: [vars(result) for result in some] for agent, some in self.results.items()}
-        return {"results": results, "offers": self.offers, "deals": self.deals}
+        """Return plain types, for a checkpoint; failures of nodes without a name are left out."""
+        return {
+            "results": {agent: [vars(result) for result in some] for agent, some in self.results.items()},
+            "finished": dict(self.finished),
+            "failed": {agent: count for agent, count in self.failed.items() if isinstance(agent, str)},
+            "reasons": {agent: reason for agent, reason in self.reasons.items() if isinstance(agent, str)},
+            "offers": self.offers,
+            "deals": self.deals,
+        }
 
     def restore(self, document: Mapping[str, Any]) -> None:
-        """Take over what :meth:`as_json` returned."""
+        """Restore what :meth:`as_json` returned."""
         self.results = {
             agent: [RoundResult(**result) for result in some] for agent, some in document["results"].items()
         }
+        self.finished = Counter(document["finished"])
+        self.failed, self.reasons = Counter(document["failed"]), dict(document["reasons"])
         self.offers, self.deals = document["offers"], document["deals"]
 
 
 def number_in(content: RecordDict, key: str) -> float | None:
-    """Return a metric of a reply, or None where it is missing or no number."""
+    """Return a metric of a reply, or None if it is missing or no number."""
     for record in content.metric_records.values():
         value = record.get(key)
         if isinstance(value, (int, float)):

@@ -141,9 +141,9 @@ class ParameterMarket(Strategy):
                 name, models[name] = self._admission.take_in(node, content)
             except MarketError as error:
                 failures[node] = str(error)
-        for node, reason in failures.items():
-            warn(server_round, self._admission.who(node), reason)
-            if (seat := self.seats.at(node)) is not None:
+        self._warn(server_round, failures)
+        for seat in self.seats:
+            if seat.node in failures:
                 seat.forget(self.broker.state.models[seat.name])
         self._exchange = self.exchange(server_round, dict(sorted(models.items())))
         losses = numbers_in((contents[seat.node] for seat in self.seats if seat.name in models), "train-loss")
@@ -200,8 +200,7 @@ class ParameterMarket(Strategy):
         answers, failures = query(
             self._grid, self.seats, market_round, message_type, items, decode, self._reply_timeout
         )
-        for node, reason in failures.items():
-            warn(market_round, self._admission.who(node), reason)
+        self._warn(market_round, failures)
         return answers
 
     # -- 6. evaluate: delivery, acknowledgement, settlement ---------------------------------------
@@ -229,8 +228,7 @@ class ParameterMarket(Strategy):
         server_round += self.finished
         assert self._exchange is not None
         contents, failures = collect(self._sent, replies)
-        for node, reason in failures.items():
-            warn(server_round, self._admission.who(node), reason)
+        self._warn(server_round, failures)
         named = {seat.name: contents[seat.node] for seat in self.seats if seat.node in contents}
         acknowledgements = {name: acknowledgement_in(named.get(name)) for name in self._deliveries}
         outcome = self._exchange.conclude(acknowledgements)
@@ -264,6 +262,13 @@ class ParameterMarket(Strategy):
         if delivery.receipts:
             content["receipts"] = as_record(delivery.receipts)
         return content
+
+    def _warn(self, market_round: int, failures: Mapping[int, str]) -> None:
+        """Warn of nodes without a good reply, and count the failures of their agents."""
+        for node, reason in failures.items():
+            seat = self.seats.at(node)
+            warn(market_round, self._admission.who(node), reason)
+            self.history.fail(node if seat is None else seat.name, reason)
 
     def _report(self, market_round: int, notices: Iterable[Notice]) -> None:
         """Log notices under pseudonyms: a checkpoint's ``state.json`` tells the operator whose they are."""

@@ -1,4 +1,4 @@
-"""The broker's Flower app: runs one arm and reports it."""
+"""The broker's Flower app: runs one arm and reports the result."""
 
 import os
 from collections.abc import Sequence
@@ -17,7 +17,8 @@ from fl_market.errors import MarketError, OptionError
 from fl_market.ledger import Deal, DealState, Ledger
 from fl_market.naming import agent_name
 from fl_market.plugins import label
-from fl_market.reports import AgentResult, ArmResult
+from fl_market.reports import AgentResult, ArmResult, UnfinishedRunError
+from fl_market.reports.results import check_finished
 from fl_market.reports.table import results_table
 from fl_market.run_folder import (
     LEDGER,
@@ -31,6 +32,7 @@ from fl_market.run_folder import (
 )
 from strategies.arms import Setting, arm_named
 from strategies.checkpoints import Checkpoints
+from strategies.exchange import names_at
 from strategies.history import History, Observer
 from strategies.market import ParameterMarket
 
@@ -39,20 +41,21 @@ app = ServerApp()
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Run what Flower's run configuration describes; log the table and write the results where it says."""
+    """Run the arm that Flower's run configuration describes; write the results and log the table."""
     configuration = Configuration.from_mapping(context.run_config)
     if configuration.resume:
         configuration = _resumed(configuration)
     elif configuration.out_dir:
         clear_folder(Path(configuration.out_dir), overwrite=False)
-    result = run_arm(grid, configuration)
-    if configuration.out_dir:
-        write_results(configuration, {result.arm: result})
-    log(INFO, "\n%s", results_table({result.arm: result}))
+    try:
+        _publish(configuration, run_arm(grid, configuration))
+    except UnfinishedRunError as error:
+        _publish(configuration, error.result)
+        raise
 
 
 def run_arm(grid: Grid, configuration: Configuration, observer: Observer | None = None) -> ArmResult:
-    """Run one arm over a grid, and return all that it produced.
+    """Run one arm over a grid, and return its result.
 
     Parameters
     ----------
@@ -66,7 +69,9 @@ def run_arm(grid: Grid, configuration: Configuration, observer: Observer | None 
     Raises
     ------
     MarketError
-        If an option does not fit, the data cannot be read, or the agents do not connect or never answer.
+        If an option does not fit, the data cannot be read, or the agents do not connect.
+    UnfinishedRunError
+        If some agent finished no round.
     """
     arm = arm_named(configuration.strategy)
     task = configuration.load_task()
@@ -85,49 +90,57 @@ def run_arm(grid: Grid, configuration: Configuration, observer: Observer | None 
             )
         seconds = perf_counter() - started
         trades = strategy.broker.trades if isinstance(strategy, ParameterMarket) else []
-        if not history.results:
-            raise MarketError("no agent finished a single round; the warnings above say why")
-        return ArmResult(
+        _identify_strangers(grid, configuration, history)
+        result = ArmResult(
             arm=label(configuration.run.strategy),
             initialisation=arm.initialisation_in(configuration),
             trading_from=arm.exchanges_from(configuration),
             agents=_agents(configuration, history, ledger, trades),
+            rounds=configuration.num_server_rounds,
             deals=history.deals,
             offers=history.offers,
             trades=trades,
             seconds=seconds,
         )
+    check_finished(result, history.reasons)
+    return result
+
+
+def _publish(configuration: Configuration, result: ArmResult) -> None:
+    if configuration.out_dir:
+        write_results(configuration, {result.arm: result})
+    log(INFO, "\n%s", results_table({result.arm: result}))
 
 
 def _at_work(configuration: Configuration) -> AbstractContextManager[None]:
-    """Return what keeps another process away from a run that is written to a folder."""
+    """Return the lock that keeps other processes out of the run's folder, if there is one."""
     if not configuration.out_dir:
         return nullcontext()
     return at_work(Path(configuration.out_dir), configuration.strategy)
 
 
 def _opened_ledger(configuration: Configuration) -> Ledger:
-    """Return the ledger, after what a new run is started with is written down: the run can be resumed from then on."""
+    """Return the ledger; before, write down the options of a new run, which can be resumed from then on."""
     if configuration.out_dir and not configuration.resume:
         write_configuration(configuration)
     return Ledger.open(ledger_url(configuration))
 
 
 def _resumed(given: Configuration) -> Configuration:
-    """Return the options to resume a run with: the agents know those given now, which must fit the run."""
+    """Return the options of a resumed run; the agents know those given now, which must therefore fit the run."""
     read_configuration(Path(given.run.resume)).check_resumable(given)
     return given.with_options(out_dir=given.run.resume)
 
 
 def _prepare(configuration: Configuration, strategy: Strategy) -> int:
-    """Bring the strategy of a resumed run back to its last checkpoint; return its round, or 0.
+    """Restore the last checkpoint of a resumed run; return its round, or 0.
 
-    From then on the folder has the options that the run was resumed with: more rounds, for instance.
+    From then on the folder has the options that the run was resumed with, such as more rounds.
     """
     if not configuration.resume:
         return 0
     if not isinstance(strategy, ParameterMarket):
-        raise MarketError(f"{configuration.strategy} keeps no checkpoints; accepted are the markets")
+        raise MarketError(f"{configuration.strategy} keeps no checkpoints; only the markets can be resumed")
     folder = checkpoints_path(Path(configuration.out_dir), configuration.strategy)
     checkpoint = Checkpoints(folder).last()
     if checkpoint is not None:
@@ -143,18 +156,35 @@ def _prepare(configuration: Configuration, strategy: Strategy) -> int:
     return strategy.finished
 
 
+def _identify_strangers(grid: Grid, configuration: Configuration, history: History) -> None:
+    """Attribute the failures of nodes that never said their agents' names, if they say them now."""
+    strangers = [node for node in history.failed if isinstance(node, int)]
+    history.identify(names_at(grid, strangers, configuration.num_server_rounds, configuration.reply_timeout))
+
+
 def _agents(
     configuration: Configuration, history: History, ledger: Ledger, trades: Sequence[tuple[Deal, DealState]]
 ) -> dict[str, AgentResult]:
     settled = [deal for deal, state in trades if state.paid]
     balances = ledger.balances()
-    names = sorted({*history.results, *(agent_name(index) for index in range(configuration.agents))})
     return {
         name: AgentResult(
             rounds=tuple(history.results.get(name, ())),
+            rounds_finished=history.finished[name],
+            failed_replies=history.failed[name],
             paid=sum(deal.price for deal in settled if deal.buyer == name),
             earned=sum(deal.price for deal in settled if deal.seller == name),
             balance=balances.get(name, 0),
         )
-        for name in names
+        for name in _names(configuration, history)
     }
+
+
+def _names(configuration: Configuration, history: History) -> list[str]:
+    """Return the names of the agents that took part or failed, and of as many others as the run waited for.
+
+    Agents of a deployment may have other numbers than 0, 1, … and thus other names.
+    """
+    known = {*history.results, *history.finished, *(agent for agent in history.failed if isinstance(agent, str))}
+    absent = [name for index in range(configuration.agents) if (name := agent_name(index)) not in known]
+    return sorted({*known, *absent[: max(0, configuration.agents - len(known))]})

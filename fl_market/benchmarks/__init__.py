@@ -1,1 +1,1 @@
-"""Measurements: speed against others, and survival under kills."""
+"""Benchmarks: speed, and behaviour under kills."""

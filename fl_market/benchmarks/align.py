@@ -1,6 +1,6 @@
 """``fl-market bench align``: matching against the package rebasin, and against plain coordinate descent.
 
-Both sides run in turn in one process, on networks trained here, and are given the same number of threads.
+The searches alternate in one process, on networks trained here, with the same number of threads.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -44,22 +44,22 @@ from fl_market.tasks.resnet import ResNet
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much is trained and compared.
+    """Sizes of the benchmark.
 
     Attributes
     ----------
     mlps
-        Perceptrons that are trained; every two of them are a pair.
+        Number of perceptrons; every two of them are a pair.
     mnist, mnist_epochs
-        Images, and how often they are seen.
+        Training images of the perceptrons, and epochs.
     cifar10, cifar10_epochs
         The same for the two residual networks.
     widen, wide_images
-        Width of the wide networks, and the images that they see once.
+        Width of the wide networks, and their training images for one epoch.
     test
         Test images.
     repetitions
-        How often each search is timed, where there is one pair only.
+        Number of timings of each search if there is only one pair.
     """
 
     mlps: int = 4
@@ -75,23 +75,23 @@ class Sizes:
 
 @dataclass
 class Comparison:
-    """Seconds and barriers of two kinds of search."""
+    """Seconds and barriers of two searches."""
 
     seconds: dict[str, list[float]] = field(default_factory=dict)
     barriers: dict[str, list[float]] = field(default_factory=dict)
 
     def note(self, side: str, seconds: float, barrier: float | None = None) -> None:
-        """Add one search."""
+        """Add one run of a search."""
         self.seconds.setdefault(side, []).append(seconds)
         if barrier is not None:
             self.barriers.setdefault(side, []).append(barrier)
 
     def medians(self) -> dict[str, float]:
-        """Return the median seconds of each side."""
+        """Return the median seconds of each search."""
         return {side: median(seconds) for side, seconds in self.seconds.items()}
 
     def ratio(self, slow: str) -> float:
-        """Return how many times slower than ``match`` the other side is, in medians."""
+        """Return the median seconds of a slower search divided by those of ``match``."""
         medians = self.medians()
         return medians[slow] / medians["match"]
 
@@ -104,13 +104,13 @@ def align(data_dir: str, out_dir: str, *, seed: int = 0, overwrite: bool = False
     data_dir
         Folder with MNIST and CIFAR-10 in torchvision's layout.
     out_dir
-        Folder for the numbers.
+        Folder of ``align.json``.
     seed
         Decides the networks' initial weights, the order of their data, and each search.
     overwrite
-        Remove an earlier run.
+        Whether an earlier file may be overwritten.
     sizes
-        How much is trained and compared.
+        Sizes of the benchmark; the defaults take about half an hour.
 
     Returns
     -------
@@ -120,36 +120,26 @@ def align(data_dir: str, out_dir: str, *, seed: int = 0, overwrite: bool = False
     Raises
     ------
     MarketError
-        If rebasin is missing, or the data.
+        If rebasin or the data is missing, or the file exists and may not be overwritten.
     """
     sizes = sizes or Sizes()
     _rebasin()
     mnist = _prepared(read_mnist(Path(data_dir)), prepared_mnist)
     cifar10 = _prepared(read_cifar10(Path(data_dir)), prepared_cifar10)
     folder = claim_file(Path(out_dir), "align.json", overwrite)
-    mlps = _compare_mlps(mnist, sizes, seed)
-    nets = [
-        trained(
-            ResNet,
-            _first(cifar10[0], sizes.cifar10),
-            sizes.cifar10_epochs,
-            seed,
-            index,
-            learning_rate=0.2,
-            augment=flip_and_roll,
-        )
-        for index in range(2)
-    ]
-    resnet = _compare_resnets(nets, cifar10, sizes, seed)
+    nets = _trained_resnets(cifar10[0], sizes, seed)
+    parts = {
+        "MLP": _compare_mlps(mnist, sizes, seed),
+        "ResNet20": _compare_resnets(nets, cifar10, sizes, seed),
+        "wide net": _compare_wide(cifar10[0], sizes, seed),
+    }
     accuracies = _repaired_accuracies(nets, cifar10, sizes, seed)
-    wide = _compare_wide(cifar10[0], sizes, seed)
     ratios = {
-        "rebasin / match, MLP": mlps.ratio("rebasin"),
-        "rebasin / match, ResNet20": resnet.ratio("rebasin"),
-        "plain coordinate descent / match, wide net": wide.ratio("plain coordinate descent"),
+        "rebasin / match, MLP": parts["MLP"].ratio("rebasin"),
+        "rebasin / match, ResNet20": parts["ResNet20"].ratio("rebasin"),
+        "plain coordinate descent / match, wide net": parts["wide net"].ratio("plain coordinate descent"),
         "points gained by repair": 100 * (accuracies["repaired"] - accuracies["unrepaired"]),
     }
-    parts = {"MLP": mlps, "ResNet20": resnet, "wide net": wide}
     write_json(
         folder / "align.json",
         {
@@ -161,6 +151,13 @@ def align(data_dir: str, out_dir: str, *, seed: int = 0, overwrite: bool = False
         },
     )
     return "\n".join([_searches_table(parts), _ratios_table(ratios, accuracies)])
+
+
+def _trained_resnets(train: Batch, sizes: Sizes, seed: int) -> list[nn.Module]:
+    images, epochs = _first(train, sizes.cifar10), sizes.cifar10_epochs
+    return [
+        trained(ResNet, images, epochs, seed, index, learning_rate=0.2, augment=flip_and_roll) for index in range(2)
+    ]
 
 
 def _compare_mlps(mnist: tuple[Batch, Batch], sizes: Sizes, seed: int) -> Comparison:
@@ -183,9 +180,9 @@ def _compare_resnets(nets: Sequence[nn.Module], cifar10: tuple[Batch, Batch], si
 def _compare_pair(
     result: Comparison, one: nn.Module, other: nn.Module, test: Batch, statistics: NormStatistics | None, seed: int
 ) -> None:
-    """Match a pair with both, and note the time and the barrier: loss at α = ½ above the mean of the two ends.
+    """Match a pair by both searches; note the time and the barrier: loss at α = ½ above the mean of the two ends.
 
-    BatchNorm's statistics are recomputed for both alike: rebasin resets them, too.
+    BatchNorm statistics are recomputed for both, because rebasin resets them.
     """
     spec = derive_spec(one, test[0][:2])
     loss = ModelLoss(one, nn.CrossEntropyLoss(reduction="none"))
@@ -213,7 +210,7 @@ def _compare_pair(
 
 
 def _compare_wide(train: Batch, sizes: Sizes, seed: int) -> Comparison:
-    """Compare with plain coordinate descent on two of the paper's wide networks, hardly trained."""
+    """Compare with plain coordinate descent on two of the paper's wide networks after a few steps of training."""
     build = partial(ResNet, widen=sizes.widen, norm="layer")
     images = _first(train, sizes.wide_images)
     one, other = (trained(build, images, 1, seed, index, learning_rate=0.05) for index in range(2))
@@ -230,10 +227,10 @@ def _compare_wide(train: Batch, sizes: Sizes, seed: int) -> Comparison:
 def plain_coordinate_descent(
     spec: PermutationSpec, reference: StateDict, other: StateDict, *, seed: int = 0
 ) -> dict[str, NDArray[np.int64]]:
-    """Return a permutation by the published algorithm, without anything that makes it fast.
+    """Return a permutation by the published algorithm, without optimisations (Ainsworth et al., algorithm 1).
 
-    Sweeps over the groups in random order from the identity; each similarity is computed anew, each group is solved
-    in every sweep, until a sweep changes nothing (Ainsworth et al., algorithm 1).
+    It starts from the identity and sweeps over the groups in random order until a sweep changes
+    nothing. Each sweep computes every similarity and solves every group.
     """
     permutation = identity_permutation(spec)
     generator = numpy_generator(seed, "match")
@@ -264,7 +261,7 @@ def plain_coordinate_descent(
 def _repaired_accuracies(
     nets: Sequence[nn.Module], cifar10: tuple[Batch, Batch], sizes: Sizes, seed: int
 ) -> dict[str, float]:
-    """Return the accuracies of the two ends and of the middle, matched by activations, without and with repair."""
+    """Return the accuracies of both ends and, matched by activations, of the middle without and with repair."""
     inputs, test = cifar10[0][0][: sizes.test], _first(cifar10[1], sizes.test)
     spec = derive_spec(nets[0], inputs[:2])
     permutation = match(spec, *nets, method="activations", batches=inputs.split(250), seed=seed)  # type: ignore[no-untyped-call]
@@ -281,7 +278,7 @@ def _repaired_accuracies(
 
 
 class _Right(nn.Module):
-    """1 for each sample that is classified rightly."""
+    """1 for each sample that is classified correctly."""
 
     def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return (outputs.argmax(1) == targets).float()

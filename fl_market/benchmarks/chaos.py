@@ -1,8 +1,9 @@
-"""``fl-market bench chaos``: kill processes of deployed markets at random, and see that nobody loses a credit.
+"""``fl-market bench chaos``: kill processes of deployed markets at random, and check that no credit is lost.
 
-Markets of a few rounds run one after the other among three agents, on one ledger. At random moments, every other time
-while there is a trade, one of the ServerApp, the SuperLink (with all that runs on its machine) or a SuperNode is sent
-``SIGKILL``, and started again; a run that failed is resumed. What must hold is checked after every kill.
+Markets of a few rounds run one after the other among three agents, on one ledger. At random
+moments, every second time during a trade, ``SIGKILL`` goes to the ServerApp, to the SuperLink with
+every process of its machine, or to a SuperNode, which is then started again. A failed run is
+resumed. The ledger and the receipts are checked after every kill.
 """
 
 import time
@@ -37,34 +38,34 @@ OPTIONS = {
 OWN_OPTIONS = 'prior="exponential(1000)"'
 TARGETS = ("ServerApp", "SuperLink", "SuperNode")
 PAUSE = (5.0, 30.0)
-"""Seconds from one kill to the next, at least and at most, where it does not wait for a trade."""
+"""Shortest and longest pause, in seconds, before a kill that does not wait for a trade."""
 TRADE, NO_TRADE = (0.0, 30.0), 180.0
-"""Seconds from a trade (the ledger's journal grows) to the next kill where it waits for one; seconds that it waits."""
+"""Shortest and longest pause after a trade before a kill that waits for one, and the longest wait for the trade."""
 POLL_SECONDS, STATUS_SECONDS = 1.0, 12.0
 PATIENCE = 900.0
-"""Seconds without a kill after which a run must have ended."""
+"""Seconds without a kill within which a run must end."""
 
 Report = Callable[[str], None]
 
 
 @dataclass
 class Outcome:
-    """What happened.
+    """The outcome of a chaos run.
 
     Attributes
     ----------
     kills
-        Target -> how many kills.
+        Target -> number of kills.
     markets
-        Markets that ran to their end.
+        Number of markets that finished.
     resumed
-        How often one was resumed.
+        Number of resumes.
     trades
-        How many kills came after a trade had begun.
+        Number of kills after a trade had begun.
     deals
-        State -> deals.
+        State -> number of deals.
     problems
-        What did not hold, a sentence each.
+        Failed checks, a sentence each.
     """
 
     kills: Counter[str] = field(default_factory=Counter)
@@ -76,25 +77,25 @@ class Outcome:
 
 
 def chaos(out_dir: str, *, kills: int = 50, seed: int = 0, overwrite: bool = False, report: Report = print) -> str:
-    """Run markets until so many kills are survived; write ``chaos.json`` and return a table.
+    """Run markets until they have survived a number of kills; write ``chaos.json`` and return a table.
 
     Parameters
     ----------
     out_dir
-        Folder for the deployment and the report.
+        Folder of the deployment and the report.
     kills
         Number of kills.
     seed
-        Decides what is killed, and when.
+        Decides the targets and the moments.
     overwrite
-        Whether a report that is there may be overwritten.
+        Whether an earlier report may be overwritten.
     report
         Called with a line for each event.
 
     Raises
     ------
     MarketError
-        If no market can be deployed here, or a run neither ends nor can be resumed.
+        If no market can be deployed on this machine, or a run neither ends nor can be resumed.
     """
     folder = claim_file(Path(out_dir), "chaos.json", overwrite).absolute()
     database = folder / f"ledger-{time.time_ns()}.db"
@@ -117,9 +118,9 @@ def chaos(out_dir: str, *, kills: int = 50, seed: int = 0, overwrite: bool = Fal
     }
     write_json(folder / "chaos.json", document)
     rows = [(f"kills of a {target}", str(outcome.kills[target])) for target in TARGETS]
-    rows += [("markets that ended", str(outcome.markets)), ("resumed", str(outcome.resumed))]
+    rows += [("markets finished", str(outcome.markets)), ("resumes", str(outcome.resumed))]
     rows += [(f"deals {state}", str(count)) for state, count in sorted(outcome.deals.items())]
-    rows += [("what did not hold", "\n".join(outcome.problems) or "nothing")]
+    rows += [("failed checks", "\n".join(outcome.problems) or "none")]
     return summary_table(f"{sum(outcome.kills.values())} kills in {document['seconds']:.0f} s", ("", ""), rows)
 
 
@@ -131,7 +132,7 @@ class _Chaos:
         self._wait_for_trade, self._due, self._size, self._turn = False, 0.0, 0, 0
 
     def run(self, kills: int) -> Outcome:
-        """Run markets until there were so many kills, and the last one has ended."""
+        """Run markets until the number of kills is reached and the last market has ended."""
         number = 0
         while sum(self._outcome.kills.values()) < kills:
             number += 1
@@ -155,11 +156,11 @@ class _Chaos:
                 continue
             asked = time.monotonic()
             if self._ended() and not (folder / RESULTS).exists():
-                if (folder / CONFIGURATION).exists():  # else it did not even begin
+                if (folder / CONFIGURATION).exists():  # else it had not begun
                     options["resume"] = str(folder)
                 self._patiently(lambda: self._deployment.submit(options))
                 self._outcome.resumed += 1
-                self._note(f"market {number} goes on")
+                self._note(f"market {number} resumed")
             if time.monotonic() - quiet_since > PATIENCE:
                 raise MarketError(f"market {number} has not ended {PATIENCE:.0f} s after the last kill")
         self._outcome.markets += 1
@@ -167,7 +168,7 @@ class _Chaos:
         self._check(f"after market {number}", finished=True)
 
     def _plan(self) -> None:
-        """Decide when the next kill is due: after a pause, or some time after the next trade."""
+        """Decide the moment of the next kill: after a pause, or some time after the next trade."""
         now = time.monotonic()
         self._turn += 1
         self._wait_for_trade = self._turn % 2 == 0
@@ -185,14 +186,14 @@ class _Chaos:
         try:
             with Ledger.open_existing(f"sqlite:///{self._database}") as ledger:
                 return ledger.position()[0]
-        except MarketError:  # there is none yet
+        except MarketError:  # no ledger yet
             return 0
 
     def _kill(self) -> None:
         target = str(self._dice.choice(TARGETS))
         if target == "ServerApp":
             if not self._deployment.kill(self._deployment.link, "flwr-serverapp"):
-                return  # none is running just now: another time
+                return  # none is running at the moment
         elif target == "SuperLink":
             self._deployment.kill(self._deployment.link)
             self._deployment.start_superlink()
@@ -212,7 +213,7 @@ class _Chaos:
             return False
 
     def _patiently(self, call: Callable[[], None]) -> None:
-        """Call again where the SuperLink is not there yet."""
+        """Call, and repeat the call while the SuperLink is starting."""
         for attempt in range(5):
             try:
                 call()
@@ -236,17 +237,17 @@ class _Chaos:
 
 
 def market_problems(database: Path, agents: Mapping[str, Path], finished: bool) -> Iterator[str]:
-    """Yield what is wrong with a market's books, a sentence each.
+    """Yield each problem of a market's books as a sentence.
 
     Parameters
     ----------
     database
         The ledger's file.
     agents
-        Name of each agent -> the folder in which it keeps its receipts.
+        Name of each agent -> folder of its receipts.
     finished
-        Whether the market has ended: then no deal may be half done, no payment without a receipt of the delivery, and
-        no receipt without payment or refund.
+        Whether the market has ended. Then no deal may be open, each payment needs a receipt of the
+        delivery, and each receipt a payment or a refund.
     """
     if not database.exists():
         return
@@ -255,14 +256,14 @@ def market_problems(database: Path, agents: Mapping[str, Path], finished: bool) 
     except MarketError:
         if finished:
             raise
-        return  # its process was killed before it had made the tables
+        return  # its process was killed before it created the tables
     with ledger:
         yield from ledger.verify()
         deals = ledger.deals()
     if finished:
         for deal, state in deals:
             if state in (DealState.AGREED, DealState.ESCROWED, DealState.DELIVERED):
-                yield f"the deal {deal.id} is half done: {state}"
+                yield f"the deal {deal.id} is still open: {state}"
         for name, folder in agents.items():
             yield from _receipt_problems(name, folder / "receipts.jsonl", deals)
 
@@ -279,6 +280,6 @@ def _receipt_problems(name: str, journal: Path, deals: Sequence[tuple[Deal, Deal
         if deal.buyer == name:
             (paid if state.paid else refunded)[deal.round, deal.price] += 1
     for (number, price), count in (paid - receipts).items():
-        yield f"{name} paid {price} in round {number} for what it never received, {count} times"
+        yield f"{name} paid {price} in round {number} without a receipt of the delivery, {count} times"
     for (number, price), count in (receipts - paid - refunded).items():
-        yield f"{name} received what costs {price} in round {number} without payment or refund, {count} times"
+        yield f"{name} received a purchase at {price} in round {number} without payment or refund, {count} times"

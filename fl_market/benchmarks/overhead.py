@@ -1,4 +1,4 @@
-"""``fl-market bench overhead``: a market's wall time against FedAvg's."""
+"""``fl-market bench overhead``: a market's wall time relative to FedAvg's."""
 
 from pathlib import Path
 from statistics import median
@@ -12,15 +12,29 @@ REPETITIONS = 3
 
 
 def overhead(configuration: Configuration, engine: Engine, *, overwrite: bool = False) -> str:
-    """Measure the wall time of a market against FedAvg's, with the same rounds and agents; write ``overhead.json``.
+    """Measure the wall time of a market and of FedAvg with the same rounds and agents; write ``overhead.json``.
 
-    The two take turns, so that a slow moment of the machine hits both. FedAvg first runs once unmeasured: the data is
-    read and the code is loaded then.
+    The two alternate, so that a slow moment of the machine affects both. One unmeasured run of
+    FedAvg comes first, in which data and code are loaded.
+
+    Parameters
+    ----------
+    configuration
+        Options of both runs; its folder receives the file.
+    engine
+        One of ``ENGINES``.
+    overwrite
+        Whether an earlier file may be overwritten.
 
     Returns
     -------
     str
         A table of the medians, and their ratio.
+
+    Raises
+    ------
+    MarketError
+        If the file exists and may not be overwritten, or a run fails.
     """
     folder = claim_file(Path(configuration.run.out_dir), "overhead.json", overwrite)
     arms = [configuration.with_options(strategy=arm, out_dir="") for arm in ("fedavg", "market")]

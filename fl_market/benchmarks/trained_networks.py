@@ -1,4 +1,4 @@
-"""Networks that a benchmark trains for itself."""
+"""Networks that the benchmarks train."""
 
 from collections.abc import Callable
 
@@ -20,7 +20,7 @@ def mlp() -> nn.Module:
 
 
 def initial(build: Callable[[], nn.Module], seed: int, index: int) -> nn.Module:
-    """Return one of several untrained networks."""
+    """Return the untrained network of an index."""
     with reproducible(seed, "bench-initial-weights", index):
         return build()
 
@@ -35,9 +35,9 @@ def trained(
     learning_rate: float = 0.1,
     augment: Callable[[Tensor], Tensor] | None = None,
 ) -> nn.Module:
-    """Return one of several networks, trained with SGD, Nesterov's momentum and one cycle of the learning rate.
+    """Return the network of an index, trained by SGD with Nesterov momentum and a one-cycle learning rate.
 
-    All cores are used: the numbers that come out are those of one machine.
+    All cores are used, so the weights depend on the machine.
     """
     model = initial(build, seed, index).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     inputs, targets = data
@@ -59,7 +59,7 @@ def trained(
 
 
 def flip_and_roll(images: Tensor) -> Tensor:
-    """Return the images of a batch mirrored, every other time, and moved by up to four pixels."""
+    """Return a batch of images, flipped horizontally with probability ½, and rolled by up to four pixels."""
     if torch.rand(()) < 0.5:
         images = images.flip(3)
     down, right = torch.randint(-4, 5, (2,)).tolist()

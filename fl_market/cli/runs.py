@@ -1,7 +1,6 @@
 """``fl-market run``, ``fl-market compare`` and ``fl-market bench overhead``."""
 
 import argparse
-import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from fl_market.runner.environment import set_environment
 
 if TYPE_CHECKING:
     from fl_market.cli.arguments import Commands
+    from fl_market.runner.engines import Engine
 
 _DEFAULT_ARMS = "siloed,fedavg,market,market-priced"
 
@@ -95,18 +95,16 @@ def _compared(
 ) -> int:
     for arm in arms:
         ARM.check(arm)
-    _set_log_level(options)
     from fl_market.reports.curves import PICTURE
     from fl_market.reports.progress import show_progress
     from fl_market.reports.table import results_table, seeds_table
     from fl_market.run_folder import RESULTS, SUMMARY
     from fl_market.runner.advice import advice
     from fl_market.runner.comparison import compare, compare_seeds
-    from fl_market.runner.engines import ENGINES
 
     for line in advice(configuration, arms, given):
         print(f"fl-market: {line}", file=sys.stderr)
-    engine, chosen = ENGINES[options.engine], getattr(options, "seeds", [])
+    engine, chosen = _engine(options), getattr(options, "seeds", [])
     total = len(arms) * max(1, len(chosen)) * configuration.run.num_server_rounds
     with show_progress(total, quiet=options.quiet) as observer:
         if chosen:
@@ -120,18 +118,16 @@ def _compared(
 
 
 def _resume(options: argparse.Namespace, given: dict[str, Any]) -> int:
-    _set_log_level(options)
     from fl_market.reports.curves import PICTURE
     from fl_market.reports.progress import show_progress
     from fl_market.reports.table import results_table
     from fl_market.run_folder import RESULTS
     from fl_market.runner.comparison import resume
-    from fl_market.runner.engines import ENGINES
     from fl_market.runner.resumption import resumed_configuration
 
     configuration = resumed_configuration(Path(given["resume"]).absolute(), given)
     with show_progress(configuration.run.num_server_rounds, quiet=options.quiet) as observer:
-        results = resume(configuration, ENGINES[options.engine], observer=observer)
+        results = resume(configuration, _engine(options), observer=observer)
     _show(results_table(results), Path(configuration.run.out_dir), [RESULTS, PICTURE])
     return 0
 
@@ -146,21 +142,16 @@ def _bench_overhead(options: argparse.Namespace) -> int:
     set_environment()
     given = given_options(options)
     configuration = _configuration(given, "bench-overhead")
-    _set_log_level(options)
     from fl_market.benchmarks.overhead import overhead
     from fl_market.runner.advice import advice
-    from fl_market.runner.engines import ENGINES
 
     for line in advice(configuration, ("fedavg", "market"), given):
         print(f"fl-market: {line}", file=sys.stderr)
-    print(overhead(configuration, ENGINES[options.engine], overwrite=options.overwrite))
+    print(overhead(configuration, _engine(options), overwrite=options.overwrite))
     return 0
 
 
-def _set_log_level(options: argparse.Namespace) -> None:
-    """Set the level of Flower's log."""
-    import flwr.common.logger  # noqa: F401  (its import sets a level of its own)
+def _engine(options: argparse.Namespace) -> "Engine":
+    from fl_market.runner.engines import engine_named
 
-    logging.getLogger("flwr").setLevel(
-        logging.DEBUG if options.debug else logging.INFO if options.verbose else logging.WARNING
-    )
+    return engine_named(options.engine, verbose=options.verbose or options.debug)

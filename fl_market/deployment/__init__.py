@@ -1,1 +1,1 @@
-"""Deployments: a market's processes over gRPC, as operators start them."""
+"""Deployment of a market as processes on one machine."""

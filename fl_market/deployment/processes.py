@@ -1,7 +1,7 @@
-"""A deployed market on one machine: SuperLink, ServerApps and SuperNodes as processes of their own, over gRPC and TLS.
+"""A deployed market on one machine: SuperLink, ServerApps and SuperNodes as separate processes, over gRPC and TLS.
 
-The scripts are those of ``docs/deployment.md``, run as they stand. Linux only: processes are found, and ended, by the
-Flower home in their environment.
+The scripts are those of ``docs/deployment.md``, unchanged. Linux only: processes are found, and
+ended, by the Flower home in their environment.
 """
 
 import json
@@ -25,22 +25,22 @@ from fl_market.errors import MarketError
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = ROOT / "scripts" / "deploy"
 CONNECTION = "market"
-"""Name under which ``operator.sh`` makes the SuperLink known."""
+"""Name of the SuperLink in the operator's Flower configuration, as ``operator.sh`` writes it."""
 _START_SECONDS = 90
 _END_SECONDS = 10
 _REST_SECONDS = 15
 
 
 def why_not_here() -> str:
-    """Return why this machine cannot run a deployment; an empty text where it can."""
+    """Return the reason why this machine cannot run a deployment; an empty text if it can."""
     if not version("flwr").startswith("1.39."):
-        return "from Flower 1.40 on SuperNodes speak HTTP, not gRPC"
+        return "from Flower 1.40 on, SuperNodes use HTTP instead of gRPC"
     if not Path("/proc/self/environ").exists():
-        return "it needs /proc to end what it starts by its own id"
+        return "/proc is needed to end processes by their own ids"
     if not SCRIPTS.is_dir():
-        return f"it needs a clone of fl-market, with {SCRIPTS}"
+        return f"a clone of fl-market is needed, with {SCRIPTS}"
     missing = [tool for tool in ("openssl", "ssh-keygen", "bash") if shutil.which(tool) is None]
-    return f"it needs {', '.join(missing)}" if missing else ""
+    return f"{', '.join(missing)} must be installed" if missing else ""
 
 
 class Deployment:
@@ -49,20 +49,20 @@ class Deployment:
     Parameters
     ----------
     folder
-        Where certificates, state and logs go.
+        Folder of certificates, state and logs.
     nodes
         Name of each node -> its agent's node configuration, besides ``partition-id``.
     host
         Address that the SuperLink listens on, and that nodes connect to.
     launchers
-        Name of a node -> what its command begins with, such as a command that enters a network namespace.
+        Name of a node -> prefix of its command, such as a command that enters a network namespace.
     environment
-        Variables for the broker's processes.
+        Environment variables of the broker's processes.
 
     Raises
     ------
     MarketError
-        If this machine cannot run one, or a script fails.
+        If this machine cannot run a deployment, or a script fails.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Deployment:
         environment: Mapping[str, str] | None = None,
     ) -> None:
         if reason := why_not_here():
-            raise MarketError(f"no market can be deployed here: {reason}")
+            raise MarketError(f"no market can be deployed on this machine: {reason}")
         self.folder, self.nodes, self.host = folder.absolute(), dict(nodes), host
         self._launchers, self._broker_environment = dict(launchers or {}), dict(environment or {})
         self._certificates = self.folder / "certificates"
@@ -108,7 +108,7 @@ class Deployment:
     # -- processes --------------------------------------------------------------------------------------------------
 
     def start_superlink(self) -> None:
-        """Start the SuperLink, on the database that an earlier one may have left, and wait until it answers."""
+        """Start the SuperLink, on the database of an earlier one if there is one, and wait until it answers."""
         self._start(
             [], self._broker_environment, "superlink.sh", self.link, self._certificates, self.host, self._control,
             self._fleet,
@@ -124,7 +124,7 @@ class Deployment:
         raise MarketError(f"the SuperLink did not start within {_START_SECONDS} s; see the logs in {self.folder}")
 
     def start_node(self, node: str) -> None:
-        """Start a node's SuperNode, with the key and the folder that it always has."""
+        """Start a node's SuperNode, always with the same key and folder."""
         self._started[node] = time.monotonic()
         index = list(self.nodes).index(node)
         self._start(
@@ -134,7 +134,7 @@ class Deployment:
         )  # fmt: skip
 
     def supervise(self) -> None:
-        """Start nodes again that have ended, as systemd does: a SuperLink refuses one that it takes for connected."""
+        """Restart nodes that have ended, as systemd does: a SuperLink refuses a node that it believes is connected."""
         for node in self.nodes:
             rested = time.monotonic() - self._started.get(node, 0.0) >= _REST_SECONDS
             if rested and not self.processes(self.folder / node, "flower-supernode"):
@@ -146,11 +146,11 @@ class Deployment:
         return self.folder / "link"
 
     def processes(self, of: Path, command: str = "") -> list[int]:
-        """Return the ids of the processes whose Flower home lies in a folder, and whose command contains a text."""
+        """Return the ids of the processes with a Flower home in a folder and a text in their command."""
         return [pid for pid in _running() if _home_in(pid, of) and command in _command(pid)]
 
     def kill(self, of: Path, command: str = "") -> int:
-        """Send SIGKILL to these processes; return how many there were."""
+        """Send SIGKILL to the processes that :meth:`processes` returns; return their number."""
         found = self.processes(of, command)
         for pid in found:
             _send(pid, signal.SIGKILL)
@@ -158,7 +158,7 @@ class Deployment:
         return len(found)
 
     def end(self) -> None:
-        """End everything that was started."""
+        """End every process of the deployment."""
         deadline = time.monotonic() + _END_SECONDS
         while left := self.processes(self.folder):
             for pid in left:
@@ -175,13 +175,13 @@ class Deployment:
         Raises
         ------
         MarketError
-            If it is not taken.
+            If the SuperLink does not accept it.
         """
         run_config = " ".join(f"{key}={json.dumps(value)}" for key, value in options.items())
         self._flwr("run", str(ROOT), CONNECTION, "--run-config", run_config)
 
     def last_status(self) -> str:
-        """Return the status of the run that was submitted last, such as ``running`` or ``finished:failed``.
+        """Return the status of the last submitted run, such as ``running`` or ``finished:failed``.
 
         Raises
         ------
@@ -204,7 +204,7 @@ class Deployment:
             raise MarketError(f"flwr {arguments[0]} failed: {(done.stderr or done.stdout).strip()[-300:]}")
         return done.stdout
 
-    # -- inside -----------------------------------------------------------------------------------------------------
+    # -- helpers ----------------------------------------------------------------------------------------------------
 
     def _script(self, name: str, *arguments: object) -> None:
         done = subprocess.run(
@@ -226,7 +226,7 @@ class Deployment:
             )
 
     def _reap(self) -> None:
-        """Let go of children that have ended."""
+        """Drop children that have ended."""
         self._children = [child for child in self._children if child.poll() is None]
 
 
@@ -254,7 +254,7 @@ def _command(pid: int) -> str:
 def _home_in(pid: int, folder: Path) -> bool:
     try:
         entries = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    except OSError:  # it has ended, or is somebody else's
+    except OSError:  # it has ended, or belongs to another user
         return False
     homes = [entry.removeprefix(b"FLWR_HOME=").decode() for entry in entries if entry.startswith(b"FLWR_HOME=")]
     return any(Path(home).is_relative_to(folder) for home in homes)

@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from fl_market.errors import MarketError
 from fl_market.linear import AGENTS, LinearMarket
 from fl_market.linear.convergence import SmoothProblem
 from fl_market.linear.prices import price_history
+from fl_market.reports.curves import new_figure, save_figure
 from fl_market.reports.table import summary_table
 from fl_market.run_folder import claim_file, write_json
 
@@ -22,12 +21,12 @@ PUBLISHED_IMPROVEMENT = {"A": 42.84, "B": 23.88}
 DISTANCES = (0.0, 5.0, 10.0, 15.0, 20.0, 25.0, 30.0, 35.0, 40.0, 45.0)
 """Two independent draws of the true parameters are about 45 apart."""
 LAST = 50
-"""Rounds over which the gap of prices is taken."""
+"""Number of last rounds over which the gap of prices is averaged."""
 ESTIMATES = ("paper", "sharp", "learned")
 
 
 def figure3(folder: Path, seeds: Sequence[int], market: LinearMarket) -> str:
-    """Show the trading log, the error ratio and the learning curves, and compare with siloed agents (section 6.1.3)."""
+    """Draw the trading log, the error ratio and the learning curves; compare with siloed agents (section 6.1.3)."""
     started = perf_counter()
     runs = [market.run(seed) for seed in seeds]
     seconds = (perf_counter() - started) / len(runs)
@@ -68,7 +67,7 @@ def figure3(folder: Path, seeds: Sequence[int], market: LinearMarket) -> str:
 
 
 def figure4(folder: Path, seeds: Sequence[int], market: LinearMarket) -> str:
-    """Show the benefit of agent A against the distance of the two tasks (section 6.1.4)."""
+    """Measure agent A's improvement by the distance between the two tasks (section 6.1.4)."""
     spreads = [
         _spread([float(replace(market, distance=distance).run(seed).improvement[0]) for seed in seeds])
         for distance in DISTANCES
@@ -85,12 +84,12 @@ def figure4(folder: Path, seeds: Sequence[int], market: LinearMarket) -> str:
     _picture(folder / "figure4.png", 1, draw)
     rows = [(f"{distance:g}", _text(spread)) for distance, spread in zip(DISTANCES, spreads, strict=True)]
     return summary_table(
-        f"Agent A's test loss against siloed, {len(seeds)} seeds", ("distance of the tasks", "improvement (%)"), rows
+        f"Agent A's test loss against siloed, {len(seeds)} seeds", ("distance between tasks", "improvement (%)"), rows
     )
 
 
 def figure5(folder: Path, seeds: Sequence[int], market: LinearMarket) -> str:
-    """Show prices by what sellers know, and their gap to the truthful optimum over the last 50 rounds (section 6.2)."""
+    """Compare prices under each estimate of sellers with the truthful optimum, over 50 rounds (section 6.2)."""
     runs = [market.run(seed) for seed in seeds]
     histories = {
         kind: np.array([[price_history(run, buyer, kind) for buyer in range(2)] for run in runs])
@@ -105,7 +104,7 @@ def figure5(folder: Path, seeds: Sequence[int], market: LinearMarket) -> str:
         for buyer, panel in enumerate(axes):
             for kind, prices in histories.items():
                 panel.plot(np.arange(1, market.rounds + 1), prices[:, buyer].mean(0), label=kind)
-            panel.set(title=f"what agent {AGENTS[buyer]} pays", xlabel="round", ylabel="price (error ratio)")
+            panel.set(title=f"price for agent {AGENTS[buyer]}", xlabel="round", ylabel="price (error ratio)")
             panel.legend()
 
     _picture(folder / "figure5.png", 2, draw)
@@ -113,11 +112,11 @@ def figure5(folder: Path, seeds: Sequence[int], market: LinearMarket) -> str:
         (kind, f"{gap[kind]:.5f} ± {spread[kind]:.5f}", f"{100 * gap[kind] / gap['paper']:.2f}") for kind in ESTIMATES
     ]
     title = f"Mean gap to the truthful price, last {LAST} rounds, {len(seeds)} seeds"
-    return summary_table(title, ("what sellers know", "gap", "% of the paper's"), rows)
+    return summary_table(title, ("sellers' estimate", "gap", "% of the paper's"), rows)
 
 
 def theorem51(folder: Path, seeds: Sequence[int], problem: SmoothProblem) -> str:
-    """Count rounds to a gradient norm with and without trade, against the bounds (section 5)."""
+    """Count the rounds to a gradient norm, with and without trade, and compare with the bounds (section 5)."""
     runs = [problem.run(seed) for seed in seeds]
     columns = ("traded", "traded_bound", "siloed", "siloed_bound", "least_gain")
     means = {name: np.mean([getattr(run, name) for run in runs], axis=0).tolist() for name in columns}
@@ -148,7 +147,7 @@ EXPERIMENTS: dict[str, tuple[Callable[[Path, Sequence[int], Any], str], Callable
     "figure5": (figure5, LinearMarket),
     "theorem51": (theorem51, SmoothProblem),
 }
-"""Name -> the experiment, and what makes its published set-up."""
+"""Name -> the experiment, and a function that makes its published setup."""
 
 
 def run_experiment(
@@ -177,7 +176,6 @@ def _text(spread: dict[str, float]) -> str:
 
 
 def _picture(path: Path, panels: int, draw: Callable[[Sequence[Axes]], None]) -> None:
-    figure = Figure(figsize=(4.5 * panels, 3.8), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(4.5 * panels, 3.8)
     draw(figure.subplots(1, panels, squeeze=False)[0])
-    figure.savefig(path, dpi=120)
+    save_figure(figure, path)

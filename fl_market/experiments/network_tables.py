@@ -1,7 +1,7 @@
-"""``fl-market experiment table1|table2|figure2``: the paper's tables and figure for networks, and what it lacks.
+"""``fl-market experiment table1|table2|figure2``: the paper's tables and figure for networks.
 
-Stricter than published: no decision looks at the test set, several seeds with their spread, the same budget for every
-arm. Published numbers stand beside ours.
+Stricter than published: no decision uses the test set, there are several seeds with their spread,
+and every arm has the same budget. Published numbers are printed beside the measured ones.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +12,7 @@ from typing import Any
 
 from fl_market.configuration import Configuration
 from fl_market.errors import MarketError, OptionError
+from fl_market.reports.curves import new_figure, save_figure
 from fl_market.reports.table import summary_table
 from fl_market.run_folder import prepare_folder, write_json
 from fl_market.runner.cells import run_cells
@@ -48,9 +49,9 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
         "full": {"task": "tinyimagenet-resnet20", "batch_size": 256, **_WIDE},
     },
 }
-"""Data set -> scale -> options that differ from the defaults. The full scale is the published set-up."""
+"""Data set -> scale -> options that differ from the defaults. The full scale is the published setup."""
 DATA_SETS = {"quick": ("mnist", "cifar10"), "full": ("mnist", "cifar10", "tinyimagenet")}
-"""Which of them a scale runs where none is named."""
+"""The data sets of a scale, unless the user names others."""
 
 PUBLISHED: dict[str, dict[str, tuple[float, float]]] = {
     "mnist": {
@@ -86,24 +87,29 @@ PUBLISHED_LAYERS = {
 
 @dataclass(frozen=True)
 class Plan:
-    """What a user asked an experiment for.
+    """An experiment as a user asked for it.
 
     Attributes
     ----------
     scale
         One of ``SCALES``.
     data_dir
-        The data sets, as :mod:`fl_market.tasks` reads them.
+        Folder of the data sets, in the layout that :mod:`fl_market.tasks` reads.
     seeds
         Each once.
     data_sets
-        Of ``table1``; none for those of the scale.
+        Of ``table1``; empty for those of the scale.
     jobs
-        Processes; 0 for as many as there are processors.
+        Number of processes; 0 for one a processor.
     device
-        Where models are computed.
+        Device on which models are computed.
     options
         Options in place of the scale's, for tests.
+
+    Raises
+    ------
+    MarketError
+        If there is no seed, or a data set is unknown.
     """
 
     scale: str
@@ -118,7 +124,7 @@ class Plan:
         if not self.seeds:
             raise MarketError("an experiment needs at least one seed")
         if unknown := [name for name in self.data_sets if name not in SETTINGS]:
-            raise OptionError(f"unknown data set {unknown[0]!r}; accepted are {', '.join(SETTINGS)}")
+            raise OptionError(f"unknown data set {unknown[0]!r}; known are {', '.join(SETTINGS)}")
 
     def cell(self, data_set: str, arm: str, seed: int, **options: Any) -> Configuration:
         """Return one run of the experiment."""
@@ -147,7 +153,7 @@ def table1(folder: Path, plan: Plan, report: Report) -> str:
             gain = _above(found[name], arm) if name in found else ""
             rows.append((f"{name}, {arm}", *ours, gain, _published(PUBLISHED[name].get(arm))))
     header = ("data, arm", "A", "B", "above fedavg-late", "the paper, A / B")
-    return summary_table(_title("Table 1", plan), header, rows)
+    return summary_table(_title("Table 1", plan), header, rows) + _missed_rounds(results)
 
 
 def table2(folder: Path, plan: Plan, report: Report) -> str:
@@ -183,7 +189,7 @@ def table2(folder: Path, plan: Plan, report: Report) -> str:
         for label in rows
     ]
     header = ("layers traded", "A", "B", "share of the whole gain", "the paper, A / B")
-    return summary_table(_title("Table 2", plan), header, table)
+    return summary_table(_title("Table 2", plan), header, table) + _missed_rounds(results)
 
 
 def figure2(folder: Path, plan: Plan, report: Report) -> str:
@@ -216,7 +222,7 @@ def figure2(folder: Path, plan: Plan, report: Report) -> str:
         for arm, some in curves.items()
     ]
     header = ("arm", "final test loss, mean of A and B", f"rounds of {rounds} to fedavg-late's final loss, by seed")
-    return summary_table(_title("Figure 2, MNIST", plan, "test loss"), header, rows)
+    return summary_table(_title("Figure 2, MNIST", plan, "test loss"), header, rows) + _missed_rounds(results)
 
 
 TABLES: dict[str, Callable[[Path, Plan, Report], str]] = {"table1": table1, "table2": table2, "figure2": figure2}
@@ -226,7 +232,12 @@ TABLES: dict[str, Callable[[Path, Plan, Report], str]] = {"table1": table1, "tab
 def run_table(name: str, out_dir: str, plan: Plan, report: Report = lambda line: None) -> str:
     """Run one of the experiments, write its JSON, and return its table.
 
-    Cells that an earlier, perhaps interrupted, run left in the folder are not computed again.
+    Cells that an earlier run, finished or interrupted, left in the folder are not computed again.
+
+    Raises
+    ------
+    MarketError
+        If a run fails; finished cells are kept.
     """
     return TABLES[name](prepare_folder(Path(out_dir)), plan, report)
 
@@ -273,17 +284,28 @@ def _published(pair: tuple[float, float] | None) -> str:
     return "" if pair is None else f"{pair[0]:.2f} / {pair[1]:.2f}"
 
 
+def _missed_rounds(results: Mapping[Configuration, Mapping[str, Any]]) -> str:
+    """Return a line below the table for each run in which an agent missed a round; usually there is none."""
+    lines = []
+    for cell, result in results.items():
+        rounds = cell.run.num_server_rounds
+        # cells of earlier versions do not count rounds
+        finished = {name: agent.get("rounds_finished", rounds) for name, agent in result["agents"].items()}
+        missed = [f"{name} {count}/{rounds}" for name, count in finished.items() if count < rounds]
+        if missed:
+            lines.append(
+                f"\nrounds finished, {cell.task.name}, {cell.run.strategy}, seed {cell.run.seed}: {', '.join(missed)}"
+            )
+    return "".join(lines)
+
+
 def _title(name: str, plan: Plan, metric: str = "test accuracy (%)") -> str:
     seeds = ", ".join(map(str, plan.seeds))
     return f"{name}, {plan.scale} scale: {metric}, mean ± standard deviation over the seeds {seeds}"
 
 
 def _draw(path: Path, curves: Mapping[str, Sequence[Sequence[float]]]) -> None:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(7, 4.5)
     axes = figure.subplots()
     for arm, some in curves.items():
         columns = list(zip(*some, strict=True))
@@ -294,4 +316,4 @@ def _draw(path: Path, curves: Mapping[str, Sequence[Sequence[float]]]) -> None:
         )
     axes.set(xlabel="round", ylabel="test loss, mean of A and B", yscale="log")
     axes.legend()
-    figure.savefig(path, dpi=120)
+    save_figure(figure, path)

@@ -1,5 +1,5 @@
-"""What a run leaves behind: results, tables and pictures."""
+"""Results, tables and pictures of a run."""
 
-from fl_market.reports.results import AgentResult, ArmResult, RoundReport, RoundResult
+from fl_market.reports.results import AgentResult, ArmResult, RoundReport, RoundResult, UnfinishedRunError
 
-__all__ = ["AgentResult", "ArmResult", "RoundReport", "RoundResult"]
+__all__ = ["AgentResult", "ArmResult", "RoundReport", "RoundResult", "UnfinishedRunError"]

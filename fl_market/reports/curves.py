@@ -1,10 +1,15 @@
-"""Learning curves as a picture."""
+"""Pictures: the learning curves of a comparison."""
 
 from collections.abc import Mapping
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fl_market.reports.results import ArmResult
+from fl_market.run_folder import write_file
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 PICTURE = "learning_curves.png"
 _STYLES = ("-", "--", ":", "-.")
@@ -12,12 +17,9 @@ _STYLES = ("-", "--", ":", "-.")
 
 def draw_learning_curves(arms: Mapping[str, ArmResult], path: Path) -> Path:
     """Draw test accuracy and test loss of every arm and agent by round, and return the picture's path."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    figure = Figure(figsize=(11, 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(11, 4.5)
     accuracy, loss = figure.subplots(1, 2)
     for color, (arm, result) in enumerate(arms.items()):
         for index, (name, agent) in enumerate(result.agents.items()):
@@ -28,8 +30,8 @@ def draw_learning_curves(arms: Mapping[str, ArmResult], path: Path) -> Path:
                 "color": f"C{color}",
                 "linestyle": _STYLES[index % len(_STYLES)],
                 "linewidth": width,
+                "label": f"{arm}, {name}",
             }
-            style["label"] = f"{arm}, {name}"
             accuracy.plot(rounds, [100 * entry.test_accuracy for entry in agent.rounds], **style)
             loss.plot(rounds, [entry.test_loss for entry in agent.rounds], **style)
     for axes in (accuracy, loss):
@@ -37,5 +39,27 @@ def draw_learning_curves(arms: Mapping[str, ArmResult], path: Path) -> Path:
     accuracy.set(xlabel="round", ylabel="test accuracy (%)")
     loss.set(xlabel="round", ylabel="test loss", yscale="log")
     loss.legend(fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))
-    figure.savefig(path, dpi=120)
-    return path
+    return save_figure(figure, path)
+
+
+def new_figure(width: float, height: float) -> "Figure":
+    """Return an empty figure of a size in inches, independent of any display."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save_figure(figure: "Figure", path: Path) -> Path:
+    """Write a figure as PNG, whole or not at all.
+
+    Raises
+    ------
+    MarketError
+        If it cannot be written.
+    """
+    picture = BytesIO()
+    figure.savefig(picture, dpi=120, format="png")
+    return write_file(path, picture.getvalue())

@@ -1,4 +1,4 @@
-"""A ledger as a file: for spreadsheets (CSV), for programs (JSON), for accountants (Beancount)."""
+"""A ledger as a file: CSV for spreadsheets, JSON for programs, Beancount for accountants."""
 
 import csv
 import io
@@ -37,12 +37,12 @@ def as_json(ledger: Ledger) -> str:
 def as_beancount(ledger: Ledger) -> str:
     """Return every transfer as a transaction, and the final balances as assertions that ``bean-check`` verifies.
 
-    Amounts are in credits. What agents hold are assets of the market's books; the endowment is equity.
+    Amounts are in credits. Agents' balances are assets in the market's books; the endowment is equity.
     """
     entries = ledger.entries()
     names = _account_names(ledger.balances())
     days = [_day(entry) for entry in entries] or [date(1970, 1, 1)]
-    # Beancount tolerates small differences; here a single micro-credit is one too many
+    # Beancount tolerates small differences; here a difference of one micro-credit is an error
     lines = [f'option "operating_currency" "{CURRENCY}"', 'option "tolerance_multiplier" "0.1"', ""]
     lines += [f"{min(days)} open {account} {CURRENCY}" for account in names.values()]
     for entry in entries:
@@ -55,7 +55,7 @@ def as_beancount(ledger: Ledger) -> str:
                 f"  {names[entry.payee]}  {credits_text(entry.amount)} {CURRENCY}",
                 f"  {names[entry.payer]}  -{credits_text(entry.amount)} {CURRENCY}",
             ]
-    # an assertion holds for the beginning of its day
+    # an assertion is about the beginning of its day
     after = max(days) + timedelta(days=1)
     lines += [
         "",
@@ -72,7 +72,7 @@ FORMATS: Mapping[str, Callable[[Ledger], str]] = {"csv": as_csv, "json": as_json
 
 
 def _account_names(accounts: Mapping[str, int]) -> dict[str, str]:
-    """Return a name that Beancount accepts for every account: letters, digits and dashes, all different."""
+    """Return a unique Beancount name for every account: letters, digits and dashes."""
     names = {ENDOWMENT: "Equity:Endowment", ESCROW: "Assets:Escrow"}
     for account in accounts:
         if account not in names:

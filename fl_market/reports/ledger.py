@@ -1,4 +1,4 @@
-"""A ledger as tables."""
+"""Tables of a ledger."""
 
 from collections.abc import Sequence
 from statistics import mean
@@ -10,7 +10,7 @@ from fl_market.reports.table import summary_table
 
 
 def ledger_table(ledger: Ledger) -> str:
-    """Return the accounts, the deals and the history of prices as text, amounts in credits."""
+    """Return accounts, deals and price history as text, amounts in credits."""
     accounts = summary_table(
         "Accounts",
         ("account", "balance"),
@@ -35,7 +35,7 @@ def ledger_table(ledger: Ledger) -> str:
 
 
 def statement_table(ledger: Ledger, account: str) -> str:
-    """Return every movement on one account with the balance after it, in credits.
+    """Return every entry of one account with the balance after it, in credits.
 
     Raises
     ------

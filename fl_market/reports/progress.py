@@ -1,4 +1,4 @@
-"""A progress bar where there is a terminal, a few plain lines where there is none."""
+"""Progress on standard error: a bar on a terminal, a few plain lines otherwise."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -39,7 +39,7 @@ def show_progress(total: int, *, quiet: bool = False) -> Iterator[Callable[[Roun
 
 
 def _print_plainly(report: RoundReport) -> None:
-    """Print every tenth of an arm's rounds, and the last."""
+    """Print a line after every tenth of an arm's rounds, and after the last."""
     if report.round % max(1, report.rounds // 10) == 0 or report.round == report.rounds:
         sys.stderr.write(_line(report) + "\n")
 

@@ -1,15 +1,16 @@
 """Results of an arm as data, and as the JSON that ``results.json`` holds."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
+from fl_market.errors import MarketError
 from fl_market.ledger import Deal, DealState
 
 
 @dataclass(frozen=True)
 class RoundReport:
-    """One line of progress."""
+    """One line of progress; the accuracy is the mean of all agents'."""
 
     arm: str
     round: int
@@ -20,7 +21,10 @@ class RoundReport:
 
 @dataclass(frozen=True)
 class RoundResult:
-    """An agent's test metrics after one round; the last is the accuracy on its own target distribution of classes."""
+    """An agent's test metrics after one round.
+
+    ``target_accuracy`` is the accuracy on the agent's own target distribution of classes.
+    """
 
     round: int
     test_accuracy: float
@@ -30,20 +34,36 @@ class RoundResult:
 
 @dataclass(frozen=True)
 class AgentResult:
-    """An agent's learning curve and account (micro-credits)."""
+    """An agent's learning curve, the rounds that it finished, and its account (micro-credits).
+
+    Attributes
+    ----------
+    rounds
+        Test metrics, round by round.
+    rounds_finished
+        Number of rounds in which it trained, and answered the evaluation message if there was one.
+    failed_replies
+        Number of its replies that failed or were refused, in any exchange.
+    paid, earned, balance
+        Prices of its settled purchases and sales, and its account at the end.
+    """
 
     rounds: tuple[RoundResult, ...]
+    rounds_finished: int = 0
+    failed_replies: int = 0
     paid: int = 0
     earned: int = 0
     balance: int = 0
 
     def as_json(self) -> dict[str, Any]:
-        """Return plain types; the final metrics are those of the last round that the agent finished."""
+        """Return plain types; the final metrics are those of the last round in which the agent was tested."""
         last = self.rounds[-1] if self.rounds else None
         return {
             "test_accuracy": last.test_accuracy if last else None,
             "test_loss": last.test_loss if last else None,
             "target_accuracy": last.target_accuracy if last else None,
+            "rounds_finished": self.rounds_finished,
+            "failed_replies": self.failed_replies,
             "paid": self.paid,
             "earned": self.earned,
             "balance": self.balance,
@@ -53,7 +73,7 @@ class AgentResult:
 
 @dataclass(frozen=True)
 class ArmResult:
-    """All that one arm of a comparison produced.
+    """Everything that one arm of a comparison produced.
 
     Attributes
     ----------
@@ -62,13 +82,15 @@ class ArmResult:
     initialisation
         ``"common"`` or ``"independent"``.
     trading_from
-        First round in which models are exchanged; None where they never are.
+        First round in which models are exchanged; None for never.
     agents
         Name -> result.
+    rounds
+        Number of rounds of the run.
     deals
         Settled deals.
     offers
-        Purchases that were tried: the number of chances to buy.
+        Offers that were evaluated: purchases of one seller's parameters, merged and certified.
     trades
         Every deal with its final state, in the order of the ledger.
     seconds
@@ -79,13 +101,19 @@ class ArmResult:
     initialisation: str
     trading_from: int | None
     agents: dict[str, AgentResult]
+    rounds: int = 0
     deals: int = 0
     offers: int = 0
     trades: Sequence[tuple[Deal, DealState]] = ()
     seconds: float = 0.0
 
+    @property
+    def complete(self) -> bool:
+        """Whether every agent finished every round, without a failed reply."""
+        return all(agent.rounds_finished >= self.rounds and not agent.failed_replies for agent in self.agents.values())
+
     def as_json(self) -> dict[str, Any]:
-        """Return plain types; all but ``seconds`` depend on the configuration alone."""
+        """Return plain types; everything but ``seconds`` depends on the configuration alone."""
         return {
             "initialisation": self.initialisation,
             "trading_from": self.trading_from,
@@ -109,3 +137,45 @@ class ArmResult:
             ],
             "seconds": round(self.seconds, 3),
         }
+
+
+class UnfinishedRunError(MarketError):
+    """Some agent finished no round of an arm.
+
+    Attributes
+    ----------
+    result
+        The arm's result, with what the other agents did.
+    """
+
+    def __init__(self, message: str, result: ArmResult) -> None:
+        super().__init__(message)
+        self.result = result
+
+    def __reduce__(self) -> tuple[type[Self], tuple[str, ArmResult]]:
+        """Let the error pass from one process to another."""
+        return type(self), (str(self), self.result)
+
+
+def check_finished(result: ArmResult, reasons: Mapping[str | int, str]) -> None:
+    """Raise unless every agent finished at least one round of an arm, and was tested at least once.
+
+    Parameters
+    ----------
+    result
+        The arm's result.
+    reasons
+        Agent -> reason of its last failure; the id of a node whose agent is unknown is a key as well.
+
+    Raises
+    ------
+    UnfinishedRunError
+        With one sentence that names the agents, and the last reason.
+    """
+    absent = [name for name, agent in result.agents.items() if not (agent.rounds_finished and agent.rounds)]
+    if absent:
+        agents = f"agent {absent[0]}" if len(absent) == 1 else f"agents {', '.join(absent)}"
+        # an agent that never said its name failed at a node without one
+        failures = [reason for agent, reason in reasons.items() if agent in absent or isinstance(agent, int)]
+        reason = failures[-1] if failures else "no answer"
+        raise UnfinishedRunError(f"{agents} finished no round of {result.arm}; the last failure: {reason}", result)

@@ -8,7 +8,11 @@ from fl_market.reports.results import ArmResult
 
 
 def summarise(by_seed: Mapping[int, Mapping[str, ArmResult]]) -> dict[str, dict[str, Any]]:
-    """Return for each arm the mean and the sample standard deviation of each agent's final test accuracy.
+    """Return the summary of each arm over the seeds.
+
+    It holds the mean and the sample standard deviation of each agent's final test accuracy, the
+    mean numbers of deals and evaluated offers, and, as sums over the seeds, the rounds, those that
+    each agent finished, and its failed replies.
 
     Parameters
     ----------
@@ -20,7 +24,7 @@ def summarise(by_seed: Mapping[int, Mapping[str, ArmResult]]) -> dict[str, dict[
 
 
 def start(result: ArmResult) -> str:
-    """Return from what the agents of an arm start, and when they begin to exchange models."""
+    """Return the initialisation of an arm's agents, and the round from which they exchange models."""
     exchanging = f", from round {result.trading_from}" if result.trading_from else ""
     return f"{result.initialisation}{exchanging}"
 
@@ -37,6 +41,9 @@ def _summary(results: list[ArmResult]) -> dict[str, Any]:
         "agents": _over_seeds(results, "test_accuracy"),
         "deals": mean(result.deals for result in results),
         "offers": mean(result.offers for result in results),
+        "rounds": sum(result.rounds for result in results),
+        "rounds_finished": _sums(results, "rounds_finished"),
+        "failed_replies": _sums(results, "failed_replies"),
     }
     if any(map(has_own_targets, results)):
         summary["targets"] = _over_seeds(results, "target_accuracy")
@@ -48,6 +55,10 @@ def _over_seeds(results: list[ArmResult], metric: str) -> dict[str, dict[str, fl
         name: _mean_and_spread([getattr(result.agents[name].rounds[-1], metric) for result in results])
         for name in results[0].agents
     }
+
+
+def _sums(results: list[ArmResult], count: str) -> dict[str, int]:
+    return {name: sum(getattr(result.agents[name], count) for result in results) for name in results[0].agents}
 
 
 def _mean_and_spread(values: list[float]) -> dict[str, float]:

@@ -1,1 +1,1 @@
-"""Runs of a market: engines that start Flower, the in-process grid, comparisons of arms."""
+"""Running a market: the engines that start Flower, the in-process grid, and comparisons of arms."""

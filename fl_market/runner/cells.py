@@ -1,4 +1,4 @@
-"""Cells of an experiment: one run each, on several processes, kept on disk, and never computed twice."""
+"""Cells of an experiment: one run each, spread over processes, kept on disk and never computed twice."""
 
 import hashlib
 import json
@@ -29,20 +29,20 @@ def run_cells(
     Parameters
     ----------
     cells
-        What to run; each one's ``strategy`` names the arm.
+        Options of each run; ``strategy`` names the arm.
     folder
-        Where results are kept: whatever is there already is not run again, and what is finished survives an
-        interruption.
+        Folder of the results. Results that it holds are not computed again, and finished ones
+        survive an interruption.
     jobs
-        How many run at the same time; 0 for as many as there are processors, or 1 on an accelerator. Results do not
-        depend on it.
+        Number of runs at the same time; 0 for one a processor, or 1 on an accelerator. Results do
+        not depend on it.
     report
         Called with a line for each finished cell.
 
     Raises
     ------
     MarketError
-        If a run fails; those that were finished are kept.
+        If a run fails; finished ones are kept.
     """
     kept = prepare_folder(folder / CELLS)
     missing = {_key(cell): cell for cell in cells if not (kept / f"{_key(cell)}.json").exists()}
@@ -60,7 +60,7 @@ def run_cells(
 def _collect(
     running: Mapping[Future[dict[str, Any]], tuple[str, Configuration]], kept: Path, report: Callable[[str], None]
 ) -> None:
-    """Write each result as soon as it is there; after a failure, those of the runs that have begun, and raise."""
+    """Write each result as soon as it exists; after a failure, finish the runs that have begun, then raise."""
     failure: BaseException | None = None
     for number, done in enumerate(as_completed(running), start=1):
         if done.cancelled():
@@ -82,11 +82,6 @@ def run_cell(cell: Configuration) -> dict[str, Any]:
     from fl_market.runner.environment import set_environment
 
     set_environment()
-    import logging
-
-    import flwr.common.logger  # noqa: F401  (its import sets a level of its own)
-
-    logging.getLogger("flwr").setLevel(logging.WARNING)
     from fl_market.runner.engines import run_inline
 
     return run_inline(cell).as_json()

@@ -5,10 +5,11 @@ from pathlib import Path
 
 from fl_market.configuration import Configuration
 from fl_market.plugins import label
-from fl_market.reports import ArmResult
+from fl_market.reports import ArmResult, UnfinishedRunError
 from fl_market.reports.curves import PICTURE, draw_learning_curves
 from fl_market.reports.summary import summarise
 from fl_market.run_folder import SUMMARY, clear_folder, write_json, write_results
+from fl_market.runner.agents import check_agents
 from fl_market.runner.engines import Engine
 from strategies.arms import arm_named
 from strategies.history import Observer
@@ -40,25 +41,24 @@ def compare(
     Raises
     ------
     MarketError
-        If an arm is unknown, the folder holds a run, or an arm fails.
+        If an arm is unknown, the data of an agent cannot be used, the folder holds a run, or an arm
+        fails.
+    UnfinishedRunError
+        If some agent finished no round of some arm; the files are written all the same.
     """
     check_arms(arms)
-    configuration.load_task()  # before anything is removed or started
-    folder = Path(configuration.run.out_dir)
-    clear_folder(folder, overwrite)
-    results = {label(arm): engine(configuration.with_options(strategy=arm), observer) for arm in dict.fromkeys(arms)}
-    write_results(configuration, results)
-    draw_learning_curves(results, folder / PICTURE)
-    return results
+    check_agents(configuration)  # before anything is removed or started
+    clear_folder(Path(configuration.run.out_dir), overwrite)
+    return _run(configuration, arms, engine, observer)
 
 
 def resume(configuration: Configuration, engine: Engine, *, observer: Observer | None = None) -> dict[str, ArmResult]:
-    """Go on with a run after its last checkpoint, and write what :func:`compare` writes.
+    """Continue a run after its last checkpoint, and write the same files as :func:`compare`.
 
     Parameters
     ----------
     configuration
-        What the run was started with; its ``resume`` is its folder.
+        Options that the run was started with; its ``resume`` is its folder.
     engine
         One of ``ENGINES``.
     observer
@@ -69,10 +69,7 @@ def resume(configuration: Configuration, engine: Engine, *, observer: Observer |
     MarketError
         If there is no checkpoint, or the run fails again.
     """
-    results = {label(configuration.run.strategy): engine(configuration, observer)}
-    write_results(configuration, results)
-    draw_learning_curves(results, Path(configuration.run.out_dir) / PICTURE)
-    return results
+    return _run(configuration, (configuration.run.strategy,), engine, observer)
 
 
 def compare_seeds(
@@ -85,6 +82,8 @@ def compare_seeds(
     observer: Observer | None = None,
 ) -> dict[int, dict[str, ArmResult]]:
     """Repeat a comparison for each seed in a folder of its own, and write ``summary.json``: means and spreads."""
+    check_arms(arms)
+    check_agents(configuration.with_options(seed=seeds[0]))  # each comparison checks its own seed again
     folder = Path(configuration.run.out_dir)
     clear_folder(folder, overwrite)
     by_seed = {
@@ -102,6 +101,25 @@ def compare_seeds(
 
 
 def check_arms(arms: Sequence[str]) -> None:
-    """Raise MarketError where an arm is unknown."""
+    """Raise MarketError if an arm is unknown."""
     for arm in arms:
         arm_named(arm)
+
+
+def _run(
+    configuration: Configuration, arms: Sequence[str], engine: Engine, observer: Observer | None
+) -> dict[str, ArmResult]:
+    """Run arms and write the files; an agent that finished no round fails the run only then."""
+    results: dict[str, ArmResult] = {}
+    unfinished: UnfinishedRunError | None = None
+    for arm in dict.fromkeys(arms):
+        try:
+            results[label(arm)] = engine(configuration.with_options(strategy=arm), observer)
+        except UnfinishedRunError as error:
+            results[label(arm)] = error.result
+            unfinished = unfinished or error
+    write_results(configuration, results)
+    draw_learning_curves(results, Path(configuration.run.out_dir) / PICTURE)
+    if unfinished is not None:
+        raise unfinished
+    return results

@@ -1,8 +1,9 @@
 """Start a run: in this process (``inline``), or on Flower's own simulation over Ray (``simulation``)."""
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Protocol
 
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
@@ -12,7 +13,7 @@ from clients.client_app import app as client_app
 from fl_market.configuration import Configuration
 from fl_market.errors import MarketError
 from fl_market.reports import ArmResult
-from fl_market.runner.environment import set_environment
+from fl_market.runner.environment import library_logs, set_environment
 from fl_market.runner.inline_grid import InlineGrid
 from strategies.history import Observer
 from strategies.server_app import run_arm
@@ -20,14 +21,50 @@ from strategies.server_app import run_arm
 Engine = Callable[[Configuration, Observer | None], ArmResult]
 
 
-def run_inline(configuration: Configuration, observer: Observer | None = None) -> ArmResult:
-    """Run one arm in this process; see :class:`InlineGrid`."""
+class Starter(Protocol):
+    """A function that runs one arm."""
+
+    def __call__(
+        self, configuration: Configuration, observer: Observer | None = None, *, verbose: bool = False
+    ) -> ArmResult:
+        """Run one arm; ``verbose`` shows the logs of Flower and Ray."""
+
+
+def run_inline(configuration: Configuration, observer: Observer | None = None, *, verbose: bool = False) -> ArmResult:
+    """Run one arm in this process; see :class:`InlineGrid`.
+
+    Parameters
+    ----------
+    configuration
+        Options of the run; its ``strategy`` names the arm.
+    observer
+        Called after each round.
+    verbose
+        Show Flower's log.
+
+    Raises
+    ------
+    MarketError
+        As ``run_arm``.
+    """
     grid = InlineGrid(client_app, configuration.run.agents, configuration.to_mapping())
-    return run_arm(grid, configuration, observer)
+    with library_logs(verbose):
+        return run_arm(grid, configuration, observer)
 
 
-def run_simulation(configuration: Configuration, observer: Observer | None = None) -> ArmResult:
+def run_simulation(
+    configuration: Configuration, observer: Observer | None = None, *, verbose: bool = False
+) -> ArmResult:
     """Run one arm on Flower's simulation: Ray workers, one core each.
+
+    Parameters
+    ----------
+    configuration
+        Options of the run; its ``strategy`` names the arm.
+    observer
+        Called after each round.
+    verbose
+        Show the logs of Flower and Ray, and the output of the agents' processes.
 
     Raises
     ------
@@ -35,6 +72,8 @@ def run_simulation(configuration: Configuration, observer: Observer | None = Non
         As ``run_arm``.
     """
     set_environment()
+    # deprecated in Flower for ``flwr run``, which needs a project folder and starts a SuperLink; only this
+    # module uses it, and its warning is part of Flower's log
     from flwr.simulation import run_simulation as start
 
     results: list[ArmResult] = []
@@ -44,20 +83,26 @@ def run_simulation(configuration: Configuration, observer: Observer | None = Non
     def main(grid: Grid, context: Context) -> None:
         results.append(run_arm(grid, configuration, observer))
 
-    with _quiet_ray():
+    ray: dict[str, Any] = {"log_to_driver": verbose, "logging_level": logging.INFO if verbose else logging.CRITICAL}
+    with library_logs(verbose):
         start(
             server_app=server_app,
             client_app=ConfiguredClientApp(configuration),
             num_supernodes=configuration.run.agents,
-            backend_config={"client_resources": {"num_cpus": 1}},
+            backend_config={"client_resources": {"num_cpus": 1}, "init_args": ray},
         )
     if not results:
-        raise MarketError("Flower's simulation ended without a result; --debug shows its log")
+        raise MarketError("Flower's simulation ended without a result; --verbose shows its log")
     return results[0]
 
 
-ENGINES: dict[str, Engine] = {"simulation": run_simulation, "inline": run_inline}
+ENGINES: dict[str, Starter] = {"simulation": run_simulation, "inline": run_inline}
 """The engines by name."""
+
+
+def engine_named(name: str, *, verbose: bool = False) -> Engine:
+    """Return an engine that shows the logs of Flower and Ray, or hides them."""
+    return partial(ENGINES[name], verbose=verbose)
 
 
 class ConfiguredClientApp(ClientApp):
@@ -66,7 +111,7 @@ class ConfiguredClientApp(ClientApp):
     Parameters
     ----------
     configuration
-        What ``flwr run --run-config`` would have set.
+        The options that ``flwr run --run-config`` would have set.
     """
 
     def __init__(self, configuration: Configuration) -> None:
@@ -78,15 +123,3 @@ class ConfiguredClientApp(ClientApp):
         # Flower refuses a changed run configuration; the state is the very same object
         configured = Context(context.run_id, context.node_id, context.node_config, context.state, self._run_config)
         return client_app(message, configured)
-
-
-@contextmanager
-def _quiet_ray() -> Iterator[None]:
-    """Keep Ray from logging to the terminal while it starts and stops."""
-    logger = logging.getLogger("ray")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

@@ -1,7 +1,7 @@
-"""A Flower grid that runs the agents' ClientApp in this very process, one message after the other.
+"""A Flower grid that runs the agents' ClientApp in this process, one message after the other.
 
-It needs no Ray, no server and no ports: comparisons, sweeps and tests start at once. The apps are the same as in
-Flower's own simulation and give the same results.
+It needs no Ray, no server and no ports: comparisons, sweeps and tests start at once. The apps are
+those of Flower's own simulation and give the same results.
 """
 
 from collections.abc import Iterable, Mapping
@@ -12,6 +12,8 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
+
+from fl_market.errors import MarketError
 
 _CLIENT_APP_RAISED = 2  # flwr's ErrorCode.CLIENT_APP_RAISED_EXCEPTION
 
@@ -30,7 +32,7 @@ class InlineGrid(Grid):
     """
 
     def __init__(self, client_app: ClientApp, agents: int, run_config: Mapping[str, bool | int | float | str]) -> None:
-        # outside a run of Flower's own, nobody has said whose messages these are
+        # Flower sets these only in a run of its own, and messages need them
         TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1
         self._client_app = client_app
         self._run: Run | None = None
@@ -65,11 +67,11 @@ class InlineGrid(Grid):
         return list(self.contexts)
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Not supported: there is nobody to answer between two calls."""
+        """Not supported: agents answer within ``send_and_receive`` only."""
         raise NotImplementedError("InlineGrid answers at once; use send_and_receive")
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Not supported: there is nobody to answer between two calls."""
+        """Not supported: agents answer within ``send_and_receive`` only."""
         raise NotImplementedError("InlineGrid answers at once; use send_and_receive")
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
@@ -81,11 +83,12 @@ class InlineGrid(Grid):
         return replies
 
     def answer(self, message: Message) -> Message:
-        """Return one agent's reply; what it raises becomes an error reply, and its state is as before, as in Flower."""
+        """Return one agent's reply; an exception becomes an error reply and leaves the agent's state, as in Flower."""
         context = self.contexts[message.metadata.dst_node_id]
         before = RecordDict(dict(context.state))
         try:
             return self._client_app(message, context)
         except Exception as error:  # an agent's code may raise anything
             context.state = before
-            return Message(Error(code=_CLIENT_APP_RAISED, reason=f"{type(error).__name__}: {error}"), reply_to=message)
+            reason = str(error) if isinstance(error, MarketError) else f"{type(error).__name__}: {error}"
+            return Message(Error(code=_CLIENT_APP_RAISED, reason=reason), reply_to=message)

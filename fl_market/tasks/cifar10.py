@@ -1,6 +1,8 @@
-"""CIFAR-10 as torchvision reads it, and the residual networks of the published experiments."""
+"""CIFAR-10 in torchvision's layout, and the residual networks of the published experiments."""
 
+import hashlib
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,14 +21,15 @@ MEAN, DEVIATION = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 
 
 def cifar10_resnet20(options: TaskOptions) -> Task:
-    """Return the task ``cifar10-resnet20``: the paper's imbalance by halves of the classes.
+    """Return the task ``cifar10-resnet20``.
 
-    ``options.norm`` picks the norm layers and ``options.widen`` the width: 6 with ``layer`` is the published network.
+    ``options.norm`` sets the norm layers and ``options.widen`` the width; 6 with ``layer`` is the
+    published network.
 
     Raises
     ------
     MarketError
-        If no data folder is named, or the data in it cannot be read.
+        If ``options.data_dir`` is empty, or the data in it cannot be read.
     """
     if not options.data_dir:
         raise MarketError("cifar10-resnet20 needs --data-dir, a folder in the layout of torchvision.datasets.CIFAR10")
@@ -58,10 +61,24 @@ def read_cifar10(data_dir: Path, download: bool = False) -> tuple[Batch, Batch]:
     Raises
     ------
     MarketError
-        If the files are missing or broken.
+        If a file is missing or corrupt.
     """
     cifar10 = import_torchvision().datasets.CIFAR10
     with reading("CIFAR-10", data_dir, "CIFAR10", "cifar-10-batches-py"):
-        parts = [cifar10(str(data_dir), train=train, download=download) for train in (True, False)]
+        try:
+            parts = [cifar10(str(data_dir), train=train, download=download) for train in (True, False)]
+        except RuntimeError as error:  # torchvision does not name the file
+            raise ValueError(_first_fault(data_dir / cifar10.base_folder, cifar10) or error) from error
     train, test = ((torch.from_numpy(part.data).permute(0, 3, 1, 2), torch.tensor(part.targets)) for part in parts)
     return train, test
+
+
+def _first_fault(folder: Path, cifar10: Any) -> str:
+    """Return which of the published files is missing or corrupt; an empty text for none."""
+    published = {**dict(cifar10.train_list + cifar10.test_list), cifar10.meta["filename"]: cifar10.meta["md5"]}
+    for name, md5 in published.items():
+        if not (folder / name).is_file():
+            return f"{name} is missing"
+        if hashlib.md5((folder / name).read_bytes(), usedforsecurity=False).hexdigest() != md5:
+            return f"{name} is corrupt: its MD5 is not that of the published file"
+    return ""

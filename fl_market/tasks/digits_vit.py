@@ -19,7 +19,7 @@ def digits_vit(options: TaskOptions) -> Task:
 def build_vit(classes: int = 10) -> nn.Module:
     """Return the untrained transformer: 16 patches of 7 x 7 pixels, two blocks of four heads."""
     model = import_torchvision().models.VisionTransformer(28, PATCH, LAYERS, HEADS, WIDTH, INNER, num_classes=classes)
-    # torchvision's is made for three colours, and its head is all zeros before training
+    # torchvision's network is for three colours, and its head is all zeros before training
     model.conv_proj = nn.Conv2d(1, WIDTH, PATCH, PATCH)
     model.heads = nn.Linear(WIDTH, classes)
     return cast(nn.Module, model)

@@ -1,4 +1,4 @@
-"""What tasks with colour images have in common."""
+"""Normalisation and augmentation of colour images."""
 
 from collections.abc import Callable, Sequence
 
@@ -17,7 +17,7 @@ def normalised(images: Tensor, mean: Sequence[float], deviation: Sequence[float]
 
 
 def crop_and_flip(size: int) -> Callable[[Tensor], Tensor]:
-    """Return the published augmentation: images cropped at random after padding by 4 pixels, and mirrored or not.
+    """Return the published augmentation: random crops after padding by 4 pixels, and random horizontal flips.
 
     It draws from torch's global generator.
     """

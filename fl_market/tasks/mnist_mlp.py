@@ -17,7 +17,7 @@ def mnist_mlp(options: TaskOptions) -> Task:
 
 
 def build_mlp(classes: int = 10, widths: Sequence[int] = WIDTHS) -> nn.Module:
-    """Return the untrained network: ReLU between the layers, none behind the last."""
+    """Return the untrained network: ReLU between the layers, none after the last."""
     layers: list[nn.Module] = [nn.Flatten()]
     for fan_in, fan_out in pairwise((*widths, classes)):
         layers += [nn.Linear(fan_in, fan_out), nn.ReLU()]

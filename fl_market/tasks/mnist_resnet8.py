@@ -1,4 +1,4 @@
-"""MNIST with a small residual network: for trying out norm layers without a download."""
+"""MNIST with a small residual network, to try norm layers without a download."""
 
 from fl_market.tasks.mnist import mnist_task
 from fl_market.tasks.resnet import ResNet
@@ -6,7 +6,7 @@ from fl_market.tasks.task import Task, TaskOptions
 
 
 def mnist_resnet8(options: TaskOptions) -> Task:
-    """Return the task ``mnist-resnet8``; ``options.norm`` picks the norm layers, ``options.widen`` the width."""
+    """Return the task ``mnist-resnet8``; ``options.norm`` sets the norm layers, ``options.widen`` the width."""
 
     def build(classes: int) -> ResNet:
         return ResNet(blocks=1, widen=options.widen, norm=options.norm, channels=1, classes=classes)

@@ -1,4 +1,4 @@
-"""Partitions: a training set is shared out among the broker and the agents."""
+"""Partition a training set among the broker and the agents."""
 
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -29,7 +29,7 @@ def shared_task(
     augment: Callable[[Tensor], Tensor] | None = None,
     prepare: Callable[[Tensor], Tensor] | None = None,
 ) -> Task:
-    """Return a classification task whose training set is shared out among broker and agents.
+    """Return a classification task whose training set is partitioned among broker and agents.
 
     Parameters
     ----------
@@ -38,23 +38,24 @@ def shared_task(
     build
         Makes an untrained model for a number of classes.
     train, test
-        Inputs, shape (samples, …), and labels 0, 1, …, shape (samples,). ``prepare`` makes the inputs
-        of these as well, after they are shared out: most photographs are never needed as floats.
+        Inputs, shape (samples, …), and labels 0, 1, …, shape (samples,).
     options
-        Their ``partition`` says how the training set is shared out.
+        Say how the training set is partitioned.
     batch_size
-        Of local training, by default.
+        Default batch size of local training.
     broker
-        The broker's data; by default ``options.broker_samples``, or 5 000, are taken out of ``train``.
+        The broker's data; by default ``options.broker_samples``, or 5 000, samples of ``train``.
     augment
         Random change of a batch of training inputs.
     prepare
-        Makes inputs of an agent's own images; see :class:`Task`.
+        Makes inputs of images; see :class:`Task`. Applied to all inputs after the partition, because
+        most of a large training set in bytes is never needed as floats.
     """
+    count = options.broker_samples or BROKER_SAMPLES
     if broker is None:
-        broker, train = take_out(train, options.broker_samples or BROKER_SAMPLES, options.seed, "broker-data")
+        broker, train = take_out(train, count, options.seed, "broker-data", option="broker-samples")
     elif options.broker_samples:
-        broker, _ = take_out(broker, options.broker_samples, options.seed, "broker-data")
+        broker, _ = take_out(broker, count, options.seed, "broker-data", option="broker-samples")
 
     def prepared(part: Batch) -> Batch:
         return part if prepare is None else (prepare(part[0]), part[1])
@@ -74,39 +75,47 @@ def shared_task(
 
 
 def share_out(train: Batch, options: TaskOptions) -> tuple[Batch, ...]:
-    """Return each agent's part of what the broker left of the training set, as ``options.partition`` says.
+    """Return each agent's part of the training set, partitioned as ``options.partition`` says.
 
-    Of the whole set or, with ``options.train_samples``, of so many samples of it.
+    With ``options.train_samples``, only that many samples are partitioned.
     """
     if options.train_samples:
-        train, _ = take_out(train, options.train_samples, options.seed, "training-data")
+        train, _ = take_out(train, options.train_samples, options.seed, "training-data", option="train-samples")
     inputs, targets = train
     parts = _partition(targets, options)
     return tuple((inputs[part], targets[part]) for part in parts)
 
 
-def take_out(data: Batch, count: int, seed: int, purpose: str) -> tuple[Batch, Batch]:
-    """Return ``count`` samples in which every class has its share, and the rest."""
+def take_out(data: Batch, count: int, seed: int, purpose: str, *, option: str = "count") -> tuple[Batch, Batch]:
+    """Return ``count`` samples with the shares of the classes kept, and the remaining samples.
+
+    Raises
+    ------
+    MarketError
+        If ``count``, named ``option`` in the message, is below the number of classes or not below
+        that of samples.
+    """
     inputs, targets = data
-    taken = stratified(targets, count, seed, purpose)
+    taken = stratified(targets, count, seed, purpose, option=option)
     left = torch.ones(len(targets), dtype=torch.bool)
     left[taken] = False
     return (inputs[taken], targets[taken]), (inputs[left], targets[left])
 
 
-def stratified(targets: Tensor, count: int, seed: int, *purpose: str) -> Tensor:
-    """Return the indices of ``count`` samples in which every class has its share, and at least one of each.
+def stratified(targets: Tensor, count: int, seed: int, *purpose: str, option: str = "count") -> Tensor:
+    """Return the indices of ``count`` samples with the shares of the classes kept, at least one of each class.
 
     Raises
     ------
     MarketError
-        If ``count`` is not between the number of classes and that of samples.
+        If ``count``, named ``option`` in the message, is below the number of classes or not below
+        that of samples.
     """
     classes = torch.unique(targets)
     if not len(classes) <= count < len(targets):
         raise MarketError(
-            f"the number of samples to take out of {len(targets)} must be in [{len(classes)}, {len(targets) - 1}]; "
-            f"got {count}"
+            f"{option} must be from {len(classes)} to {len(targets) - 1}, for there are {len(classes)} classes and "
+            f"{len(targets)} samples; got {count}"
         )
     order = torch.randperm(len(targets), generator=torch_generator(seed, *purpose))
     # the k-th of n samples of a class stands at quantile (k + 1/2) / n; the lowest quantiles of all are taken
@@ -120,8 +129,8 @@ def stratified(targets: Tensor, count: int, seed: int, *purpose: str) -> Tensor:
 def by_halves_of_classes(targets: Tensor, agents: int, seed: int, scarce_share: float = 0.1) -> list[Tensor]:
     """Return each agent's indices: the paper's imbalance (section 6.1.1).
 
-    Agents A, C, … keep a share of the first half of the classes and all of the second; B, D, … the
-    reverse. All draw from the same training set, as published.
+    Agents A, C, … keep only a share of the first half of the classes and all of the second; B, D, …
+    the reverse. All agents draw from the same training set, as published.
 
     Raises
     ------
@@ -147,9 +156,9 @@ def by_halves_of_classes(targets: Tensor, agents: int, seed: int, scarce_share: 
 
 
 def by_dirichlet(targets: Tensor, agents: int, seed: int, concentration: float) -> list[Tensor]:
-    """Return each agent's indices: shares of each class drawn from a Dirichlet distribution (Hsu et al. 2019).
+    """Return each agent's indices: shares of every class are drawn from a Dirichlet distribution (Hsu et al. 2019).
 
-    Draws are repeated until every agent has at least ten samples, or its even share if that is less.
+    Draws are repeated until every agent has at least ten samples, or an equal share if that is less.
 
     Raises
     ------
@@ -175,7 +184,7 @@ def by_dirichlet(targets: Tensor, agents: int, seed: int, concentration: float) 
 
 
 def by_shards(targets: Tensor, agents: int, seed: int, shards: int) -> list[Tensor]:
-    """Return each agent's indices: samples sorted by class are cut, and each agent gets some cuts (McMahan 2017).
+    """Return each agent's indices: samples sorted by label are cut into shards, dealt at random (McMahan 2017).
 
     Raises
     ------
@@ -191,7 +200,7 @@ def by_shards(targets: Tensor, agents: int, seed: int, shards: int) -> list[Tens
 
 
 class Partitioner(Protocol):
-    """The part of ``flwr_datasets.partitioner.Partitioner`` that is used."""
+    """The used part of ``flwr_datasets.partitioner.Partitioner``."""
 
     dataset: Any
 
@@ -200,16 +209,16 @@ class Partitioner(Protocol):
 
 
 def by_partitioner(targets: Tensor, agents: int, partitioner: Partitioner) -> list[Tensor]:
-    """Return each agent's indices, as a partitioner of ``flwr-datasets`` shares the samples out.
+    """Return each agent's indices, by a partitioner of ``flwr-datasets``.
 
     Parameters
     ----------
     targets
-        Labels, shape (samples,); the partitioner sees them in a column ``label``.
+        Labels, shape (samples,); the partitioner finds them in a column ``label``.
     agents
         Number of agents.
     partitioner
-        A partitioner without a data set; it is given one.
+        A partitioner without a data set; this function sets it.
 
     Raises
     ------
@@ -261,7 +270,7 @@ def parse_partition(text: str) -> Callable[[Tensor, int, int], list[Tensor]]:
 
 
 def _partition(targets: Tensor, options: TaskOptions) -> list[Tensor]:
-    """Return each agent's indices, of at least one sample.
+    """Return each agent's indices.
 
     Raises
     ------
@@ -273,8 +282,6 @@ def _partition(targets: Tensor, options: TaskOptions) -> list[Tensor]:
     if len(parts) != options.agents:
         raise OptionError(f"the partition {text} must return {options.agents} tensors of indices; got {len(parts)}")
     for agent, part in enumerate(parts):
-        if not len(part) or int(part.min()) < 0 or int(part.max()) >= len(targets):
-            raise OptionError(
-                f"the partition {text} must give agent {agent} indices of 0 to {len(targets) - 1}, and at least one"
-            )
+        if len(part) and not 0 <= int(part.min()) <= int(part.max()) < len(targets):
+            raise OptionError(f"the partition {text} must give agent {agent} indices from 0 to {len(targets) - 1}")
     return parts

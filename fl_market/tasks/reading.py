@@ -1,4 +1,4 @@
-"""One clear sentence where a data set cannot be read."""
+"""One clear sentence if a data set cannot be read."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ from fl_market.errors import MarketError
 
 @contextmanager
 def reading(name: str, data_dir: Path, dataset: str, place: str) -> Iterator[None]:
-    """Turn whatever goes wrong inside into a MarketError that names the data, its folder and the layout.
+    """Turn any exception inside the block into a MarketError that names the data, its folder and the layout.
 
     Parameters
     ----------
@@ -20,13 +20,32 @@ def reading(name: str, data_dir: Path, dataset: str, place: str) -> Iterator[Non
     dataset
         Name in ``torchvision.datasets``, whose layout is accepted.
     place
-        Where in the folder that layout has the files.
+        Folder of the files in that layout, relative to ``data_dir``.
     """
     try:
         yield
     except Exception as error:
-        reason = str(error).splitlines()[0].rstrip(".:") if str(error) else type(error).__name__
         raise MarketError(
-            f"{name} cannot be read from {data_dir}: {reason}; accepted is the layout of torchvision.datasets."
-            f"{dataset} ({data_dir / place}), and --download fetches it"
+            f"{name} cannot be read from {data_dir}: {first_line(error)}; accepted is the layout of "
+            f"torchvision.datasets.{dataset} ({data_dir / place}), and --download fetches it"
         ) from error
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Put the file's name before the message of any exception inside the block.
+
+    Raises
+    ------
+    ValueError
+        In place of the exception.
+    """
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(f"{path.name}: {first_line(error)}") from error
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an exception's message, or its type."""
+    return str(error).splitlines()[0].rstrip(".:") if str(error) else type(error).__name__

@@ -9,18 +9,18 @@ from fl_market.errors import MarketError
 
 NORMS: dict[str, Callable[[int], nn.Module]] = {
     "batch": nn.BatchNorm2d,
-    # over all channels and pixels of a sample: what LayerNorm is for images, and what the paper's networks use
+    # over all channels and pixels of a sample: LayerNorm for images, as in the paper's networks
     "layer": lambda channels: nn.GroupNorm(1, channels),
     "group": lambda channels: nn.GroupNorm(4, channels),
 }
 
 
 STEM = 16
-"""Channels of the first convolution, widened or not, and those of the first stage unwidened."""
+"""Channels of the first convolution, and of the first stage before widening."""
 
 
 class Block(nn.Module):
-    """Two 3 x 3 convolutions and what goes around them."""
+    """Two 3 x 3 convolutions, their norm layers and a shortcut."""
 
     def __init__(self, channels_in: int, channels_out: int, stride: int, norm: Callable[[int], nn.Module]) -> None:
         super().__init__()
@@ -46,21 +46,21 @@ class ResNet(nn.Module):
     Parameters
     ----------
     blocks
-        Blocks in each stage: 1 is ResNet8, 3 is ResNet20; widened, and counted with its shortcuts, the paper calls
-        that "depth 22".
+        Blocks in each stage: 1 is ResNet8, 3 is ResNet20. The paper counts the shortcuts too and
+        calls the widened ResNet20 "depth 22".
     widen
         Factor of the channels.
     norm
         ``"batch"``, ``"layer"`` or ``"group"`` (four groups).
     channels
-        Of the images.
+        Channels of the images.
     classes
-        Outputs.
+        Number of outputs.
 
     Raises
     ------
     MarketError
-        If the norm is none of the three.
+        If the norm is unknown.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 """The small real MNIST sample that the package ships, so that a first run needs no download.
 
-It is one JSON file (a Flower app bundle keeps ``.json`` and drops ``.npz``), made by ``scripts/make_mnist_sample.py``,
-which says where the images come from and under which licence.
+It is one JSON file, because a Flower app bundle keeps ``.json`` and drops ``.npz``. The script
+``scripts/make_mnist_sample.py`` makes it and documents the images' source and licence.
 """
 
 import base64
@@ -26,7 +26,7 @@ def load_sample() -> dict[str, Batch]:
     Raises
     ------
     MarketError
-        If the file is missing or broken.
+        If the file is missing or corrupt.
     """
     try:
         document = json.loads(resources.files("fl_market.tasks").joinpath(FILE).read_text(encoding="utf-8"))
@@ -42,5 +42,5 @@ def load_sample() -> dict[str, Batch]:
         }
     except (OSError, ValueError, KeyError, lzma.LZMAError) as error:
         raise MarketError(
-            f"the shipped MNIST sample ({FILE}) is missing or broken: {error}; reinstall fl-market"
+            f"the shipped MNIST sample ({FILE}) is missing or corrupt: {error}; reinstall fl-market"
         ) from error

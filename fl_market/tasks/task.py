@@ -1,8 +1,7 @@
-"""A task: all that agents and broker need to know of a learning problem."""
+"""A task: data, model and loss, as agents and broker use them."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 
 from torch import Tensor, nn
 
@@ -25,9 +24,9 @@ class TaskOptions(TaskSettings):
     agents
         Number of agents.
     seed
-        Decides the broker's part and each agent's.
+        Decides the partition.
     augment
-        Change training images at random: crop and flip.
+        Crop and flip training images at random.
     """
 
     agents: int = 2
@@ -37,14 +36,14 @@ class TaskOptions(TaskSettings):
 
 @dataclass(frozen=True)
 class Task:
-    """One learning problem, shared out among the agents and the broker.
+    """One classification problem, partitioned among the agents and the broker.
 
     Attributes
     ----------
     name
         As users write it.
     build
-        Makes an untrained model for a number of classes; it draws its weights from torch's global generator.
+        Makes an untrained model for a number of classes, with weights from torch's global generator.
     classes
         Number of classes.
     criterion
@@ -54,14 +53,14 @@ class Task:
     broker
         The broker's validation data, disjoint from the agents' training data.
     test
-        The common test set; no decision may look at it.
+        The common test set; no decision may use it.
     batch_size
-        Batch size of local training, unless the configuration names another.
+        Default batch size of local training.
     augment
-        Changes a batch of training inputs at random, drawing from torch's global generator; None for nothing.
+        Random change of a batch of training inputs, from torch's global generator; None for none.
     prepare
         Makes inputs of an agent's own images: unsigned bytes, shape (samples, channels, height,
-        width). None if the inputs are not images.
+        width). None if the inputs are no images.
     """
 
     name: str
@@ -80,7 +79,7 @@ class Task:
         return self.build(self.classes)
 
     def restricted_to(self, labels: Sequence[int]) -> "Task":
-        """Return the task within a label space: its samples alone, and a model with an output for each class.
+        """Return the task on a label space: samples of these classes, and a model with an output for each.
 
         Raises
         ------
@@ -90,7 +89,7 @@ class Task:
         if not labels:
             return self
         if max(labels) >= self.classes:
-            raise MarketError(f"classes must be in [0, {self.classes - 1}]; got {max(labels)}")
+            raise MarketError(f"labels must be from 0 to {self.classes - 1}; got {max(labels)}")
         agents = tuple(with_labels(data, labels) for data in self.agents)
         broker, test = with_labels(self.broker, labels), with_labels(self.test, labels)
         return replace(self, classes=len(labels), agents=agents, broker=broker, test=test)
@@ -120,20 +119,3 @@ def find_task(name: str) -> Callable[[TaskOptions], Task]:
     """
     make: Callable[[TaskOptions], Task] = find(TASK, name)
     return make
-
-
-@lru_cache(maxsize=4)
-def load_task(name: str, options: TaskOptions) -> Task:
-    """Return a task; one process loads it once.
-
-    Raises
-    ------
-    MarketError
-        If there is no such task, or the data cannot be read.
-    """
-    task = find_task(name)(replace(options, name=name))
-    if not isinstance(task, Task):
-        raise MarketError(f"the task {name} must be a fl_market.tasks.Task; got {type(task).__name__}")
-    if len(task.agents) != options.agents:
-        raise MarketError(f"the task {name} must have data for {options.agents} agents; got {len(task.agents)}")
-    return task

@@ -12,6 +12,7 @@ from fl_market.data import Batch
 from fl_market.errors import MarketError
 from fl_market.tasks.images import crop_and_flip, normalised
 from fl_market.tasks.partition import shared_task
+from fl_market.tasks.reading import naming
 from fl_market.tasks.resnet import ResNet
 from fl_market.tasks.task import Task, TaskOptions
 from fl_market.tasks.torchvision_import import import_torchvision
@@ -24,15 +25,15 @@ MEAN, DEVIATION = (0.4802, 0.4481, 0.3975), (0.2770, 0.2691, 0.2821)
 def tinyimagenet_resnet20(options: TaskOptions) -> Task:
     """Return the task ``tinyimagenet-resnet20``; ``options.image_size`` is 32 as published, or 64 as the images are.
 
-    The labelled validation images are the test set: those of the published test set have no labels.
+    The published validation images are the test set: the published test images have no labels.
 
     Raises
     ------
     MarketError
-        If no data folder is named, or the data in it cannot be read.
+        If ``options.data_dir`` is empty, or the data in it cannot be read.
     """
     if not options.data_dir:
-        raise MarketError(f"tinyimagenet-resnet20 needs --data-dir, a folder that holds {FOLDER} as it is published")
+        raise MarketError(f"tinyimagenet-resnet20 needs --data-dir, a folder with {FOLDER} as published")
     size = options.image_size or 32
     train, test = read_tinyimagenet(Path(options.data_dir), size)
 
@@ -69,7 +70,7 @@ def read_tinyimagenet(data_dir: Path, size: int = 32) -> tuple[Batch, Batch]:
     Raises
     ------
     MarketError
-        If the files are missing or broken.
+        If a file is missing or corrupt.
     """
     root = data_dir / FOLDER
     try:
@@ -96,7 +97,7 @@ def _read_images(files: Sequence[tuple[Path, int]], size: int) -> Batch:
     resize = vision.transforms.Resize(size)
 
     def read(path: Path) -> Tensor:
-        with Image.open(path) as image:
+        with naming(path), Image.open(path) as image:
             pixels = np.asarray(resize(image.convert("RGB")))
         return torch.from_numpy(pixels.copy()).permute(2, 0, 1)
 

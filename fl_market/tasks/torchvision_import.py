@@ -1,8 +1,9 @@
 """Import torchvision's Python part (datasets, transforms, models) also beside a CPU-only torch.
 
-The published torchvision wheel is a CUDA build. Beside a CPU build of torch its compiled operators do not load, and the
-import fails on the first one that it registers a fake kernel for: "operator torchvision::nms does not exist".
-Declaring the schemas of those two operators first lets the import pass; only calling them would fail.
+The published torchvision wheel is a CUDA build. Beside a CPU build of torch, its compiled operators
+do not load, and the import fails at the first operator with a fake kernel: "operator
+torchvision::nms does not exist". Declaring the schemas of those two operators first lets the import
+pass; only calling them would fail.
 """
 
 import sys
@@ -15,7 +16,7 @@ _SCHEMAS = ("nms", "qnms")
 
 
 def import_torchvision() -> ModuleType:
-    """Return the torchvision package, declaring its operators only where it does not import by itself."""
+    """Return the torchvision package; declare its operators only if it does not import by itself."""
     try:
         import torchvision
     except RuntimeError as error:

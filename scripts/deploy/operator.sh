@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What the broker's operator needs to submit runs: a Flower home that knows the SuperLink. Registers the nodes' keys.
+# Makes a Flower home from which the broker's operator submits runs, and registers the nodes' keys.
 # Usage: operator.sh DIR CERTIFICATES HOST:CONTROL_PORT NODE…
 set -euo pipefail
 [ $# -ge 4 ] || { sed -n 3p "$0" >&2; exit 2; }

@@ -2,11 +2,11 @@
 # The broker's SuperLink, with TLS and node authentication. It ends with this script.
 # Usage: superlink.sh DIR CERTIFICATES HOST [CONTROL_PORT] [NODES_PORT]
 set -euo pipefail
-umask 077 # models, validation data and who is who: nobody else on this machine reads them
+umask 077 # models, validation data and agents' identities are for this user alone
 [ $# -ge 3 ] || { sed -n 3p "$0" >&2; exit 2; }
 mkdir -p "$1"; folder=$(realpath "$1") certificates=$(realpath "$2") host=$3 control=${4:-9093} nodes=${5:-9092}
 export FLWR_HOME=$folder/home FLWR_TELEMETRY_ENABLED=0 FLWR_DISABLE_UPDATE_CHECK=1
-export FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION=1 # else Flower installs the app's dependencies anew for every run
+export FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION=1 # otherwise Flower installs the app's dependencies for every run
 exec flower-superlink --host "$host" --port "$control" --fleet-api-address "$host:$nodes" --database "$folder/state.db" \
   --ssl-ca-certfile "$certificates/ca.crt" --ssl-certfile "$certificates/server.pem" \
   --ssl-keyfile "$certificates/server.key" --enable-supernode-auth

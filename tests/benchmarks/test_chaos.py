@@ -44,20 +44,20 @@ def test_books_that_are_right(books):
 
 def test_a_payment_for_what_was_never_received_is_found(books):
     write_receipts(books, [2])
-    assert problems(books) == ["A paid 31 in round 1 for what it never received, 1 times"]
+    assert problems(books) == ["A paid 31 in round 1 without a receipt of the delivery, 1 times"]
     assert problems(books, finished=False) == [], "the receipt may be on its way"
 
 
 def test_what_was_received_without_payment_or_refund_is_found(books):
     write_receipts(books, [1, 2, 4])
-    assert problems(books) == ["A received what costs 34 in round 4 without payment or refund, 1 times"]
+    assert problems(books) == ["A received a purchase at 34 in round 4 without payment or refund, 1 times"]
 
 
 def test_a_deal_that_is_half_done_is_found(books):
     with Ledger.open(f"sqlite:///{books / 'market.db'}") as ledger:
         ledger.agree(Deal("d9", 9, "A", "B", 50, 10, 30, 0.1, 0.05, 0.5))
         ledger.escrow("d9")
-    assert problems(books) == ["the deal d9 is half done: escrowed"]
+    assert problems(books) == ["the deal d9 is still open: escrowed"]
     assert problems(books, finished=False) == []
 
 
@@ -68,4 +68,4 @@ def test_books_that_were_not_begun(tmp_path):
 def test_a_machine_that_cannot_deploy_a_market_says_so(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(deployment, "SCRIPTS", tmp_path / "nothing")
     assert main(["bench", "chaos", "--kills", "1", "--out", str(tmp_path / "out")]) == 1
-    assert "no market can be deployed here: " in capsys.readouterr().err
+    assert "no market can be deployed on this machine: " in capsys.readouterr().err

@@ -92,6 +92,14 @@ def test_tables_write_what_they_print_and_compute_no_cell_twice(tmp_path, comput
     assert len(computed) == 2 * len(ARMS) + 1
     assert json.loads((tmp_path / "table1.json").read_text()) == document
 
+    # an agent that missed a round is named below the table
+    assert "rounds finished" not in table
+    path = next((tmp_path / "cells").glob("*-siloed-1-*"))
+    cell = json.loads(path.read_text())
+    cell["result"]["agents"]["B"]["rounds_finished"] = 2
+    path.write_text(json.dumps(cell))
+    assert run_table("table1", str(tmp_path), plan()).endswith("rounds finished, mnist-mlp, siloed, seed 1: B 2/3")
+
 
 def test_table2_trades_layers_and_budgets(tmp_path, computed):
     run_table("table2", str(tmp_path), Plan("quick", "", (0,), options=SMALL))
@@ -138,7 +146,7 @@ def test_every_published_cell_has_its_set_up():
 def test_what_the_command_line_refuses(tmp_path, capsys):
     common = ["--data-dir", str(tmp_path), "--out", str(tmp_path / "out")]
     assert main(["experiment", "table1", *common, "--data", "svhn"]) == 2
-    assert "unknown data set 'svhn'; accepted are mnist, cifar10, tinyimagenet" in capsys.readouterr().err
+    assert "unknown data set 'svhn'; known are mnist, cifar10, tinyimagenet" in capsys.readouterr().err
     assert main(["experiment", "table2", *common, "--seeds", "a"]) == 2
     assert main(["experiment", "figure2", *common, "--seeds", "0", "--jobs", "1", "--quiet"]) == 1
     assert "MNIST cannot be read" in capsys.readouterr().err

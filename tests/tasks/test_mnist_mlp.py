@@ -48,7 +48,7 @@ def test_the_sample_s_images_are_the_published_ones(real_mnist):
 
 def test_a_broken_sample_is_named(monkeypatch):
     monkeypatch.setattr("fl_market.tasks.sample.json.loads", lambda text: {"images": "", "labels": {}, "sha256": ""})
-    with pytest.raises(MarketError, match="missing or broken"):
+    with pytest.raises(MarketError, match="missing or corrupt"):
         load_sample()
 
 
@@ -106,8 +106,19 @@ def test_data_that_cannot_be_read_is_named(tmp_path, real_mnist, damage):
         broken = raw / "train-images-idx3-ubyte.gz"
         content = gzip.decompress(broken.read_bytes())
         broken.write_bytes(gzip.compress(content[:1000], 1) if damage == "truncated" else b"no gzip")
-    with pytest.raises(MarketError, match=f"MNIST cannot be read from {tmp_path}: .*accepted is the layout"):
+    file = "train-images-idx3-ubyte" + ("" if damage == "missing" else r"\.gz")
+    with pytest.raises(MarketError, match=f"MNIST cannot be read from {tmp_path}: {file}: .*; accepted is the layout"):
         mnist_mlp(TaskOptions(data_dir=str(tmp_path)))
+
+
+def test_unpacked_files_are_read_as_well(real_mnist, tmp_path):
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for path in (real_mnist / "MNIST" / "raw").iterdir():
+        (raw / path.stem).write_bytes(gzip.decompress(path.read_bytes()))
+    for one, other in zip(read_mnist(tmp_path), read_mnist(real_mnist), strict=True):
+        assert torch.equal(one[0], other[0])
+        assert torch.equal(one[1], other[1])
 
 
 def test_reading_changes_nothing_in_the_folder(real_mnist):
@@ -121,7 +132,7 @@ def test_stratified_shares():
     taken = stratified(targets, 10, 0, "test")
     assert counts(targets[taken])[:3] == [7, 2, 1]
     assert len(set(taken.tolist())) == 10
-    with pytest.raises(MarketError, match=r"must be in \[3, 99\]; got 2"):
+    with pytest.raises(MarketError, match="count must be from 3 to 99, for there are 3 classes and 100 samples; got 2"):
         stratified(targets, 2, 0, "test")
 
 
@@ -129,7 +140,7 @@ def test_more_than_two_agents_take_turns():
     targets = torch.arange(10).repeat(20)
     parts = by_halves_of_classes(targets, 4, 0, scarce_share=0.1)
     assert [counts(targets[part])[0] for part in parts] == [2, 20, 2, 20]
-    with pytest.raises(MarketError, match="share"):
+    with pytest.raises(MarketError, match=r"share of scarce classes must be in \[0, 1\]; got 1.5"):
         by_halves_of_classes(targets, 2, 0, scarce_share=1.5)
 
 

@@ -1,11 +1,14 @@
 """The tasks with convolutions and attention."""
 
+import shutil
+
 import pytest
 import torch
 
 from fl_market.errors import MarketError
 from fl_market.tasks import TaskOptions, cifar10, load_task
 from fl_market.tasks.cifar10 import read_cifar10
+from fl_market.tasks.tinyimagenet import read_tinyimagenet
 
 
 @pytest.mark.parametrize("norm", ["batch", "layer", "group"])
@@ -59,6 +62,17 @@ def test_cifar10_without_data_is_named(tmp_path):
         load_task("cifar10-resnet20", TaskOptions(data_dir=str(tmp_path)))
 
 
+@pytest.mark.parametrize("damage", ["data_batch_3 is missing", "data_batch_3 is corrupt"])
+def test_a_bad_file_of_cifar10_is_named(real_cifar10, tmp_path, damage):
+    folder = tmp_path / "cifar-10-batches-py"
+    shutil.copytree(real_cifar10 / "cifar-10-batches-py", folder)
+    (folder / "data_batch_3").unlink()
+    if damage.endswith("corrupt"):
+        (folder / "data_batch_3").write_bytes(b"no pickle")
+    with pytest.raises(MarketError, match=f"CIFAR-10 cannot be read from {tmp_path}: {damage}"):
+        read_cifar10(tmp_path)
+
+
 def test_tinyimagenet_is_read_in_its_published_layout(tmp_path):
     from PIL import Image
 
@@ -77,14 +91,18 @@ def test_tinyimagenet_is_read_in_its_published_layout(tmp_path):
     (root / "val" / "val_annotations.txt").write_text("".join(rows))
     (root / "wnids.txt").write_text("\n".join(names) + "\n")
     for size in (0, 64):
-        options = TaskOptions(data_dir=str(tmp_path), broker_samples=3, image_size=size, norm="group")
+        options = TaskOptions(data_dir=str(tmp_path), broker_samples=4, image_size=size, norm="group")
         task = load_task("tinyimagenet-resnet20", options)
         assert task.classes == 3
         assert task.test[1].tolist() == [2, 0, 1], "labels are in the order of the names"
         assert task.test[0].shape == (3, 3, size or 32, size or 32)
-        assert len(task.broker[0]) == 3
-        assert sum(len(part[0]) for part in task.agents) <= 12
+        assert len(task.broker[0]) == 4
+        assert sum(len(part[0]) for part in task.agents) <= 11
         assert task.build_model()(task.test[0][:2]).shape == (2, 3)
+    image = root / "train" / "n01" / "images" / "n01_2.JPEG"
+    image.write_bytes(image.read_bytes()[:400])
+    with pytest.raises(MarketError, match=r"TinyImageNet cannot be read from .*: n01_2\.JPEG: Truncated"):
+        read_tinyimagenet(tmp_path)
     (root / "wnids.txt").unlink()
     with pytest.raises(MarketError, match="TinyImageNet cannot be read"):
         load_task("tinyimagenet-resnet20", TaskOptions(data_dir=str(tmp_path), broker_samples=4))
