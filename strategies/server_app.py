@@ -108,8 +108,8 @@ def run_arm(grid: Grid, configuration: Configuration, observer: Observer | None 
 
 def _publish(configuration: Configuration, result: ArmResult) -> None:
     if configuration.run.out_dir:
-        write_results(configuration, {configuration.run.strategy: result})
-    log(INFO, "\n%s", results_table({configuration.run.strategy: result}))
+        write_results(configuration, {result.arm: result})
+    log(INFO, "\n%s", results_table({result.arm: result}))
 
 
 def _at_work(configuration: Configuration) -> AbstractContextManager[None]:
@@ -135,7 +135,7 @@ def _resumed(given: Configuration) -> Configuration:
 def _prepare(configuration: Configuration, strategy: Strategy) -> int:
     """Restore the last checkpoint of a resumed run; return its round, or 0.
 
-    From then on the folder has the options that the run was resumed with: more rounds, for instance.
+    From then on the folder has the options that the run was resumed with, such as more rounds.
     """
     if not configuration.run.resume:
         return 0

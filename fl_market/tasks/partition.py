@@ -156,9 +156,9 @@ def by_halves_of_classes(targets: Tensor, agents: int, seed: int, scarce_share: 
 
 
 def by_dirichlet(targets: Tensor, agents: int, seed: int, concentration: float) -> list[Tensor]:
-    """Return each agent's indices: shares of each class drawn from a Dirichlet distribution (Hsu et al. 2019).
+    """Return each agent's indices: shares of every class are drawn from a Dirichlet distribution (Hsu et al. 2019).
 
-    Draws are repeated until every agent has at least ten samples, or its even share if that is less.
+    Draws are repeated until every agent has at least ten samples, or an equal share if that is less.
 
     Raises
     ------
@@ -200,7 +200,7 @@ def by_shards(targets: Tensor, agents: int, seed: int, shards: int) -> list[Tens
 
 
 class Partitioner(Protocol):
-    """The part of ``flwr_datasets.partitioner.Partitioner`` that is used."""
+    """The used part of ``flwr_datasets.partitioner.Partitioner``."""
 
     dataset: Any
 
@@ -270,7 +270,7 @@ def parse_partition(text: str) -> Callable[[Tensor, int, int], list[Tensor]]:
 
 
 def _partition(targets: Tensor, options: TaskOptions) -> list[Tensor]:
-    """Return each agent's indices, of at least one sample.
+    """Return each agent's indices.
 
     Raises
     ------
@@ -282,8 +282,6 @@ def _partition(targets: Tensor, options: TaskOptions) -> list[Tensor]:
     if len(parts) != options.agents:
         raise OptionError(f"the partition {text} must return {options.agents} tensors of indices; got {len(parts)}")
     for agent, part in enumerate(parts):
-        if not len(part) or int(part.min()) < 0 or int(part.max()) >= len(targets):
-            raise OptionError(
-                f"the partition {text} must give agent {agent} indices of 0 to {len(targets) - 1}, and at least one"
-            )
+        if len(part) and not 0 <= int(part.min()) <= int(part.max()) < len(targets):
+            raise OptionError(f"the partition {text} must give agent {agent} indices from 0 to {len(targets) - 1}")
     return parts

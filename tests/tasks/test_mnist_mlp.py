@@ -140,7 +140,7 @@ def test_more_than_two_agents_take_turns():
     targets = torch.arange(10).repeat(20)
     parts = by_halves_of_classes(targets, 4, 0, scarce_share=0.1)
     assert [counts(targets[part])[0] for part in parts] == [2, 20, 2, 20]
-    with pytest.raises(MarketError, match="share"):
+    with pytest.raises(MarketError, match=r"share of scarce classes must be in \[0, 1\]; got 1.5"):
         by_halves_of_classes(targets, 2, 0, scarce_share=1.5)
 
 
