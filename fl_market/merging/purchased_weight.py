@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fl_market.choices import GRANULARITIES
 from fl_market.data import Batch
 from fl_market.errors import MarketError
 from fl_market.gains.losses import Loss
@@ -22,7 +23,6 @@ from fl_market.merging.rows import best_rows, row_gains
 from fl_market.merging.shares import Shares
 from fl_market.parameters import StateDict, state_of
 
-GRANULARITIES = ("model", "layer", "row")
 GRID = tuple(round(0.05 + 0.1 * step, 2) for step in range(10))
 """The published grid of α."""
 REFINEMENTS = 2
