@@ -7,9 +7,7 @@ import pytest
 
 from fl_market.configuration import GROUPS, OPTIONS, PRIVATE_OPTIONS, TRAINING_OPTIONS, Configuration
 from fl_market.errors import OptionError
-from fl_market.gains import GAINS
-from fl_market.market.terms import GRANULARITIES, Terms
-from fl_market.merging import GRANULARITIES as FITTED
+from fl_market.market.terms import Terms
 from fl_market.options import Option, options_of
 from fl_market.pricing import ask
 from fl_market.tasks.resnet import NORMS
@@ -45,9 +43,7 @@ def test_every_option_has_one_declaration():
 
 def test_choices_are_those_of_the_rooms_that_use_them():
     """The declarations cannot import these rooms: help would wait for torch."""
-    assert OPTIONS["gain"][1].choices == GAINS
     assert OPTIONS["norm"][1].choices == tuple(NORMS)
-    assert GRANULARITIES == FITTED
 
 
 def test_whose_options():

@@ -1,6 +1,7 @@
 """Gain-from-trade (paper, section 3.3): losses, splits of the broker's data, certificates."""
 
-from fl_market.gains.certificate import GAINS, Certificate, certify, class_rises
+from fl_market.choices import GAINS
+from fl_market.gains.certificate import Certificate, certify, class_rises
 from fl_market.gains.losses import Loss, ModelLoss, batch_size_for
 from fl_market.gains.objectives import (
     Objective,

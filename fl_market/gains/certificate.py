@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor
 
+from fl_market.choices import GAINS
 from fl_market.errors import MarketError
-
-GAINS = ("relative", "difference")
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fl_market.catalogue import ALIGNMENT_METHOD, MERGE_METHOD, PRICING_RULE
+from fl_market.choices import GAINS, GRANULARITIES
 from fl_market.errors import OptionError
 from fl_market.options import check_options, option
 from fl_market.plugins import find
@@ -13,8 +14,6 @@ if TYPE_CHECKING:  # the command line reads these declarations, and must not imp
     from fl_market.merging.methods import MergeMethod
     from fl_market.permutation.methods import AlignmentMethod
     from fl_market.pricing.rules import PricingRule
-
-GRANULARITIES = ("model", "layer", "row")
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ class Terms:
     fit_batch_size: int = option(
         0, "samples in each of these steps, and in the search for a single weight; 0 for all", minimum=0
     )
-    gain: str = option("relative", "form of the gain-from-trade", choices=("relative", "difference"))
+    gain: str = option("relative", "form of the gain-from-trade", choices=GAINS)
     confidence: float = option(0.95, "confidence level of the certified gain's lower bound", above=0, below=1)
     class_tolerance: float = option(0.0, "highest rise of any class's loss by a purchase; 0 for any rise", minimum=0)
     novelty: float = option(

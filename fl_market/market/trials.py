@@ -155,7 +155,7 @@ def _fitted(own: StateDict, bought: StateDict, merge: Merge, buyer: Buyer, granu
         buyer.objective.fit,
         granularity,
         merge=merge,
-        together=buyer.together,
+        together=buyer.together and terms.merge == "interpolation",  # other methods need not bear torch.vmap
         steps=terms.fit_steps,
         learning_rate=terms.fit_learning_rate,
         batch_size=terms.fit_batch_size,

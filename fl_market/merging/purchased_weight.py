@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fl_market.choices import GRANULARITIES
 from fl_market.data import Batch
 from fl_market.errors import MarketError
 from fl_market.gains.losses import Loss
@@ -22,7 +23,6 @@ from fl_market.merging.rows import best_rows, row_gains
 from fl_market.merging.shares import Shares
 from fl_market.parameters import StateDict, state_of
 
-GRANULARITIES = ("model", "layer", "row")
 GRID = tuple(round(0.05 + 0.1 * step, 2) for step in range(10))
 """The published grid of α."""
 REFINEMENTS = 2
@@ -95,14 +95,8 @@ def fit_weights(
         return single
     shares = Shares(own, single, by_row=granularity == "row")
 
-    def model(logits: Variables) -> StateDict:
-        return merged(shares.alpha(shares.weights(logits)))
-
     def descended() -> dict[str, Tensor]:
-        found = descend(
-            shares.logits, model, loss, fit_data, steps=steps, learning_rate=learning_rate, batch_size=batch_size
-        )
-        return shares.alpha(shares.weights(found.variables))
+        return _descended(shares, merged, loss, fit_data, steps, learning_rate, batch_size)
 
     alpha = descended()
     # tensors that both share (the layers that are not for sale) take no part
@@ -113,6 +107,26 @@ def fit_weights(
     layers = set(map(layer_of, traded))
     shares.only(best_rows(budget, {layer: gains[layer] for layer in gains if layer in layers}, shares.row_sizes()))
     return descended()
+
+
+def _descended(
+    shares: Shares,
+    merged: Merge,
+    loss: Loss,
+    fit_data: Batch,
+    steps: int,
+    learning_rate: float,
+    batch_size: int,
+) -> dict[str, Tensor]:
+    """Return the weights after gradient steps on their logits."""
+
+    def model(logits: Variables) -> StateDict:
+        return merged(shares.alpha(shares.weights(logits)))
+
+    found = descend(
+        shares.logits, model, loss, fit_data, steps=steps, learning_rate=learning_rate, batch_size=batch_size
+    )
+    return shares.alpha(shares.weights(found.variables))
 
 
 def _fit_single(own: StateDict, mean_loss: Callable[[Alpha], Tensor], *, together: bool) -> float:

@@ -1,0 +1,6 @@
+"""Choices that options and functions share; nothing is imported here, so that help answers at once."""
+
+GAINS = ("relative", "difference")
+"""Forms of the gain-from-trade: a share of the loss before the purchase, or loss units."""
+GRANULARITIES = ("model", "layer", "row")
+"""Parts of a model with a purchased weight of their own."""
