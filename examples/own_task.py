@@ -4,7 +4,7 @@ r"""A task of one's own: which of three rings a point in the plane lies on.
         --arms siloed,fedavg,market-fine --out runs/rings
 
 A task is a function from ``TaskOptions`` to ``Task``. ``shared_task`` takes the broker's data out of the training set
-and shares the rest out, as ``options.partition`` says; whoever needs something else makes a ``Task`` by hand.
+and shares the rest out, as ``options.partition`` says; a ``Task`` can also be made by hand.
 """
 
 import math
