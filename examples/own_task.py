@@ -3,8 +3,8 @@ r"""A task of one's own: which of three rings a point in the plane lies on.
     fl-market compare --task examples/own_task.py:rings --rounds 20 --broker-samples 600 --partition "dirichlet(0.3)" \
         --arms siloed,fedavg,market-fine --out runs/rings
 
-A task is a function from ``TaskOptions`` to ``Task``. ``shared_task`` takes the broker's data out of the training set
-and shares the rest out, as ``options.partition`` says; a ``Task`` can also be made by hand.
+A task is a function from ``TaskOptions`` to ``Task``. ``shared_task`` takes the broker's data out of
+the training set and shares the rest out by ``options.partition``; a ``Task`` can also be made by hand.
 """
 
 import math
