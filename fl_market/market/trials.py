@@ -36,7 +36,7 @@ class Trial:
     buyer, seller
         Names of the agents.
     layers
-        The partial purchase: ``"all"``, names of layers with commas between, or none at all.
+        The partial purchase: ``"all"``, names of layers separated by commas, or none at all.
     alpha
         Purchased weight, averaged over the purchased parameters.
     certificate

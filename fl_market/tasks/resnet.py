@@ -68,7 +68,7 @@ class ResNet(nn.Module):
     ) -> None:
         super().__init__()
         if norm not in NORMS:
-            raise MarketError(f"unknown norm {norm!r}; accepted are {', '.join(NORMS)}")
+            raise MarketError(f"unknown norm {norm!r}; known are {', '.join(NORMS)}")
         make_norm = NORMS[norm]
         self.conv = nn.Conv2d(channels, STEM, 3, padding=1, bias=False)
         self.norm = make_norm(STEM)

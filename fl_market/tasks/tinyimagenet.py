@@ -85,8 +85,8 @@ def read_tinyimagenet(data_dir: Path, size: int = 32) -> tuple[Batch, Batch]:
         return _read_images(train, size), _read_images(test, size)
     except (OSError, KeyError, IndexError, ValueError) as error:
         raise MarketError(
-            f"TinyImageNet cannot be read from {data_dir}: {error}; accepted is the published layout ({root}/train, "
-            f"{root}/val with val_annotations.txt, {root}/wnids.txt)"
+            f"TinyImageNet cannot be read from {data_dir}: {error}; the files must be in the published layout "
+            f"({root}/train, {root}/val with val_annotations.txt, {root}/wnids.txt)"
         ) from error
 
 

@@ -177,5 +177,5 @@ def test_agents_test_their_models_only_as_often_as_they_are_asked_to():
 
 
 def test_an_unknown_arm_is_named():
-    with pytest.raises(MarketError, match=r"unknown arm 'gossip'; accepted are siloed, fedavg"):
+    with pytest.raises(MarketError, match=r"unknown arm 'gossip'; known are siloed, fedavg"):
         arm_named("gossip")
