@@ -51,7 +51,7 @@ class Configuration:
 
     @classmethod
     def of(cls, **flat: Any) -> Self:
-        """Return a configuration with the given options, named by their keys with underscores.
+        """Return a configuration with the given options, by their keys with underscores.
 
         Raises
         ------
@@ -61,7 +61,7 @@ class Configuration:
         return cls().with_options(**flat)
 
     def with_options(self, **flat: Any) -> Self:
-        """Return this configuration with the given options changed, named by their keys with underscores.
+        """Return this configuration with some options changed, by their keys with underscores.
 
         Raises
         ------

@@ -75,7 +75,7 @@ class Option:
 
     @property
     def limits(self) -> str:
-        """The range as text: ``"at least 1"``, ``"above 0"``, ``"in [0, 1)"``; empty if unbounded."""
+        """The range as text, such as ``"at least 1"`` or ``"in [0, 1)"``; empty if unbounded."""
         lower = (
             f"[{self.minimum:g}" if self.minimum is not None else f"({self.above:g}" if self.above is not None else ""
         )
@@ -100,7 +100,7 @@ class Option:
         return float(value) if self.type is float else value
 
     def validate(self, value: Any) -> None:
-        """Raise OptionError unless the value has the option's type and is in its choices and range."""
+        """Raise OptionError unless the value is valid in type, choices and range."""
         if self.kind is not None:
             if value or self.default:  # a text that is empty by default may be empty
                 self.kind.check(value)

@@ -40,7 +40,7 @@ class Offer:
     gain, lower_bound
         Certified gain-from-trade and its lower confidence bound, above 0.
     after
-        Id of the preceding offer, for an incremental purchase; that offer needs a bid too. Else empty.
+        Id of the offer before this incremental purchase, which needs a bid too; else empty.
     """
 
     id: str

@@ -9,7 +9,7 @@ from fl_market.options import check_options, option
 PUBLISHED_FIRST_ROUND = 5
 """Published first round of trading.
 
-The paper's agents join the market after five epochs (section 6.1.1); its scripts start at the fifth.
+The paper's agents join the market after five epochs (section 6.1.1), in its scripts in the fifth.
 """
 DEVICES = ("auto", "cpu", "cuda")
 
@@ -34,7 +34,9 @@ class RunSettings:
     )
     common_init: bool = option(False, "start the market's agents from one common model; they trade from round 1")
     first_round: int = option(0, "first round of trading; 0 means 5, or 1 with --common-init", minimum=0)
-    test_every: int = option(1, "rounds between two tests of the agents' models; the last round is always tested", minimum=1)
+    test_every: int = option(
+        1, "rounds between two tests of the agents' models; the last round is always tested", minimum=1
+    )
     server_learning_rate: float = option(0.01, "learning rate of fedadam's server", above=0)
     tuning_learning_rate: float = option(0.001, "learning rate of fedavg-tuned's fine-tuning", above=0)
     bind_accounts: bool = option(False, "tie each account to the node that opened it; needs node authentication")
@@ -56,18 +58,24 @@ class TaskSettings:
 
     name: str = option("mnist-mlp", "model and data set", key="task", kind=TASK)
     data_dir: str = option(
-        "", "folder of the data in torchvision's layout; by default, the MNIST sample in the package", owner="agent", metavar="DIR"
+        "",
+        "folder of the data in torchvision's layout; by default, the MNIST sample in the package",
+        owner="agent",
+        metavar="DIR",
     )
     download: bool = option(False, "let torchvision download the data into --data-dir")
     partition: str = option("halves", "division of the training set among the agents", kind=PARTITION)
     scarce_share: float = option(
-        0.1, "share of the samples of its scarce classes that an agent keeps; for --partition halves", minimum=0, maximum=1
+        0.1,
+        "share of the samples of its scarce classes that an agent keeps; for --partition halves",
+        minimum=0,
+        maximum=1,
     )
     broker_samples: int = option(0, "samples in the broker's validation data; 0 for the task's default", minimum=0)
     train_samples: int = option(0, "number of training samples in all; 0 for the whole set", minimum=0)
     norm: str = option("batch", "normalisation layers of residual networks", choices=("batch", "layer", "group"))
     widen: int = option(1, "factor on the number of channels of a residual network", minimum=1)
-    image_size: int = option(0, "width and height of TinyImageNet's images in pixels; 0 for the published size", minimum=0)
+    image_size: int = option(0, "width of TinyImageNet's images in pixels; 0 for the published size", minimum=0)
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -122,9 +130,7 @@ class AgentSettings:
     local_data: str = option(
         "", "the agent's training data: a folder of images by class, an .npz file, or FILE.py:FUNCTION", owner="agent"
     )
-    agent_dir: str = option(
-        "", "folder for each agent's model and receipts", owner="agent", metavar="DIR"
-    )
+    agent_dir: str = option("", "folder for each agent's model and receipts", owner="agent", metavar="DIR")
     local_privacy: str = option(
         "", "local differential privacy of the parameters sent to the broker", owner="agent", kind=LOCAL_PRIVACY
     )

@@ -191,8 +191,8 @@ def _one_architecture(setting: Setting) -> Configuration:
     options = setting.configuration
     if options.agent.labels:
         raise MarketError(
-            f"{label(options.run.strategy)} averages whole models, so labels must be empty; got {options.agent.labels!r} "
-            "(siloed and the markets support labels)"
+            f"{label(options.run.strategy)} averages whole models, so labels must be empty; "
+            f"got {options.agent.labels!r} (siloed and the markets support labels)"
         )
     return options
 

@@ -104,7 +104,10 @@ def test_ranges(bounds, limits, accepted, refused):
         ({"profile": "best"}, "profile must be common, own, or classes .*; got 'best'"),
         ({"labels": "0,1;2"}, "labels must be two or more classes .*; got '0,1;2'"),
         ({"labels": "0,1;2,3", "common-init": True}, "common-init must be false with labels"),
-        ({"disclosure": "paper", "gain": "difference"}, "gain must be relative with disclosure paper; got 'difference'"),
+        (
+            {"disclosure": "paper", "gain": "difference"},
+            "gain must be relative with disclosure paper; got 'difference'",
+        ),
     ],
 )
 def test_bad_options_are_named(options, complaint):

@@ -59,9 +59,7 @@ def test_a_text_in_its_parts(text, call):
 
 @pytest.mark.parametrize("text", ["", "()", "split(a)", "split(1,)", "split(0.5"])
 def test_an_invalid_text_names_all_that_is_accepted(text):
-    with pytest.raises(
-        OptionError, match=r"pricing rule.*known are nash, ask, .* FILE\.py:NAME or as an entry point"
-    ):
+    with pytest.raises(OptionError, match=r"pricing rule.*known are nash, ask, .* FILE\.py:NAME or as an entry point"):
         find(PRICING_RULE, text)
 
 

@@ -40,7 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the whole command line."""
-    parser = argparse.ArgumentParser(prog="fl-market", description="A market on Flower in which agents buy parts of each other's models.")
+    parser = argparse.ArgumentParser(
+        prog="fl-market", description="A market on Flower in which agents buy parts of each other's models."
+    )
     parser.add_argument("--version", action="version", version=f"fl-market {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     add_runs(commands)

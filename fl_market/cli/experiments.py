@@ -32,18 +32,33 @@ def add_experiments(commands: "Commands") -> None:
     experiments = parser.add_subparsers(required=True, metavar="NAME", dest="name")
     for name, text in _TABLES.items():
         table = experiments.add_parser(name, help=text)
-        table.add_argument("--scale", choices=("quick", "full"), default="quick", help="size; full is the published setup (default: %(default)s)")
-        table.add_argument("--data-dir", required=True, metavar="DIR", help="folder of the data sets in torchvision's layout")
+        table.add_argument(
+            "--scale",
+            choices=("quick", "full"),
+            default="quick",
+            help="size; full is the published setup (default: %(default)s)",
+        )
+        table.add_argument(
+            "--data-dir", required=True, metavar="DIR", help="folder of the data sets in torchvision's layout"
+        )
         if name == "table1":
             table.add_argument(
                 "--data", type=names, default=[], metavar="SET,…", help="data sets, of mnist, cifar10 and tinyimagenet"
             )
         _add_seeds(table, "0,1,2", "0,1,2")
         table.add_argument(
-            "--jobs", type=whole(0), default=0, metavar="N", help="parallel runs; 0 for one per processor (default: %(default)s)"
+            "--jobs",
+            type=whole(0),
+            default=0,
+            metavar="N",
+            help="parallel runs; 0 for one per processor (default: %(default)s)",
         )
-        table.add_argument("--device", choices=DEVICES, default="auto", help="device that computes the models (default: %(default)s)")
-        table.add_argument("--out", metavar="DIR", help="folder for the result; runs that are finished in it are not repeated")
+        table.add_argument(
+            "--device", choices=DEVICES, default="auto", help="device that computes the models (default: %(default)s)"
+        )
+        table.add_argument(
+            "--out", metavar="DIR", help="folder for the result; runs that are finished in it are not repeated"
+        )
         table.add_argument("--quiet", action="store_true", help="hide progress")
         add_debug(table)
         table.set_defaults(command=_table)
@@ -64,7 +79,9 @@ def add_bench(commands: "Commands") -> None:
     align = benches.add_parser(
         "align", help="compare matching with rebasin and plain coordinate descent; about half an hour"
     )
-    align.add_argument("--data-dir", required=True, metavar="DIR", help="folder of MNIST and CIFAR-10 in torchvision's layout")
+    align.add_argument(
+        "--data-dir", required=True, metavar="DIR", help="folder of MNIST and CIFAR-10 in torchvision's layout"
+    )
     _add_bench_options(align, "align.json")
     align.set_defaults(command=_align)
     chaos = benches.add_parser("chaos", help="kill processes of deployed markets at random; about an hour")
@@ -80,7 +97,9 @@ def _add_seeds(parser: argparse.ArgumentParser, default: str, shown: str) -> Non
 
 
 def _add_bench_options(parser: argparse.ArgumentParser, files: str) -> None:
-    parser.add_argument("--seed", type=whole(0), default=0, metavar="N", help="seed of all random choices (default: %(default)s)")
+    parser.add_argument(
+        "--seed", type=whole(0), default=0, metavar="N", help="seed of all random choices (default: %(default)s)"
+    )
     parser.add_argument("--out", default="", metavar="DIR", help=f"folder for {files}; runs/… by default")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier result in --out")
     add_debug(parser)

@@ -21,7 +21,9 @@ def add_ledger(commands: "Commands") -> None:
     verify = actions.add_parser("verify", help="check the chain of entries, the deals and the balances")
     verify.set_defaults(command=_verify)
     export = actions.add_parser("export", help="print the journal in another format")
-    export.add_argument("--format", choices=("csv", "json", "beancount"), default="csv", help="format (default: %(default)s)")
+    export.add_argument(
+        "--format", choices=("csv", "json", "beancount"), default="csv", help="format (default: %(default)s)"
+    )
     export.set_defaults(command=_export)
     reconcile = actions.add_parser("reconcile", help="check an agent's receipts against the ledger")
     reconcile.add_argument("--account", required=True, metavar="NAME", help="the agent's account")

@@ -26,9 +26,7 @@ class Terms:
         If a value is outside its range or choices, or names no plug-in.
     """
 
-    layers: str = option(
-        "all", "layers for sale: all, or indices and name patterns separated by commas"
-    )
+    layers: str = option("all", "layers for sale: all, or indices and name patterns separated by commas")
     layer_budget: float = option(
         1.0,
         "highest share of the parameters in one purchase; below 1, the broker selects the best layers",
@@ -49,9 +47,15 @@ class Terms:
     fit_batch_size: int = option(
         0, "samples in each of the --fit-steps, and in the search for a single purchased weight; 0 for all", minimum=0
     )
-    gain: str = option("relative", "gain-from-trade: the fall of the loss as a share of the loss before (relative), or itself (difference)", choices=GAINS)
+    gain: str = option(
+        "relative",
+        "gain-from-trade: the reduction of the loss, relative to the loss before or as a difference",
+        choices=GAINS,
+    )
     confidence: float = option(0.95, "confidence level of the certified gain's lower bound", above=0, below=1)
-    class_tolerance: float = option(0.0, "highest rise of any class's loss that a purchase may cause; 0 for no limit", minimum=0)
+    class_tolerance: float = option(
+        0.0, "highest rise of any class's loss that a purchase may cause; 0 for no limit", minimum=0
+    )
     novelty: float = option(
         1e-4,
         "least distance of a seller's parameters from every delivered model, as a share of that model's norm",

@@ -9,7 +9,7 @@ from fl_market.errors import MarketError
 
 @contextmanager
 def reading(name: str, data_dir: Path, dataset: str, place: str) -> Iterator[None]:
-    """Turn any exception inside the block into a MarketError that names the data, its folder and the layout.
+    """Turn an exception into a MarketError that names the data, its folder and the layout.
 
     Parameters
     ----------

@@ -1,4 +1,7 @@
-"""Residual networks for small images (He et al. 2016, section 4.2; Zagoruyko and Komodakis 2016)."""
+"""Residual networks for small images.
+
+He et al. 2016, section 4.2; Zagoruyko and Komodakis 2016.
+"""
 
 from collections.abc import Callable
 

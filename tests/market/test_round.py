@@ -122,8 +122,8 @@ def test_offers_are_private_and_certified_and_hold_no_names():
     [
         ([Bid("7/agent-nobody", 5)], "not one of its own"),
         ([Bid("", 5)], "not one of its own"),
-        ("two singles", "more than one offer"),
-        ("the same twice", "more than one offer"),
+        ("two singles", "must be on one offer"),
+        ("the same twice", "must be on one offer"),
         ("negative", "at least 0"),
         ("huge", "below"),
     ],
@@ -215,7 +215,7 @@ def test_an_incremental_purchase_alone_cannot_be_bid_on():
     (top,) = [offer for offer in trading.offers["A"] if offer.after]
     bidding = trading.accept_bids({"A": [Bid(top.id, 10)]})
     assert bidding.wanted == {}
-    assert "more than one offer" in bidding.notices[0].text
+    assert "must be on one offer" in bidding.notices[0].text
 
 
 def test_missing_acknowledgements_cost_the_right_to_buy_until_they_are_paid_for():

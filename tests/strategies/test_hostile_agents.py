@@ -136,7 +136,7 @@ def test_what_was_delivered_without_an_acknowledgement_cannot_be_sold_either(cap
     strategy, _, ledger = play(tamper, profile="own", **THREE)
     assert [deal.round for deal, _ in ledger.deals() if deal.seller == "C"] != [], "C sells before"
     assert [deal for deal, _ in ledger.deals() if deal.seller == "C" and deal.round == 3] == []
-    assert f"{strategy.broker.state.pseudonyms['C']}: its parameters are what was delivered" in caplog.text
+    assert f"{strategy.broker.state.pseudonyms['C']}: its parameters match a delivered model" in caplog.text
 
 
 def test_a_stranger_changes_nothing_of_an_agent_s_purpose():
@@ -337,7 +337,7 @@ def test_parameters_that_are_poisoned_for_one_class_are_not_offered(caplog):
     with caplog.at_level(logging.WARNING, "flwr"):
         careful, _, ledger = play(poison, **options)
     assert not [deal for deal, _ in ledger.deals() if deal.seller == "C"]
-    line = f"{careful.broker.state.pseudonyms['C']}: what it sells would harm a buyer in class 3"
+    line = f"{careful.broker.state.pseudonyms['C']}: its parameters would harm a buyer in class 3"
     assert [text for text in messages(caplog) if line in text]
     assert honest(careful, ledger) == honest(*play(absent, **options)[::2])
 
