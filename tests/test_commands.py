@@ -68,7 +68,7 @@ def test_compare_writes_what_the_design_names(tmp_path, capsys):
     assert main(["ledger", "verify", "--db", str(database)]) == 1
     assert "entry 5 was edited" in capsys.readouterr().out
 
-    # the same seed again gives the same file but for seconds; another seed does not; nothing is overwritten unasked
+    # the same seed gives the same file except for seconds, another seed does not; runs are kept
     assert main(["compare", "--arms", "siloed,market-priced", "--out", str(tmp_path / "a"), *QUICK]) == 1
     assert "already holds a run" in capsys.readouterr().err
     assert results(tmp_path / "a") == document
@@ -94,7 +94,7 @@ def test_compare_writes_what_the_design_names(tmp_path, capsys):
 
 
 def test_both_engines_give_equal_results(tmp_path):
-    """A real Flower simulation of two agents and three rounds, from the command line: equal to the inline engine's."""
+    """Flower's simulation of two agents and three rounds equals the inline engine's run."""
     run = ["run", "--strategy", "market-priced", *QUICK]
     simulated = simulate(tmp_path, *run[:-1], "--out", tmp_path / "simulation")
     inline = command(*run, "--engine", "inline", "--out", tmp_path / "inline")
@@ -111,9 +111,9 @@ def test_both_engines_give_equal_results(tmp_path):
 
 
 def simulate(folder, *arguments):
-    """Run a command on Flower's simulation, and see that it leaves nothing running.
+    """Run a command on Flower's simulation, and check that it leaves no process behind.
 
-    Of what the command starts, all inherits a mark; tests in other processes start the same programs.
+    All processes of the command inherit a mark, since other tests start the same programs.
     """
     environment = os.environ | {"FL_MARKET_MARK": str(folder)}
     words = [sys.executable, "-m", "fl_market.cli", *map(str, arguments), "--engine", "simulation"]
