@@ -72,7 +72,7 @@ def class_weights(profile: str, targets: Tensor, labels: Sequence[int]) -> tuple
     ----------
     profile
         ``"common"``; ``"own"``, for the distribution of the training data; or numbers of classes
-        with commas between, all of one weight.
+        separated by commas, all of one weight.
     targets
         Targets of the agent's training data, shape (samples,).
     labels

@@ -43,7 +43,7 @@ def read_local_data(where: str, task: Task) -> Batch:
     except MarketError:
         raise
     except Exception as error:  # an operator's file may hold or raise anything
-        raise MarketError(f"local-data {where} cannot be read: {one_line(error)}; accepted is {ACCEPTED}") from error
+        raise MarketError(f"local-data {where} cannot be read: {one_line(error)}; it must be {ACCEPTED}") from error
     _check_inputs(where, inputs, task)
     if len(inputs) != len(targets) or not len(inputs):
         raise MarketError(

@@ -1,4 +1,4 @@
-"""A whole market without Flower: two agents train on the shipped MNIST sample, trade, and are paid."""
+"""A complete market without Flower: two agents train on the MNIST sample, trade, and are paid."""
 
 from clients.training import make_optimiser, train
 from fl_market.broker import Broker, Terms

@@ -1,9 +1,9 @@
-"""An alignment method of one's own: units are put in the order of their norms.
+"""A user-defined alignment method that orders units by their norms.
 
     fl-market compare --alignment examples/own_alignment_method.py:by_norm --arms market
 
-An alignment method returns the permutation of the other model's units that fits the reference's.
-It leaves the function of the model unchanged; ``fl_market.permutation.testing`` checks that.
+An alignment method returns a permutation of the other model's units that matches the reference.
+It leaves the function of the model unchanged; ``fl_market.permutation.testing`` checks this.
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ State = Mapping[str, Tensor]
 
 
 def by_norm(spec: PermutationSpec, reference: State, other: State, context: Any) -> Permutation:
-    """Return the permutation: the k-th largest unit of one model goes where the other's k-th largest is."""
+    """Return the permutation that matches units of equal rank, by norm, in both models."""
     permutation = dict(identity_permutation(spec))
     for name, group in spec.groups.items():
         order = np.empty(group.size, dtype=np.int64)

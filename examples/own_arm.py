@@ -1,10 +1,11 @@
-"""Arms of one's own: a market with two purchases a round, and federated averaging by the median.
+r"""User-defined arms: a market with two purchases a round, and federated averaging by the median.
 
-    fl-market compare --arms siloed,market,examples/own_arm.py:two_sellers,examples/own_arm.py:median --agents 3
+    fl-market compare --agents 3 \
+        --arms siloed,market,examples/own_arm.py:two_sellers,examples/own_arm.py:median
 
-An ``Arm`` says how its strategy is built, from which initialisation agents start, and in which round
-they first exchange models. ``market(…)`` builds a market by the user's options and the given terms;
-``averaging(…)`` builds a Flower strategy that averages models, and records the agents' tests.
+An ``Arm`` names the builder of a strategy, the initialisation of the agents, and the first round in
+which they exchange models. ``market(…)`` builds a market with the user's options and the given
+terms. ``averaging(…)`` builds a Flower strategy that averages models and records the agents' tests.
 """
 
 from flwr.serverapp.strategy import FedMedian

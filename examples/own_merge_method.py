@@ -1,9 +1,9 @@
-"""A merge method of one's own: only the largest differences are bought, of each tensor a half.
+"""A user-defined merge method that buys only the larger half of each tensor's differences.
 
     fl-market compare --merge examples/own_merge_method.py:largest_half --arms market
 
-A merge method is a function of the buyer's model, the aligned seller's and the purchased weight α.
-At α = 0 it returns the buyer's model; ``fl_market.merging.testing`` checks that.
+A merge method is a function of the buyer's model, the aligned seller's model and the purchased
+weight α. At α = 0 it returns the buyer's model; ``fl_market.merging.testing`` checks this.
 """
 
 from collections.abc import Mapping
@@ -15,12 +15,15 @@ from fl_market.merging import Alpha, interpolate
 
 
 def largest_half(buyer: Mapping[str, Tensor], seller: Mapping[str, Tensor], alpha: Alpha) -> dict[str, Tensor]:
-    """Return the interpolation where the two models differ by more than the median, else the buyer's."""
+    """Return the interpolation of entries with large differences, and the buyer's other entries.
+
+    A difference is large if it is at least the median of its tensor.
+    """
     return interpolate(buyer, {name: _trimmed(tensor, seller[name]) for name, tensor in buyer.items()}, alpha)
 
 
 def _trimmed(own: Tensor, other: Tensor) -> Tensor:
-    """Return the seller's tensor with the smaller half of its differences undone."""
+    """Return the seller's tensor with the buyer's entries where differences are small."""
     if other is own or not own.is_floating_point():
         return other  # shared tensors are not for sale
     difference = (other - own).abs()

@@ -1,4 +1,4 @@
-"""A partition of one's own: agents get even or odd classes, and a share of all others.
+"""A user-defined partition: agents get even or odd classes, and a share of the others.
 
     fl-market compare --partition "examples/own_partition.py:by_parity(0.05)" --arms siloed,market
 
@@ -19,7 +19,7 @@ def by_parity(targets: Tensor, agents: int, seed: int, share: float = 0.1) -> li
     agents
         Number of agents: A, C, … get the even classes.
     seed
-        Decides which of the other samples an agent gets.
+        Seed of the choice among the other samples.
     share
         Share of the other classes' samples.
     """

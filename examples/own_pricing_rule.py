@@ -1,4 +1,4 @@
-"""A pricing rule of one's own: the seller's ask, plus a commission that the seller gets on top.
+"""A user-defined pricing rule: the seller's ask plus a commission for the seller.
 
     fl-market run --strategy market-priced --pricing "examples/own_pricing_rule.py:commission(0.1)"
 
@@ -10,7 +10,7 @@ from fl_market.pricing import PricingRule
 
 
 def commission(share: float) -> PricingRule:
-    """Return the rule: the ask and a share of it, where the bid covers both."""
+    """Return the rule: the ask plus a share of it, if the bid covers both."""
 
     def price(bid: int, ask: int) -> int | None:
         amount = ask + round(share * ask)

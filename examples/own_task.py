@@ -1,10 +1,11 @@
-r"""A task of one's own: which of three rings a point in the plane lies on.
+r"""A user-defined task: classify points in the plane by three rings.
 
-    fl-market compare --task examples/own_task.py:rings --rounds 20 --broker-samples 600 --partition "dirichlet(0.3)" \
-        --arms siloed,fedavg,market-fine --out runs/rings
+    fl-market compare --task examples/own_task.py:rings --rounds 20 --broker-samples 600 \
+        --partition "dirichlet(0.3)" --arms siloed,fedavg,market-fine --out runs/rings
 
-A task is a function from ``TaskOptions`` to ``Task``. ``shared_task`` takes the broker's data out of
-the training set and shares the rest out by ``options.partition``; a ``Task`` can also be made by hand.
+A task is a function from ``TaskOptions`` to ``Task``. ``shared_task`` takes the broker's data out
+of the training set, and divides the rest by the option ``partition``. Other tasks can build a
+``Task`` directly.
 """
 
 import math
@@ -18,8 +19,8 @@ RINGS = 3
 
 
 def rings(options: TaskOptions) -> Task:
-    """Return the task: 3 000 points for training, 1 000 for the test."""
-    generator = torch.Generator().manual_seed(options.seed)
+    """Return the task with 3 000 training points and 1 000 test points."""
+    generator = torch.Generator().manual_seed(options.run.seed)
     return shared_task("rings", build, draw(3000, generator), draw(1000, generator), options, batch_size=32)
 
 

@@ -1,4 +1,4 @@
-"""The public name of the broker; its room is :mod:`fl_market.market`."""
+"""The public names of the broker, which is implemented in :mod:`fl_market.market`."""
 
 from fl_market.market.broker import Broker
 from fl_market.market.terms import Terms

@@ -1,7 +1,7 @@
-"""The kinds of plug-ins, and a line about each that the package ships.
+"""The kinds of plug-ins, with a description of each plug-in that the package ships.
 
-Names stand here and objects in the registries, so that the command line can list them without
-importing torch, Flower or scipy. Arms are Flower strategies: this room knows their names alone.
+This module holds names only; the objects are in the registries. The command line can therefore list
+them without importing torch, Flower or scipy. Arms are Flower strategies, known here by name only.
 """
 
 from typing import Any
@@ -13,7 +13,7 @@ TASK = Kind(
     "a function from TaskOptions to Task",
     "fl_market.tasks:TASKS",
     {
-        "mnist-mlp": "MNIST, the published five-layer perceptron; by default on the sample that is shipped",
+        "mnist-mlp": "MNIST, the published five-layer perceptron; by default on the sample in the package",
         "mnist-resnet8": "MNIST, a residual network of 8 layers",
         "digits-vit": "MNIST, a small vision transformer",
         "cifar10-resnet20": "CIFAR-10, a residual network of 20 layers; needs --data-dir",
@@ -28,48 +28,48 @@ ARM = Kind(
     {
         "siloed": "each agent trains alone (the paper's out-of-market)",
         "fedavg": "federated averaging in each round",
-        "fedavg-late": "federated averaging from the first round of trading on, as the paper publishes it",
-        "fedavg-tuned": "federated averaging; the broker fine-tunes the average on its own data",
+        "fedavg-late": "federated averaging that starts in the first round of trading (the paper's)",
+        "fedavg-tuned": "federated averaging, fine-tuned by the broker on its validation data",
         "fedprox": "federated averaging with a proximal term in local training",
         "fedadam": "federated averaging with Adam on the server",
-        "fedala": "federated averaging; each agent weighs the average against its own model, element by element",
-        "fedfomo": "each agent moves towards the models that help it, weighted by first order",
+        "fedala": "federated averaging; each agent mixes the average with its own model, parameter by parameter",
+        "fedfomo": "each agent moves towards the models that reduce its loss (a first-order rule)",
         "market-unaligned": "the market without alignment",
-        "market": "the market, free of charge: every certified gain is a purchase",
-        "market-fine": "the free market with a purchased weight for each row",
-        "market-priced": "the market with bids, asks and prices by --pricing",
-        "ensemble": "the mean of all siloed models' outputs",
-        "pooled": "one model, trained on all agents' data",
+        "market": "the market without prices: every certified gain leads to a purchase",
+        "market-fine": "the market without prices, with a purchased weight for each row",
+        "market-priced": "the market with bids, asks and the pricing rule of --pricing",
+        "ensemble": "the mean of the predictions of all siloed models",
+        "pooled": "one model trained on the data of all agents",
     },
     "fl_market.arms",
     requires=("title", "build", "exchanges_from"),
 )
 PRICING_RULE = Kind(
     "pricing rule",
-    "a fl_market.pricing.PricingRule, or a function that returns one for some numbers",
+    "a fl_market.pricing.PricingRule, or a function from numbers to one",
     "fl_market.pricing.rules:PRICING_RULES",
     {
         "nash": "the midpoint of bid and ask (the paper's)",
         "ask": "the seller's ask: truthful for the buyer",
         "free": "no money moves",
-        "split(share)": "the seller gets this share of the surplus above its ask; 0.5 is nash",
-        "posted(credits)": "one price for all: truthful for both sides",
+        "split(share)": "the ask plus this share of bid minus ask; 0.5 is nash",
+        "posted(credits)": "one fixed price: truthful for both sides",
     },
     "fl_market.pricing_rules",
     requires=("name", "asks", "price"),
 )
 PRIOR = Kind(
     "prior",
-    "an object with price(cost), or a function that returns one for some numbers",
+    "an object with a method price(cost), or a function from numbers to one",
     "fl_market.pricing.priors:PRIORS",
     {
-        "uniform(low, high)": "gains spread evenly",
-        "exponential(rate)": "many small gains, few large; 1/rate on average",
-        "truncated-exponential(rate, low, high)": "the same within bounds",
-        "pareto(shape, scale)": "a heavy tail",
-        "truncated-pareto(shape, low, high)": "the same within bounds",
-        "power(exponent, high)": "a power of the gain, up to a highest one",
-        "truncated-normal(mean, std, low, high)": "a normal density within bounds",
+        "uniform(low, high)": "every gain from low to high is equally likely",
+        "exponential(rate)": "many small gains, few large ones; the mean is 1/rate",
+        "truncated-exponential(rate, low, high)": "the exponential prior within bounds",
+        "pareto(shape, scale)": "a heavy tail above scale",
+        "truncated-pareto(shape, low, high)": "the Pareto prior within bounds",
+        "power(exponent, high)": "F(gain) = (gain / high) ** exponent, up to high",
+        "truncated-normal(mean, std, low, high)": "a normal distribution within bounds",
         "empirical(value, …)": "observed gains",
     },
     "fl_market.priors",
@@ -87,9 +87,9 @@ PARTITION = Kind(
     "a function (targets, agents, seed, …) that returns each agent's indices",
     "fl_market.tasks.partition:PARTITIONS",
     {
-        "halves": "each agent keeps --scarce-share of half of the classes (the paper's)",
+        "halves": "each agent has few samples (--scarce-share) of half of the classes (the paper's)",
         "dirichlet(concentration)": "shares of each class drawn from a Dirichlet distribution",
-        "shards(number)": "samples sorted by class, and so many pieces of that for each agent",
+        "shards(number)": "samples are sorted by class and cut; each agent gets this number of pieces",
     },
     "fl_market.partitions",
     leading=3,
@@ -98,17 +98,17 @@ MERGE_METHOD = Kind(
     "merge method",
     "a function that merges a seller's model into a buyer's",
     "fl_market.merging.methods:MERGE_METHODS",
-    {"interpolation": "(1 - α) · buyer + α · seller (the paper's)"},
+    {"interpolation": "(1 - α) · buyer + α · seller, with the purchased weight α (the paper's)"},
     "fl_market.merge_methods",
 )
 ALIGNMENT_METHOD = Kind(
     "alignment method",
-    "a function that permutes a seller's units",
+    "a function that returns a permutation of the seller's units",
     "fl_market.permutation.methods:ALIGNMENT_METHODS",
     {
         "weights": "match units by their weights",
-        "activations": "match units by their outputs on the broker's data",
-        "none": "leave the units as they are",
+        "activations": "match units by their activations on the broker's data",
+        "none": "keep the seller's order of units",
     },
     "fl_market.alignment_methods",
 )
@@ -133,12 +133,12 @@ def find_valuation(text: str, bid_scale: float) -> Any:
     text
         The option ``valuation``.
     bid_scale
-        Credits that a gain of 1 is worth; what makes the shipped valuations takes it as its number.
+        Credits that a gain of 1 is worth; a shipped valuation takes it as its number.
 
     Raises
     ------
     OptionError
-        If there is no such valuation, or its numbers do not fit.
+        If the valuation is unknown, or its numbers are invalid.
     """
     call = parse_call(text)
     if call.name in VALUATION.shipped and call.numbers is None:

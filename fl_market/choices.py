@@ -1,4 +1,7 @@
-"""Choices that options and functions share; nothing is imported here, so that help answers at once."""
+"""Choices shared by options and functions.
+
+This module imports nothing, so that ``--help`` answers at once.
+"""
 
 GAINS = ("relative", "difference")
 """Forms of the gain-from-trade: a share of the loss before the purchase, or loss units."""

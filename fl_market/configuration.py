@@ -1,4 +1,4 @@
-"""The options of a run in nested groups, the same for the command line and for Flower's run configuration."""
+"""The options of a run in nested groups, for the command line and Flower's run configuration."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -16,14 +16,14 @@ from fl_market.settings import (
     by_agent,
 )
 
-if TYPE_CHECKING:  # the command line reads the declarations, and must not import torch for it
+if TYPE_CHECKING:  # the command line reads the declarations, and must not import torch
     from fl_market.hardware import Hardware
     from fl_market.tasks import Task
 
 __all__ = ["PRIVATE_OPTIONS", "PUBLISHED_FIRST_ROUND", "TRAINING_OPTIONS", "Configuration", "agent_number"]
 
 BROKER_PLUGINS = ("strategy", "merge", "alignment")
-"""Plug-ins of the broker alone: an agent's machine need not have their files."""
+"""Plug-ins that only the broker uses: an agent's machine need not have their files."""
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,11 @@ class Configuration:
 
     def __post_init__(self) -> None:
         if self.agent.labels and self.run.common_init:
-            raise OptionError("agents with label spaces of their own have no common initialisation: drop common-init")
+            raise OptionError("common-init must be false with labels: different label spaces have no common model")
 
     @classmethod
     def of(cls, **flat: Any) -> Self:
-        """Return the configuration with some options, by their keys with underscores.
+        """Return a configuration with the given options, by their keys with underscores.
 
         Raises
         ------
@@ -61,7 +61,7 @@ class Configuration:
         return cls().with_options(**flat)
 
     def with_options(self, **flat: Any) -> Self:
-        """Return the same configuration but for some options, by their keys with underscores.
+        """Return this configuration with some options changed, by their keys with underscores.
 
         Raises
         ------
@@ -93,29 +93,28 @@ class Configuration:
         Raises
         ------
         OptionError
-            If a plug-in was given as an object: other processes know texts alone.
+            If a plug-in was given as an object: other processes receive text only.
         """
         flat = {key: getattr(getattr(self, group), declared.name) for key, (group, declared) in OPTIONS.items()}
         for key, value in flat.items():
             if not isinstance(value, bool | int | float | str):
-                raise OptionError(f"{key} must be a text to be told to other processes; got {value!r}")
+                raise OptionError(f"{key} must be text, to be sent to other processes; got {value!r}")
         return flat
 
     def changed(self, other: "Configuration") -> dict[str, Any]:
-        """Return key -> the other configuration's value, for the options in which the two differ."""
+        """Return key -> the other configuration's value, for the options that differ."""
         own = self.to_mapping()
         return {key: value for key, value in other.to_mapping().items() if value != own[key]}
 
     def check_resumable(self, given: "Configuration") -> None:
         """Raise OptionError if a run with these options must not be resumed with the given ones.
 
-        More rounds, another folder, other timeouts and other numbers of checkpoints are fine.
+        Only the number of rounds, the folder, timeouts and the number of checkpoints may change.
         """
         for key, value in self.changed(given).items():
             if not OPTIONS[key][1].changeable:
                 raise OptionError(
-                    f"a run is resumed with the options that it was started with: {key} must be "
-                    f"{self.to_mapping()[key]!r}; got {value!r}"
+                    f"{key} must be {self.to_mapping()[key]!r}, as at the start of the resumed run; got {value!r}"
                 )
 
     @classmethod
@@ -125,23 +124,23 @@ class Configuration:
         Parameters
         ----------
         run
-            The run's options, which the broker's operator sets. Options that are an agent's own
-            affair are taken from them in a simulation only, where one operator plays all parts: the
-            node configuration then has ``num-partitions``.
+            The run's options, set by the broker's operator. An agent's private options are taken
+            from them only in a simulation, in which one operator plays all parts: the node
+            configuration then has ``num-partitions``.
         node
             The node configuration: ``partition-id`` is the agent's number.
 
         Raises
         ------
         MarketError
-            If the node has no number, or sets an option that is not an agent's.
+            If the node has no number, or sets an option that is not its own.
         """
         index = agent_number(node)
         accepted = (*PRIVATE_OPTIONS, *TRAINING_OPTIONS)
         own = {name: value for name, value in node.items() if name not in ("partition-id", "num-partitions")}
         if unknown := sorted(set(own) - set(accepted)):
             raise OptionError(
-                f"the node configuration cannot set {unknown[0]!r}; accepted are partition-id, {', '.join(accepted)}"
+                f"unknown option {unknown[0]!r} of a node configuration; known are partition-id, {', '.join(accepted)}"
             )
         simulated = "num-partitions" in node
         common = {name: value for name, value in run.items() if simulated or name not in PRIVATE_OPTIONS}
@@ -162,12 +161,12 @@ class Configuration:
 
     @property
     def hardware(self) -> "Hardware":
-        """Where models are computed on this machine.
+        """The device and the precision on this machine.
 
         Raises
         ------
         MarketError
-            If it has no such device.
+            If the machine lacks the device.
         """
         from fl_market.hardware import find_hardware
 
@@ -188,7 +187,7 @@ class Configuration:
         Raises
         ------
         MarketError
-            If the data cannot be read, or the layers to trade are not in the task's model.
+            If the data cannot be read, or the task's model lacks the layers to trade.
         """
         from fl_market.merging.layers import ALL, select_layers
         from fl_market.tasks import TaskOptions, load_task
@@ -214,18 +213,18 @@ OPTIONS: dict[str, tuple[str, Option]] = {
 }
 """Key -> the group's name and the declaration."""
 PRIVATE_OPTIONS = tuple(key for key, (_, declared) in OPTIONS.items() if declared.owner == "agent")
-"""Options that are an agent's own affair: on a machine of its own they come from its node configuration alone."""
+"""Private options of an agent: in a deployment, only its own node configuration sets them."""
 TRAINING_OPTIONS = tuple(key for key, (_, declared) in OPTIONS.items() if declared.owner == "both")
-"""Options of a run that an agent may set otherwise for itself."""
+"""Options of a run that an agent may override for itself."""
 
 
 def agent_number(node: Mapping[str, Any]) -> int:
-    """Return the number of the agent that a node configuration names.
+    """Return the agent's number in a node configuration.
 
     Raises
     ------
     MarketError
-        If it names none.
+        If the number is missing or invalid.
     """
     index = node.get("partition-id")
     if not isinstance(index, int) or isinstance(index, bool) or index < 0:
@@ -235,5 +234,5 @@ def agent_number(node: Mapping[str, Any]) -> int:
 
 def _declaration(key: str) -> tuple[str, Option]:
     if key not in OPTIONS:
-        raise OptionError(f"unknown option {key!r}; accepted are {', '.join(sorted(OPTIONS))}")
+        raise OptionError(f"unknown option {key!r}; known are {', '.join(sorted(OPTIONS))}")
     return OPTIONS[key]

@@ -1,9 +1,9 @@
-"""Errors that are meant for users: one sentence that names what was wrong and what is accepted."""
+"""Errors meant for users: one sentence that names the invalid input and the valid values."""
 
 
 class MarketError(Exception):
-    """Something a user can put right."""
+    """An error that a user can correct."""
 
 
 class OptionError(MarketError):
-    """An option or an argument that is invalid; the command line exits with 2 on it."""
+    """An invalid option or argument; the command line exits with status 2."""

@@ -1,4 +1,4 @@
-"""Local differential privacy: clips an agent's update and adds Gaussian noise, by Flower's own modifier."""
+"""Local differential privacy: Flower's modifier clips an agent's update and adds Gaussian noise."""
 
 import math
 from dataclasses import astuple, dataclass
@@ -19,7 +19,8 @@ class LocalPrivacy:
     sensitivity
         Sensitivity of the parameters to one sample.
     epsilon, delta
-        Privacy budget of one round. The noise has the deviation sensitivity · √(2 ln(1.25 / δ)) / ε.
+        Privacy budget of one round. The standard deviation of the noise is
+        sensitivity · √(2 ln(1.25 / δ)) / ε.
 
     Raises
     ------
@@ -42,7 +43,9 @@ MECHANISMS = {"gaussian": LocalPrivacy}
 
 
 def parse_local_privacy(text: str) -> LocalPrivacy | None:
-    """Return the mechanism in a text such as ``"gaussian(1.0, 0.0001, 8, 1e-5)"``; None for an empty text.
+    """Return the mechanism in a text such as ``"gaussian(1.0, 0.0001, 8, 1e-5)"``.
+
+    An empty text gives None.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Names of agents, and the pseudonyms that they see of each other."""
+"""Names of agents, and the pseudonyms under which agents see each other."""
 
 import re
 import secrets
@@ -23,7 +23,7 @@ def agent_name(index: int) -> str:
 
 
 def check_agent_name(name: str) -> None:
-    """Raise unless a text can be an agent's name, which the ids of deals contain.
+    """Raise unless a text is valid as an agent's name; ids of deals contain it.
 
     Raises
     ------

@@ -13,7 +13,10 @@ from fl_market.errors import MarketError, OptionError
 from fl_market.plugins import Kind
 
 Owner = Literal["broker", "agent", "both"]
-"""Who decides: the broker's operator; each agent alone; or the operator, where an agent does not decide otherwise."""
+"""The party that sets an option: the broker's operator, each agent alone, or both.
+
+With ``"both"``, an agent's own value replaces the operator's.
+"""
 
 
 @dataclass(frozen=True)
@@ -25,9 +28,9 @@ class Option:
     name
         Attribute of its group.
     default
-        Its value where it is not given; of the option's type.
+        Value if the option is not given; its type is the option's type.
     help
-        One line for people.
+        One line for the help text.
     owner
         See :data:`Owner`.
     key
@@ -35,17 +38,18 @@ class Option:
     flags
         Names on the command line, without the two dashes; the first is shown.
     choices
-        All that is accepted; empty where anything of its type and range is.
+        The valid values; empty if every value of the type and range is valid.
     minimum, above, maximum, below
-        Bounds of a number: the first of each two is accepted itself, the second is not.
+        Bounds of a number. ``minimum`` and ``maximum`` are valid themselves; ``above`` and
+        ``below`` are not.
     kind
-        What a text names, where it names a plug-in. The value may then be the plug-in itself.
+        Kind of plug-in, if the text names one. The value may also be the plug-in itself.
     check
         ``module:function`` that raises MarketError on an invalid value.
     changeable
-        Whether a run may be resumed with another value.
+        Whether a resumed run may have another value.
     metavar
-        Word for its value in help.
+        Placeholder for its value in the help text.
     """
 
     name: str
@@ -71,7 +75,7 @@ class Option:
 
     @property
     def limits(self) -> str:
-        """The range for people: ``"at least 1"``, ``"above 0"``, ``"in [0, 1)"``; empty for any."""
+        """The range as text, such as ``"at least 1"`` or ``"in [0, 1)"``; empty if unbounded."""
         lower = (
             f"[{self.minimum:g}" if self.minimum is not None else f"({self.above:g}" if self.above is not None else ""
         )
@@ -83,7 +87,9 @@ class Option:
         return f"{'at least' if self.minimum is not None else 'above'} {lower[1:]}" if lower else ""
 
     def convert(self, value: Any) -> Any:
-        """Return a value from Flower's run configuration in the option's type: whole numbers pass as floats.
+        """Return a value from Flower's run configuration in the option's type.
+
+        Whole numbers are valid values of a float.
 
         Raises
         ------
@@ -94,7 +100,7 @@ class Option:
         return float(value) if self.type is float else value
 
     def validate(self, value: Any) -> None:
-        """Raise OptionError unless the value is of the option's type, one of its choices and in its range."""
+        """Raise OptionError unless the value is valid in type, choices and range."""
         if self.kind is not None:
             if value or self.default:  # a text that is empty by default may be empty
                 self.kind.check(value)
@@ -142,7 +148,7 @@ def option(
     changeable: bool = False,
     metavar: str = "",
 ) -> Any:
-    """Return the field of a dataclass that declares an option; see :class:`Option` for the arguments.
+    """Return a dataclass field that declares an option; :class:`Option` explains the arguments.
 
     Examples
     --------
@@ -179,7 +185,7 @@ def options_of(group: type) -> tuple[Option, ...]:
 
 
 def check_options(group: Any) -> None:
-    """Raise OptionError if a field of a group is out of its declared range or choices."""
+    """Raise OptionError if a field of a group is outside its declared range or choices."""
     for declared in options_of(type(group)):
         declared.validate(getattr(group, declared.name))
 

@@ -1,8 +1,8 @@
-"""Plug-ins: one parser for every text that names something a user may replace by code of their own.
+"""Plug-ins: one parser for every text that names a part which users may replace by their own code.
 
 A text is ``NAME``, ``NAME(number, …)``, ``FILE.py:NAME``, ``FILE.py:NAME(number, …)``, or the name
-of an entry point with or without numbers. Nothing is imported before it is looked up, so that the
-command line can list what there is without importing torch.
+of an entry point with or without numbers. A plug-in is imported only when it is looked up, so that
+the command line can list the names without importing torch.
 """
 
 import inspect
@@ -31,18 +31,18 @@ class Kind:
     noun
         Its name in messages.
     what
-        What a plug-in of this kind is, in messages.
+        Description of a valid plug-in, in messages.
     registry
-        ``module:NAME`` of the dict from names to what the package ships.
+        ``module:NAME`` of the dict from names to the plug-ins that the package ships.
     shipped
-        Text as users write it -> a line about it. A text with parentheses needs its numbers.
+        Text as users write it -> its description. A text with parentheses needs its numbers.
     group
-        Group of its entry points; empty where users cannot add their own.
+        Group of its entry points; empty if users cannot add their own.
     requires
         Attributes that a plug-in must have.
     leading
-        Arguments before the numbers, where a plug-in takes both in one call. With 0, a call with the
-        numbers makes the plug-in.
+        Number of arguments before the numbers, for a plug-in that takes both in one call. With 0, a
+        call with the numbers makes the plug-in.
     """
 
     noun: str
@@ -55,20 +55,20 @@ class Kind:
 
     @property
     def accepted(self) -> str:
-        """All that a text may be, for people."""
+        """All valid texts, for messages."""
         own = f", or your own as FILE.py:NAME or as an entry point of {self.group}" if self.group else ""
         return ", ".join(self.shipped) + own
 
     @property
     def lines(self) -> dict[str, str]:
-        """Text as users write it -> a line about it, the installed entry points included."""
+        """Text as users write it -> its description, installed entry points included."""
         installed = entry_points(group=self.group) if self.group else ()
         return dict(self.shipped) | {point.name: f"from {point.value}" for point in installed}
 
     def check(self, given: Any) -> None:
         """Raise OptionError unless ``given`` is a plug-in of this kind, or a text that names one.
 
-        A shipped name is not imported for that.
+        The check does not import a shipped plug-in.
         """
         if not isinstance(given, str):
             self.require(given, repr(given))
@@ -76,15 +76,15 @@ class Kind:
             find(self, given)
 
     def require(self, found: Any, text: str) -> None:
-        """Raise OptionError unless ``found`` has what a plug-in of this kind needs."""
+        """Raise OptionError unless ``found`` is a valid plug-in of this kind."""
         needs_numbers = self.leading and not _takes(found, [0.0] * self.leading)
         if isinstance(found, type) or needs_numbers or not all(hasattr(found, name) for name in self.requires):
-            raise OptionError(f"the {self.noun} {text} is not {self.what}; accepted are {self.accepted}")
+            raise OptionError(f"the {self.noun} {text} is not {self.what}; known are {self.accepted}")
 
 
 @dataclass(frozen=True)
 class Call:
-    """A text in its parts; ``numbers`` is None where it has no parentheses."""
+    """The parts of a text; ``numbers`` is None without parentheses."""
 
     name: str
     numbers: tuple[float, ...] | None
@@ -114,7 +114,7 @@ def parse_call(text: str) -> Call:
         numbers = found["numbers"].split(",") if found["numbers"].strip() else []
         return Call(found["name"], tuple(float(number) for number in numbers))
     except ValueError:
-        raise OptionError(f"{text!r} must have numbers with commas between in its parentheses") from None
+        raise OptionError(f"{text!r} must have numbers separated by commas in its parentheses") from None
 
 
 def find(kind: Kind, text: str) -> Any:
@@ -130,14 +130,14 @@ def find(kind: Kind, text: str) -> Any:
     Raises
     ------
     OptionError
-        If there is no such plug-in, its numbers do not fit, or it is of another kind.
+        If the plug-in is unknown or of another kind, or its numbers are invalid.
     """
     try:
         call = parse_call(text)
     except OptionError as error:
-        raise OptionError(f"the {kind.noun} {error}; accepted are {kind.accepted}") from None
+        raise OptionError(f"the {kind.noun} {error}; known are {kind.accepted}") from None
     if call.numbers is None and any(shipped.startswith(f"{call.name}(") for shipped in kind.shipped):
-        raise OptionError(f"the {kind.noun} {text!r} lacks its numbers; accepted are {kind.accepted}")
+        raise OptionError(f"the {kind.noun} {text!r} lacks its numbers; known are {kind.accepted}")
     found = _look_up(kind, call.name, text)
     if call.numbers is not None:
         found = _with_numbers(kind, found, text, call.numbers)
@@ -146,7 +146,7 @@ def find(kind: Kind, text: str) -> Any:
 
 
 def label(text: str) -> str:
-    """Return the short name of a plug-in: without its file, for tables and file names.
+    """Return the short name of a plug-in, without its file, for tables and file names.
 
     >>> label("examples/own_arm.py:greedy"), label("market")
     ('greedy', 'market')
@@ -166,7 +166,7 @@ def with_absolute_file(text: str) -> str:
 
 
 def load_file(file: str, name: str) -> Any:
-    """Return what a Python file defines under a name.
+    """Return the object that a Python file defines under a name.
 
     Raises
     ------
@@ -185,7 +185,7 @@ def load_file(file: str, name: str) -> Any:
 
 @lru_cache(maxsize=32)
 def _run_file(path: str, modified: int) -> dict[str, Any]:
-    """Run a file once for each of its versions: its objects stay the same from call to call."""
+    """Run a file once for each of its versions, so that repeated calls return the same objects."""
     return runpy.run_path(path)
 
 
@@ -198,28 +198,31 @@ def _look_up(kind: Kind, name: str, text: str) -> Any:
         return load_file(file, attribute)
     points = list(entry_points(group=kind.group, name=name)) if kind.group else []
     if not points:
-        raise OptionError(f"unknown {kind.noun} {text!r}; accepted are {kind.accepted}")
+        raise OptionError(f"unknown {kind.noun} {text!r}; known are {kind.accepted}")
     try:
         return points[0].load()
-    except Exception as error:  # as may a package that somebody installed
+    except Exception as error:  # an installed package may raise anything
         raise OptionError(f"the {kind.noun} {text!r} cannot be loaded: {type(error).__name__}: {error}") from error
 
 
 def registry_of(kind: Kind) -> Mapping[str, Any]:
-    """Return the dict from names to what the package ships of a kind; imports it."""
+    """Import and return the dict from names to the plug-ins of a kind that the package ships."""
     module, _, attribute = kind.registry.partition(":")
     registry: Mapping[str, Any] = getattr(import_module(module), attribute)
     return registry
 
 
 def _with_numbers(kind: Kind, found: Any, text: str, numbers: Sequence[float]) -> Any:
-    """Return a plug-in that was called with its numbers, or that will be, behind its leading arguments."""
+    """Return the plug-in bound to its numbers.
+
+    Without leading arguments, it is called with the numbers at once.
+    """
     if not callable(found) or not _takes(found, [*[0.0] * kind.leading, *numbers]):
-        raise OptionError(f"the {kind.noun} {text!r} does not have the right numbers; accepted are {kind.accepted}")
+        raise OptionError(f"the {kind.noun} {text!r} has invalid numbers; known are {kind.accepted}")
     try:
         fitting = _whole_where_needed(found, text, numbers, kind.leading)
     except OptionError as error:
-        raise OptionError(f"the {kind.noun} {error}; accepted are {kind.accepted}") from None
+        raise OptionError(f"the {kind.noun} {error}; known are {kind.accepted}") from None
     if kind.leading:
         return lambda *leading: found(*leading, *fitting)
     try:
@@ -229,7 +232,7 @@ def _with_numbers(kind: Kind, found: Any, text: str, numbers: Sequence[float]) -
 
 
 def _takes(found: Callable[..., Any], arguments: Sequence[float]) -> bool:
-    """Return whether a function takes so many arguments."""
+    """Return whether a function takes this number of arguments."""
     try:
         inspect.signature(found).bind(*arguments)
     except (TypeError, ValueError):
@@ -240,14 +243,14 @@ def _takes(found: Callable[..., Any], arguments: Sequence[float]) -> bool:
 def _whole_where_needed(
     found: Callable[..., Any], text: str, numbers: Sequence[float], leading: int
 ) -> tuple[float, ...]:
-    """Return the numbers, as ``int`` where the function's annotation says so."""
+    """Return the numbers, converted to ``int`` where the function is annotated with it."""
     parameters = list(inspect.signature(found).parameters.values())[leading:]
     fitting: list[float] = []
     for place, number in enumerate(numbers):
         parameter = parameters[min(place, len(parameters) - 1)]
         if parameter.annotation in (int, "int"):
             if not math.isfinite(number) or number != int(number):
-                raise OptionError(f"{text!r} needs a whole number of {parameter.name}; got {number:g}")
+                raise OptionError(f"{text!r} must have a whole number for {parameter.name}; got {number:g}")
             number = int(number)  # noqa: PLW2901
         fitting.append(number)
     return tuple(fitting)

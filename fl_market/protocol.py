@@ -12,20 +12,20 @@ from typing import Any, TypeVar
 from fl_market.errors import MarketError
 
 DISCLOSURES = ("sealed", "paper", "sharp")
-"""Disclosure policies. ``sealed`` tells sellers nothing of the buyer. The others tell them the
-numbers of a :class:`DisclosedQuote`, for the bounds of Theorem 4.1 (``paper``) or the sharp ones
-(``sharp``)."""
+"""Disclosure policies. ``sealed`` tells sellers nothing about the buyer. ``paper`` and ``sharp``
+disclose the numbers of a :class:`DisclosedQuote`, for the bounds of Theorem 4.1 or for sharp
+bounds."""
 OFFER, QUOTE = "query.offer", "query.quote"
 """Message types of the two exchanges between training and delivery."""
 DEBT = "query.debt"
 """Message type that asks a buyer to pay for unacknowledged deliveries."""
 IDENTIFY = "query.identify"
-"""Message type with which a broker that came back asks for the name of the agent at a node."""
+"""Message type that asks for the name of the agent at a node, for example after a restart."""
 
 
 @dataclass(frozen=True)
 class Offer:
-    """A purchase that the broker tried and certified, told privately to the buyer.
+    """A purchase that the broker tried and certified; sent to the buyer only.
 
     Attributes
     ----------
@@ -34,13 +34,13 @@ class Offer:
     seller
         The seller's pseudonym.
     layers
-        The layers for sale: ``"all"``, or their names with commas between.
+        The layers for sale: ``"all"``, or their names separated by commas.
     alpha
         Purchased weight.
     gain, lower_bound
         Certified gain-from-trade and its lower confidence bound, above 0.
     after
-        Id of the offer before this incremental purchase, which needs a bid as well; empty for none.
+        Id of the offer before this incremental purchase, which needs a bid too; else empty.
     """
 
     id: str
@@ -54,7 +54,7 @@ class Offer:
 
 @dataclass(frozen=True)
 class Bid:
-    """A buyer's answer: the most that it would pay for one offer, in micro-credits."""
+    """A buyer's answer: the highest amount that it would pay for one offer, in micro-credits."""
 
     offer: str
     amount: int
@@ -62,9 +62,9 @@ class Bid:
 
 @dataclass(frozen=True)
 class QuoteRequest:
-    """A request for an ask, told privately to the seller; the policy ``sealed`` discloses no more.
+    """A request for an ask, sent to the seller only; the policy ``sealed`` discloses no more.
 
-    The public prices of past deals go with the requests, without the names of their parties.
+    The public prices of past deals accompany the requests, without the names of their parties.
     """
 
     id: str
@@ -101,7 +101,7 @@ class PublicPrice:
 
 @dataclass(frozen=True)
 class Ask:
-    """A seller's answer: the least that it accepts, in micro-credits."""
+    """A seller's answer: the lowest amount that it accepts, in micro-credits."""
 
     quote: str
     amount: int
@@ -160,7 +160,7 @@ def to_columns(items: Sequence[Item]) -> dict[str, Any]:
 
 
 def from_columns(kind: type[Item], columns: Mapping[str, Any]) -> list[Item]:
-    """Return the items of columns that :func:`to_columns` made.
+    """Return the items in columns made by :func:`to_columns`.
 
     Parameters
     ----------

@@ -21,7 +21,7 @@ RESULTS = "results.json"
 SUMMARY = "summary.json"
 CONFIGURATION = "configuration.json"
 LEDGER = "FL_MARKET_LEDGER"
-"""Environment variable of the broker's machine: the database URL of a ledger that several runs share."""
+"""Environment variable of the broker's machine: database URL of a ledger shared by runs."""
 
 
 def ledger_path(out_dir: Path, arm: str) -> Path:
@@ -64,7 +64,7 @@ def prepare_folder(folder: Path) -> Path:
 
 
 def clear_folder(folder: Path, overwrite: bool) -> None:
-    """Make the folder ready for a new run; the files of an earlier run are removed only with ``overwrite``.
+    """Prepare the folder for a new run; ``overwrite`` removes the files of an earlier run.
 
     Raises
     ------
@@ -95,9 +95,9 @@ def clear_folder(folder: Path, overwrite: bool) -> None:
 
 @contextmanager
 def at_work(folder: Path, arm: str) -> Iterator[None]:
-    """Keep other processes from running the arm in the folder: each would end the other's open deals.
+    """Lock the folder, so that no other process runs the arm in it.
 
-    The lock ends with its process, however that ends.
+    Two processes would end each other's open deals. A crash of the process releases the lock.
 
     Raises
     ------
@@ -170,7 +170,7 @@ def as_document(configuration: Configuration, arms: Mapping[str, ArmResult]) -> 
 
 
 def write_results(configuration: Configuration, arms: Mapping[str, ArmResult]) -> Path:
-    """Write ``results.json`` into the configuration's folder, whole or not at all; return its path."""
+    """Write ``results.json`` into the configuration's folder atomically; return its path."""
     return write_json(prepare_folder(Path(configuration.run.out_dir)) / RESULTS, as_document(configuration, arms))
 
 

@@ -1,7 +1,7 @@
-"""Randomness that is passed in, never global.
+"""Seeds and generators for every random choice of a run.
 
-Each random choice in a run has its own stream, named by its purpose. An arm, a process layout or
-the order of replies cannot shift the numbers that another choice draws.
+Randomness is passed in, never global. Each random choice has its own stream, named by its purpose:
+no arm, process layout or order of replies shifts the numbers that another choice draws.
 """
 
 import hashlib

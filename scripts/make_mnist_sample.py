@@ -2,10 +2,10 @@
 
     python scripts/make_mnist_sample.py DIR
 
-DIR is in the layout of ``torchvision.datasets.MNIST``. The images are a stratified random sample and
-are copied unchanged: training and broker parts from the published training set, test part from the
-published test set. MNIST is by Yann LeCun, Corinna Cortes and Christopher J. C. Burges, licensed CC
-BY-SA 3.0; this sample has the same licence.
+DIR has the layout of ``torchvision.datasets.MNIST``. The images are a stratified random sample and
+are copied unchanged. The training and broker parts are from the published training set, and the
+test part is from the published test set. MNIST is by Yann LeCun, Corinna Cortes and Christopher J.
+C. Burges, licensed CC BY-SA 3.0; this sample has the same licence.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""The broker on Flower's server side: the market's Strategy, and the baselines that it is compared with."""
+"""The broker on Flower's server side: the market's strategy and the baselines."""
 
 from strategies.market import ParameterMarket
 

@@ -1,4 +1,4 @@
-"""Admission: agents take their seats, at the first round or after a resume."""
+"""Admission of agents to their seats, in the first round or after a resume."""
 
 from flwr.app import ConfigRecord, RecordDict
 from flwr.serverapp import Grid
@@ -18,7 +18,7 @@ class Admission:
     Parameters
     ----------
     broker
-        Opens their accounts, and knows the models of agents that sat before a resume.
+        Opens accounts, and has the models of agents seated before a resume.
     seats
         The seats.
     agents
@@ -26,7 +26,7 @@ class Admission:
     connect_timeout, reply_timeout
         Seconds to wait for agents to connect, and to identify themselves.
     bind_accounts
-        Let an account belong to the node that opened it.
+        Tie each account to the node that opened it.
     """
 
     def __init__(
@@ -49,9 +49,9 @@ class Admission:
         return set(self._broker.state.models) - set(self._seats.names)
 
     def nodes(self, grid: Grid, market_round: int, *, resumable: bool) -> list[int]:
-        """Return the connected nodes that are to train, after awaited agents took their seats again.
+        """Return the connected nodes that will train; awaited agents are seated again first.
 
-        All agents are waited for before the first round and after a resume, any of them later.
+        Before the first round and after a resume, the broker waits for all agents; later, for one.
 
         Parameters
         ----------
@@ -60,7 +60,7 @@ class Admission:
         market_round
             Number of the round.
         resumable
-            Whether earlier rounds are kept.
+            Whether earlier rounds have checkpoints.
 
         Raises
         ------
@@ -84,7 +84,7 @@ class Admission:
         Raises
         ------
         MarketError
-            If the reply is not one of an agent, or its model could not be loaded.
+            If the reply names no valid agent, or its model is invalid.
         """
         name = agent_in(content)
         self._seats.check(name, node)
@@ -96,7 +96,7 @@ class Admission:
         if held is None:
             raise MarketError("its reply lacks the text 'model-digest' in 'acknowledgement'")
         if seat is None:
-            self._broker.seat(name, self._owner(node))  # before anything that a stranger says of the agent is kept
+            self._broker.seat(name, self._owner(node))  # before the profile: a stranger must not change the agent's
             if profile is not None:
                 self._broker.register(name, profile)
             seat = Seat(name, node, held.model_digest)
@@ -105,14 +105,14 @@ class Admission:
         return name, model
 
     def who(self, node: int) -> str:
-        """Return the pseudonym of the agent at a node: the log names nobody."""
+        """Return the pseudonym of the agent at a node, for the log."""
         seat = self._seats.at(node)
         return f"node {node}" if seat is None else self._broker.state.pseudonyms[seat.name]
 
     def _reseat(self, grid: Grid, market_round: int, nodes: list[int]) -> set[int]:
-        """Give awaited agents their seats again, at whatever nodes they are now.
+        """Seat awaited agents again, at their current nodes; return the nodes without a valid name.
 
-        Return the nodes that did not say who they are: trained anew, an agent would lose its model.
+        Such nodes must not train: an agent that starts anew would lose its model.
         """
         if not self.awaited or not nodes:
             return set()

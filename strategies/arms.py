@@ -1,4 +1,7 @@
-"""The arms of a comparison: which strategy, from which initialisation, exchanging models from which round on."""
+"""The arms of a comparison.
+
+An arm names a strategy, the initialisation, and the first round in which models are exchanged.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -39,7 +42,7 @@ _PRICED = frozenset(
         *("purchase-limit", "spending-limit", "reserve-price"),
     }
 )
-"""Options about money: of no effect where every certified gain is a purchase."""
+"""Options about money: without effect if every certified gain leads to a purchase."""
 _RECORDED = frozenset({"checkpoints-kept", "resume", "bind-accounts"})
 _FITTED = frozenset({"fit-steps", "fit-learning-rate"})
 _TRADED = (
@@ -51,7 +54,7 @@ _TRADED = (
 
 @dataclass(frozen=True)
 class Setting:
-    """All that an arm is built from."""
+    """The inputs that build an arm."""
 
     configuration: Configuration
     task: Task
@@ -71,15 +74,16 @@ class Arm:
     Attributes
     ----------
     title
-        Name for people.
+        Name in tables.
     build
         Makes the strategy.
     initialisation
         ``"common"`` or ``"independent"``; None if ``common-init`` decides.
     exchanges_from
-        (configuration) to the first round in which models are exchanged; None for never.
+        Function from the configuration to the first round in which models are exchanged; None for
+        never.
     uses
-        Keys of the options that this arm uses, of those that not all arms use; None for all.
+        Keys of the options that this arm uses, among those that not all arms use; None for all.
     """
 
     title: str
@@ -89,19 +93,19 @@ class Arm:
     uses: frozenset[str] | None = None
 
     def initialisation_in(self, configuration: Configuration) -> str:
-        """Return from what the agents start."""
+        """Return the initialisation of the agents."""
         return self.initialisation or ("common" if configuration.run.common_init else "independent")
 
 
 def market(*, priced: bool = False, **terms: Any) -> Callable[[Setting], Strategy]:
-    """Return what builds a market by the configuration's terms, some of them in place of the user's.
+    """Return the function that builds a market by the user's terms, with some of them replaced.
 
     Parameters
     ----------
     priced
-        Whether prices are set by the user's pricing rule; else every certified gain is a purchase.
+        Whether the user's pricing rule sets prices; else every certified gain leads to a purchase.
     terms
-        Fields of :class:`Terms`.
+        Fields of :class:`Terms` that replace the user's.
     """
 
     def build(setting: Setting) -> Strategy:
@@ -158,7 +162,7 @@ def _fedfomo(setting: Setting) -> Strategy:
 
 
 def averaging(kind: Callable[[Configuration, History], Strategy]) -> Callable[[Setting], Strategy]:
-    """Return what builds a strategy that averages the models of all agents."""
+    """Return the function that builds a strategy which averages the models of all agents."""
     return lambda setting: kind(_one_architecture(setting), setting.history)
 
 
@@ -183,12 +187,12 @@ def _tuned(setting: Setting) -> Strategy:
 
 
 def _one_architecture(setting: Setting) -> Configuration:
-    """Return the options of a run whose agents all have the same model, as averaging needs."""
+    """Return the options of the run, in which all agents must have the same model."""
     options = setting.configuration
     if options.agent.labels:
         raise MarketError(
-            f"{label(options.run.strategy)} averages whole models, and agents with label spaces of their own have "
-            "different ones; accepted are siloed and the markets"
+            f"{label(options.run.strategy)} averages whole models, so labels must be empty; "
+            f"got {options.agent.labels!r} (siloed and the markets support labels)"
         )
     return options
 
@@ -238,10 +242,10 @@ def arm_named(name: str) -> Arm:
 
 
 def ignores(arm: Arm, key: str) -> bool:
-    """Return whether an arm takes no notice of an option."""
+    """Return whether an option has no effect on an arm."""
     return arm.uses is not None and key in _used_by_some() and key not in arm.uses
 
 
 def _used_by_some() -> frozenset[str]:
-    """Return the options that some of the arms use and others do not."""
+    """Return the options that some arms use and others do not."""
     return frozenset(key for arm in ARMS.values() for key in arm.uses or ())

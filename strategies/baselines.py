@@ -1,8 +1,8 @@
-"""Flower's own FedAvg and its variants, which the market is compared with.
+"""Baselines of the market: Flower's own FedAvg and its variants.
 
-The averaging is ``flwr.serverapp.strategy.FedAvg`` itself. Added around it: replies are sorted by
-agent (sums of floats depend on the order), failed replies are reported by the agent's name, and
-each agent's test metrics are kept.
+The averaging is ``flwr.serverapp.strategy.FedAvg`` itself. This module adds three things: replies
+are sorted by agent (sums of floats depend on the order), failed replies are reported by the agent's
+name, and each agent's test metrics are kept.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -33,7 +33,7 @@ class RecordedFedAvg(FedAvg):
     Parameters
     ----------
     options
-        Of the run: number of agents, timeouts, and the rounds in which agents test their models.
+        Options of the run: number of agents, timeouts, and the rounds with tests.
     history
         Receives the agents' test metrics and failures.
     **flower
@@ -51,26 +51,26 @@ class RecordedFedAvg(FedAvg):
         self._strangers: set[int] = set()
         self._trained: dict[int, str] = {}
 
-    # -- what subclasses change ---------------------------------------------------------------------------------------
+    # -- hooks of subclasses ----------------------------------------------------------------------
 
     def training_messages(self, server_round: int, messages: Iterable[Message]) -> Iterable[Message]:
-        """Return the training messages to send in place of FedAvg's."""
+        """Return the training messages that replace FedAvg's."""
         return messages
 
     def evaluation_messages(self, server_round: int, messages: Iterable[Message]) -> Iterable[Message]:
-        """Return the evaluation messages to send in place of FedAvg's."""
+        """Return the evaluation messages that replace FedAvg's."""
         return messages
 
     def combine(self, server_round: int, replies: Sequence[Message]) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Average the accepted training replies as Flower does."""
         return super().aggregate_train(server_round, replies)
 
-    # -- Flower's steps -----------------------------------------------------------------------------------------------
+    # -- Flower's steps ---------------------------------------------------------------------------
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Wait for the agents, up to a timeout that Flower lacks, then configure as FedAvg does."""
+        """Wait for the agents, with a timeout that Flower lacks, then configure as FedAvg does."""
         wait_for_nodes(grid, self.min_available_nodes, self.options.run.connect_timeout)
         self._grid = grid
         if not self._template:  # the initial model: Flower's averages have other dtypes
@@ -96,7 +96,7 @@ class RecordedFedAvg(FedAvg):
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Configure as FedAvg does for the agents that trained, in the rounds in which models are tested."""
+        """Configure as FedAvg does for the agents that trained, in rounds with tests."""
         self._sent = ()
         if self.evaluates_in(server_round):
             messages = super().configure_evaluate(server_round, arrays, config, grid)
@@ -105,7 +105,7 @@ class RecordedFedAvg(FedAvg):
         return self._sent
 
     def evaluates_in(self, server_round: int) -> bool:
-        """Return whether agents are sent evaluation messages in a round."""
+        """Return whether agents receive evaluation messages in a round."""
         return self.options.tests_in(server_round)
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
@@ -117,19 +117,19 @@ class RecordedFedAvg(FedAvg):
         self.history.record(server_round, contents, finished)
         return super().aggregate_evaluate(server_round, accepted) if self.options.tests_in(server_round) else None
 
-    # -- failures -----------------------------------------------------------------------------------------------------
+    # -- failures ---------------------------------------------------------------------------------
 
     def _check(self, content: RecordDict) -> None:
-        """Raise MarketError unless a training reply holds parameters of the model, all of them finite."""
+        """Raise MarketError unless a training reply has finite parameters that fit the model."""
         if len(content.array_records) != 1:
-            raise MarketError(f"its reply has {len(content.array_records)} sets of parameters; it must have one")
+            raise MarketError(f"its reply must have one set of parameters; got {len(content.array_records)}")
         (record,) = content.array_records.values()
         state = record.to_torch_state_dict()
-        # agents with a label space of their own have output layers of other shapes
+        # output layers differ in shape between label spaces
         check_parameters(state, state if self.options.agent.labels else self._template)
 
     def _sort_out(self, server_round: int, answers: Mapping[int, Message], failures: Mapping[int, str]) -> list[int]:
-        """Warn of failed replies by the agents' names, and return the other nodes in the order of the agents."""
+        """Warn of failed replies by agent; return the other nodes in the order of the agents."""
         self._names |= {node: name for node, reply in answers.items() if (name := name_in(reply.content))}
         unknown = failures.keys() - self._names.keys() - self._strangers
         if unknown and self._grid is not None:
@@ -147,7 +147,7 @@ class RecordedFedAvg(FedAvg):
 
 
 class LateFedAvg(RecordedFedAvg):
-    """The published FedAvg arm: agents keep their own models, which are averaged only from a later round on.
+    """The published FedAvg arm: agents train alone first, and are averaged from a later round on.
 
     Parameters
     ----------
@@ -163,7 +163,7 @@ class LateFedAvg(RecordedFedAvg):
         return self._first_round is not None and server_round >= self._first_round
 
     def training_messages(self, server_round: int, messages: Iterable[Message]) -> Iterable[Message]:
-        """Send the average if there is one; before, every agent continues with its own model."""
+        """Send the average if there is one; until then, each agent continues with its own model."""
         return messages if self._averages(server_round - 1) else without_arrays(messages)
 
     def evaluation_messages(self, server_round: int, messages: Iterable[Message]) -> Iterable[Message]:
@@ -171,15 +171,15 @@ class LateFedAvg(RecordedFedAvg):
         return messages if self._averages(server_round) else without_arrays(messages)
 
     def combine(self, server_round: int, replies: Sequence[Message]) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Return the average from the first round of averaging on, nothing before."""
+        """Return the average from the first round of averaging on; None before."""
         return super().combine(server_round, replies) if self._averages(server_round) else (None, None)
 
 
 class TunedFedAvg(RecordedFedAvg):
-    """FedAvg whose global model the broker also fine-tunes: with the market's data and number of steps.
+    """FedAvg with a global model that the broker fine-tunes on the market's data and steps.
 
-    The control that is fair to FedAvg: it shows how much of a gain is due to the broker's data
-    alone. The tuned model replaces the average only if the gain is certified, as in the market.
+    This control is fair to FedAvg: it shows the part of a gain that comes from the broker's data
+    alone. The tuned model replaces the average only if its gain is certified, as in the market.
 
     Parameters
     ----------
@@ -222,7 +222,7 @@ class TunedFedAvg(RecordedFedAvg):
 
 
 class RecordedFedProx(RecordedFedAvg, FedProx):
-    """Flower's FedProx: FedAvg whose agents stay near the global model (Li et al. 2020)."""
+    """Flower's FedProx: FedAvg with agents that stay near the global model (Li et al. 2020)."""
 
     def __init__(self, options: Configuration, history: History) -> None:
         super().__init__(options, history, proximal_mu=options.training.proximal_mu)
@@ -236,16 +236,16 @@ class RecordedFedAdam(RecordedFedAvg, FedAdam):
 
 
 class FedALA(RecordedFedAvg):
-    """FedALA (Zhang et al. 2023): each agent learns how much of the FedAvg model to adopt, parameter by parameter."""
+    """FedALA (Zhang et al. 2023): each agent learns a weight of the average for each parameter."""
 
     def training_messages(self, server_round: int, messages: Iterable[Message]) -> Iterable[Message]:
-        """Send the common initialisation in the first round; later every agent continues with its own model."""
+        """Send the common initialisation in the first round, and no parameters later."""
         return messages if server_round == 1 else without_arrays(messages)
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Ask the agents to adapt the average to themselves; they continue with the result."""
+        """Ask the agents to adapt the average to their data; they continue with the result."""
         config["aggregation"] = "adaptive"
         return super().configure_evaluate(server_round, arrays, config, grid)
 
@@ -255,7 +255,7 @@ class FedALA(RecordedFedAvg):
 
 
 class Pooled(LateFedAvg):
-    """A ceiling: each agent trains alone, but on the data of all agents."""
+    """An upper bound: each agent trains alone, on the data of all agents."""
 
     def __init__(self, options: Configuration, history: History) -> None:
         super().__init__(options, history, None)
@@ -269,7 +269,7 @@ class Pooled(LateFedAvg):
 
 
 class Ensemble(LateFedAvg):
-    """A ceiling: agents train alone, and are tested together, by the mean of their probabilities."""
+    """An upper bound: agents train alone, and the mean of their probabilities is tested."""
 
     def __init__(self, options: Configuration, history: History) -> None:
         super().__init__(options, history, None)
@@ -282,7 +282,7 @@ class Ensemble(LateFedAvg):
         return super().combine(server_round, replies)
 
     def evaluation_messages(self, server_round: int, messages: Iterable[Message]) -> Iterable[Message]:
-        """Send all models to every agent, for the test alone."""
+        """Send all models to every agent, only for the test."""
         own = without_arrays(messages)
         for message in own:
             for name, model in self._models.items():
@@ -291,7 +291,10 @@ class Ensemble(LateFedAvg):
 
 
 def without_arrays(messages: Iterable[Message]) -> Sequence[Message]:
-    """Return the messages without parameters, each with a record of its own; FedAvg's messages share one record."""
+    """Return the messages without parameters.
+
+    Each has a record of its own, because FedAvg's messages share one record.
+    """
     return [
         Message(
             RecordDict(dict(message.content.config_records)),

@@ -1,4 +1,4 @@
-"""Checkpoints of a market: one folder for each of the last rounds, written whole or not at all."""
+"""Checkpoints of a market: one folder for each of the last rounds, written atomically."""
 
 import json
 import shutil
@@ -24,7 +24,7 @@ FORMAT = 3
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The market after a round that is decided, but not yet booked.
+    """The market after a round that is decided but not yet booked.
 
     Attributes
     ----------
@@ -32,9 +32,9 @@ class Checkpoint:
         The decision on the round's deals, and the market's state. After a crash the decision is
         booked again; booking is idempotent.
     history
-        The agents' test metrics so far, as :meth:`History.as_json` has them.
+        The agents' test metrics so far, as :meth:`History.as_json` returns them.
     ledger
-        Number of the journal's last entry, and its hash.
+        Number and hash of the journal's last entry.
     """
 
     outcome: Outcome
@@ -78,7 +78,7 @@ class Checkpoints:
             unfinished.mkdir(parents=True)
             write_whole(unfinished / TENSORS, save(tensors))
             write_whole(unfinished / STATE, json.dumps(_document(checkpoint), indent=1).encode())
-            if finished.exists():  # a resumed run replaces it; it counts until its successor is there
+            if finished.exists():  # a resumed run replaces it; it stays valid until its successor exists
                 shutil.rmtree(replaced, ignore_errors=True)
                 finished.rename(replaced)
             unfinished.rename(finished)
@@ -90,7 +90,7 @@ class Checkpoints:
             shutil.rmtree(old, ignore_errors=True)
 
     def last(self) -> Checkpoint | None:
-        """Return the last whole checkpoint, or None where there is none.
+        """Return the last complete checkpoint, or None.
 
         Raises
         ------
@@ -104,7 +104,7 @@ class Checkpoints:
             document = json.loads((finished[-1] / STATE).read_text(encoding="utf-8"))
             tensors = load((finished[-1] / TENSORS).read_bytes())
             if document["format"] != FORMAT:
-                raise ValueError(f"its format is {document['format']}, not {FORMAT}")
+                raise ValueError(f"its format must be {FORMAT}; got {document['format']}")
             return _checkpoint(document, tensors)
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise MarketError(f"the checkpoint {finished[-1]} cannot be read: {error}") from error
@@ -115,7 +115,7 @@ class Checkpoints:
 
 
 def _tensors(checkpoint: Checkpoint) -> dict[str, Tensor]:
-    """Return all tensors under one name each: kind, agent, and the tensor's own name."""
+    """Return all tensors, named by kind, agent and the tensor's own name."""
     state, named = checkpoint.outcome.state, dict[str, Tensor]()
     for agent, model in state.models.items():
         named |= {f"model\n{agent}\n{name}": tensor for name, tensor in model.items()}
@@ -129,7 +129,7 @@ def _tensors(checkpoint: Checkpoint) -> dict[str, Tensor]:
     for agent, profile in state.profiles.items():
         if profile.validation is not None:
             named |= {f"validation\n{agent}\n{place}": part for place, part in enumerate(profile.validation)}
-    # safetensors takes neither shared nor strided memory
+    # safetensors supports neither shared nor strided memory
     return {name: tensor.detach().clone(memory_format=torch.contiguous_format) for name, tensor in named.items()}
 
 

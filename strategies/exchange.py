@@ -1,4 +1,4 @@
-"""One exchange of messages with some nodes; each failure in it becomes one line."""
+"""One exchange of messages with some nodes; each failure becomes one line."""
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,18 +12,18 @@ from fl_market.protocol import IDENTIFY
 
 POLL_SECONDS = 0.5
 NAME_SECONDS = 60.0
-"""Longest time that a node is given to say its agent's name."""
+"""Longest wait for a node to send its agent's name."""
 LONGEST = 300
-"""Characters of an agent's text that a warning quotes."""
+"""Number of characters of an agent's text that a warning quotes."""
 
-# not Flower's logger: warnings are shown whether or not Flower's log is
+# not Flower's logger: warnings are shown even if Flower's log is hidden
 _logger = logging.getLogger("fl_market")
 
 
 def wait_for_nodes(
     grid: Grid, count: int, timeout: float, *, least: int | None = None, awaited: Sequence[str] = ()
 ) -> list[int]:
-    """Return the connected nodes in a fixed order, once there are ``count``, or ``least`` of them in time.
+    """Return the connected nodes in a fixed order, once there are enough.
 
     Parameters
     ----------
@@ -75,8 +75,8 @@ def replies_by_node(
 ) -> tuple[dict[int, Message], dict[int, str]]:
     """Return each node's reply, and the reason of failure for every other node.
 
-    Replies are matched by the message that they answer: Flower's error for a lost node does not
-    name the node.
+    Replies are matched by the message that they answer, because Flower's error for a lost node does
+    not name the node.
     """
     asked = {message.metadata.message_id: message.metadata.dst_node_id for message in messages}
     answers: dict[int, Message] = {}
@@ -96,11 +96,11 @@ def replies_by_node(
 
 
 def _reason(text: str) -> str:
-    r"""Return the last line of an error's reason, without what Flower puts around it.
+    r"""Return the last line of an error's reason, without the text that Flower adds.
 
     Examples
     --------
-    >>> _reason("<class 'ClientAppException'>:<'\nException ClientAppException occurred. Message: no data'>")
+    >>> _reason("<class 'E'>:<'\nException ClientAppException occurred. Message: no data'>")
     'no data'
     """
     lines = text.strip().splitlines()
@@ -118,7 +118,7 @@ def collect(messages: Iterable[Message], replies: Iterable[Message]) -> tuple[di
 def ask(
     grid: Grid, contents: Mapping[int, RecordDict], message_type: str, server_round: int, timeout: float
 ) -> tuple[dict[int, RecordDict], dict[int, str]]:
-    """Send one message to each node and return what :func:`collect` makes of the replies; no message costs nothing."""
+    """Send one message to each node, and return the result of :func:`collect` on the replies."""
     if not contents:
         return {}, {}
     messages = build_messages(contents, message_type, server_round)
@@ -126,7 +126,7 @@ def ask(
 
 
 def names_at(grid: Grid, nodes: Iterable[int], server_round: int, timeout: float) -> dict[int, str]:
-    """Ask the nodes that are connected for their agents' names; return the names of those that answer."""
+    """Ask the connected nodes for their agents' names; return the names of those that answer."""
     contents = {
         node: RecordDict({"config": ConfigRecord({"server-round": server_round})})
         for node in sorted(set(nodes) & set(grid.get_node_ids()))
@@ -142,7 +142,7 @@ def name_in(content: RecordDict) -> str:
 
 
 def warn(server_round: int, who: str, what: str) -> None:
-    """Log one line of bounded length; the round goes on with the other agents."""
+    """Log one line of bounded length; the round continues with the other agents."""
     line = " ".join(what.split())
     line = line if len(line) <= LONGEST else f"{line[:LONGEST]}…"
     _logger.warning("round %d: %s: %s; the round goes on without it", server_round, who, line)

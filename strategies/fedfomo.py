@@ -1,4 +1,7 @@
-"""FedFomo (Zhang et al., *Personalized Federated Learning with First Order Model Optimization*, ICLR 2021)."""
+"""FedFomo: personalised averaging by first-order model optimisation.
+
+Zhang et al., *Personalized Federated Learning with First Order Model Optimization*, ICLR 2021.
+"""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -16,14 +19,14 @@ from strategies.market import ParameterMarket
 
 @dataclass(frozen=True)
 class FreeExchange:
-    """An exchange without deals: each agent of a round is sent its merged model.
+    """An exchange without deals: each agent of a round receives its merged model.
 
     Attributes
     ----------
     state
         The market after the round.
     merged
-        Agent -> its merged model; empty where nothing was exchanged.
+        Agent -> its merged model; empty without an exchange.
     agents
         Agents of the round.
     """
@@ -34,21 +37,21 @@ class FreeExchange:
     agreed: tuple[Deal, ...] = ()
 
     def deliver(self) -> dict[str, Delivery]:
-        """Return what each agent of the round is sent."""
+        """Return the delivery to each agent of the round."""
         sent = {agent: Delivery(model, digest(model)) for agent, model in self.merged.items()}
         return {agent: sent.get(agent, Delivery()) for agent in self.agents}
 
     def conclude(self, acknowledgements: Mapping[str, Acknowledgement | None]) -> Outcome:
-        """Return the round's outcome; an agent without an acknowledgement is sent its model again."""
+        """Return the round's outcome; an agent without an acknowledgement gets its model again."""
         return Outcome((), (), self.state)
 
 
 class FedFomo(ParameterMarket):
-    """Personalised averaging: each agent moves towards the models that do better than its own did.
+    """Personalised averaging: each agent moves towards the models with a lower loss than its own.
 
-    In the paper agents download each other's models and validate them on data of their own. Here
-    the broker does so for them, on all of its data, weighted by each agent's profile: the data that
-    the market decides on.
+    In the paper, agents download each other's models and validate them on their own data. Here the
+    broker validates them, on all of its data and weighted by each agent's profile. The market
+    decides on the same data.
     """
 
     _common: StateDict
@@ -56,7 +59,7 @@ class FedFomo(ParameterMarket):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Configure as the market does, and remember the model from which new agents start."""
+        """Configure as the market does, and remember the initial model of new agents."""
         self._common = arrays.to_torch_state_dict()
         return super().configure_train(server_round, arrays, config, grid)
 

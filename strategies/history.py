@@ -1,4 +1,4 @@
-"""Reports of the agents about themselves, and how many of their replies failed; no decision uses them."""
+"""The agents' own reports, and counts of their failed replies; no decision uses them."""
 
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
@@ -26,15 +26,15 @@ class History:
     results
         Agent -> its test metrics.
     finished
-        Agent -> number of rounds that it finished: the broker accepted its training reply, and the
-        agent answered the evaluation message, if there was one.
+        Agent -> number of its finished rounds. In these the broker accepted its training reply, and
+        the agent answered the evaluation message, if there was one.
     failed
-        Agent -> number of its replies that failed. The key is the node's id as long as no agent is
-        known to be there.
+        Agent -> number of its failed replies. The key is the node's id while the agent there is
+        unknown.
     reasons
         The same keys -> reason of the last failure.
     offers, deals
-        Purchases that were evaluated, and deals that were settled.
+        Number of evaluated purchases, and of settled deals.
     """
 
     def __init__(self, arm: str, rounds: int, observer: Observer | None = None) -> None:
@@ -53,7 +53,7 @@ class History:
         self.reasons[agent] = reason
 
     def identify(self, names: Mapping[int, str]) -> None:
-        """Attribute the failures of nodes to their agents, unless such an agent has finished a round elsewhere."""
+        """Attribute the failures of nodes to their agents, except agents that finished a round."""
         for node, name in names.items():
             if node in self.failed and name not in self.finished:
                 self.failed[name] += self.failed.pop(node)
@@ -62,7 +62,7 @@ class History:
     def record(
         self, server_round: int, contents: Mapping[str, RecordDict], finished: Collection[str] | None = None
     ) -> None:
-        """Keep what :meth:`keep` keeps, and report progress."""
+        """Keep the metrics of a round, and report progress."""
         self.keep(server_round, contents, finished)
         self.report(server_round)
 
@@ -78,8 +78,8 @@ class History:
         contents
             Agent -> content of its reply.
         finished
-            Agents that finished the round; by default all that replied, which is right if only
-            agents that trained are asked to evaluate.
+            Agents that finished the round; by default all that replied. The default is correct if
+            only agents that trained were asked to evaluate.
         """
         self.finished.update(contents.keys() if finished is None else finished)
         accuracies = []
@@ -111,7 +111,7 @@ class History:
         }
 
     def restore(self, document: Mapping[str, Any]) -> None:
-        """Restore what :meth:`as_json` returned."""
+        """Restore the history from the result of :meth:`as_json`."""
         self.results = {
             agent: [RoundResult(**result) for result in some] for agent, some in document["results"].items()
         }
@@ -121,7 +121,7 @@ class History:
 
 
 def number_in(content: RecordDict, key: str) -> float | None:
-    """Return a metric of a reply, or None if it is missing or no number."""
+    """Return a metric of a reply, or None if it is missing or not a number."""
     for record in content.metric_records.values():
         value = record.get(key)
         if isinstance(value, (int, float)):

@@ -1,9 +1,9 @@
 """ParameterMarket: a Flower strategy in which a broker replaces FedAvg.
 
-A round is at most five exchanges of messages (paper, section 3.1): training, late payments, private
-offers, private quote requests, and the evaluation message, which delivers the purchases and brings
-back the acknowledgements. This module decodes replies, steps the broker's round on, and encodes
-messages; the round itself is :mod:`fl_market.market.round`.
+A round has at most five exchanges of messages (paper, section 3.1): training, late payments,
+private offers, private quote requests, and evaluation. The evaluation message delivers the
+purchases, and its reply carries the acknowledgement. This module decodes replies, advances the
+broker's round, and encodes messages; the round itself is :mod:`fl_market.market.round`.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -44,18 +44,18 @@ class ParameterMarket(Strategy):
     agents
         Number of agents to wait for before the first round.
     first_round
-        First round in which trades are tried.
+        First round in which agents may trade.
     common_init
-        Ask agents without a model to start from the initialisation that is common to all.
+        Ask agents without a model to start from the common initialisation.
     reply_timeout, connect_timeout
         Seconds to wait for the replies to a query, and for the agents to connect.
     history
         Receives the agents' test metrics.
     checkpoints
-        Keeps the market after each round; None for nowhere.
+        Keeps the market after each round; None for no checkpoints.
     bind_accounts
-        Let an account belong to the node that opened it. Nodes must authenticate: the id of any
-        other node changes whenever it connects.
+        Tie each account to the node that opened it. Nodes must authenticate, because other nodes
+        get a new id with each connection.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class ParameterMarket(Strategy):
         self._deliveries: Mapping[str, Delivery] = {}
 
     def resume(self, checkpoint: Checkpoint) -> None:
-        """Go on after a checkpoint: Flower's first round is then the one after it.
+        """Continue after a checkpoint: Flower's first round is then the one after it.
 
         Raises
         ------
@@ -118,11 +118,11 @@ class ParameterMarket(Strategy):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Ask every agent to train its own model; an agent that lost its copy is sent the record."""
+        """Ask every agent to train its own model; an agent that lost its copy gets the record."""
         server_round += self.finished
-        self._grid = grid  # aggregate_train is given none, and the queries need it
+        self._grid = grid  # the queries of aggregate_train need it
         if server_round == 1:
-            self._recovery.keep()  # a crash in the first round is no special case
+            self._recovery.keep()  # a crash in the first round needs a checkpoint as well
         config["initialisation"] = "common" if self._common_init else "independent"
         nodes = self._admission.nodes(grid, server_round, resumable=self._recovery.possible)
         contents = {node: self._training(node, server_round, config) for node in nodes}
@@ -132,7 +132,7 @@ class ParameterMarket(Strategy):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Take in the trained models, then offer, bargain and escrow; there is no global model to return."""
+        """Collect the trained models, then offer, bargain and escrow; there is no global model."""
         server_round += self.finished
         contents, failures = collect(self._sent, replies)
         models: dict[str, StateDict] = {}
@@ -208,7 +208,7 @@ class ParameterMarket(Strategy):
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Deliver to each agent of the round what it bought, with its receipts."""
+        """Deliver each agent's purchase and receipts."""
         server_round += self.finished
         assert self._exchange is not None
         self._deliveries = self._exchange.deliver()
@@ -223,7 +223,7 @@ class ParameterMarket(Strategy):
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Conclude the round: keep the decision, then book it.
 
-        The decision is in the checkpoint before any money moves: a crash in between changes nothing.
+        A checkpoint holds the decision before any money moves: a crash in between changes nothing.
         """
         server_round += self.finished
         assert self._exchange is not None
@@ -264,13 +264,13 @@ class ParameterMarket(Strategy):
         return content
 
     def _warn(self, market_round: int, failures: Mapping[int, str]) -> None:
-        """Warn of nodes without a good reply, and count the failures of their agents."""
+        """Warn of nodes without a valid reply, and count the failures of their agents."""
         for node, reason in failures.items():
             seat = self.seats.at(node)
             warn(market_round, self._admission.who(node), reason)
             self.history.fail(node if seat is None else seat.name, reason)
 
     def _report(self, market_round: int, notices: Iterable[Notice]) -> None:
-        """Log notices under pseudonyms: a checkpoint's ``state.json`` tells the operator whose they are."""
+        """Log notices under pseudonyms; ``state.json`` of a checkpoint maps them to agents."""
         for notice in notices:
             warn(market_round, self.broker.state.pseudonyms[notice.agent], notice.text)

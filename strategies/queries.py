@@ -33,9 +33,9 @@ def query(
     market_round, message_type
         Number of the round, and Flower's type of the message.
     items
-        Name of a record -> agent -> items; an agent without any is not asked.
+        Name of a record -> agent -> items; an agent without items gets no message.
     decode
-        Content of a reply to an answer; it raises MarketError for a bad one.
+        Function from a reply's content to the answer; it raises MarketError on an invalid reply.
     timeout
         Seconds to wait for the replies.
     """

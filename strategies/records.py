@@ -1,7 +1,7 @@
-"""Flower's records as the market's types: agents' replies are decoded, messages to agents encoded.
+"""Conversion between Flower's records and the market's types.
 
-A sender may be broken or hostile: whatever cannot be decoded is a MarketError of one clause about
-the sender.
+Replies of agents are decoded, and messages to agents encoded. A sender may be broken or hostile: an
+invalid reply raises a MarketError of one clause about the sender.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,7 +22,7 @@ def text_in(content: RecordDict, record: str, key: str) -> str:
     Raises
     ------
     MarketError
-        If it is missing, empty, or no text.
+        If it is missing, empty, or not a text.
     """
     value = content.config_records[record].get(key) if record in content.config_records else None
     if not isinstance(value, str) or not value:
@@ -31,12 +31,12 @@ def text_in(content: RecordDict, record: str, key: str) -> str:
 
 
 def agent_in(content: RecordDict) -> str:
-    """Return the name that a reply carries."""
+    """Return the agent's name in a reply."""
     return text_in(content, "agent", "name")
 
 
 def acknowledgement_in(content: RecordDict | None) -> Acknowledgement | None:
-    """Return what a reply says of the model that the agent holds, or None where it says nothing."""
+    """Return the acknowledgement in a reply, or None."""
     try:
         return None if content is None else Acknowledgement(text_in(content, "acknowledgement", "model-digest"))
     except MarketError:
@@ -49,7 +49,7 @@ def parameters_in(content: RecordDict) -> StateDict:
     Raises
     ------
     MarketError
-        If there is not exactly one set, or it cannot be read.
+        If the number of sets is not one, or the set cannot be read.
     """
     records = [record for name, record in content.array_records.items() if name != "validation"]
     if len(records) != 1:
@@ -67,7 +67,7 @@ def tensors_in(record: ArrayRecord) -> StateDict:
     """
     try:
         return record.to_torch_state_dict()
-    except Exception as error:  # whatever a broken or hostile sender put in
+    except Exception as error:  # a broken or hostile sender may cause any error
         raise MarketError(f"its parameters cannot be read: {error}") from error
 
 
@@ -97,7 +97,7 @@ def profile_in(content: RecordDict) -> Profile | None:
 
 
 def bids_in(content: RecordDict) -> list[Bid]:
-    """Return a buyer's bids; none where it declines.
+    """Return a buyer's bids; empty if it declines.
 
     Raises
     ------
@@ -108,7 +108,7 @@ def bids_in(content: RecordDict) -> list[Bid]:
 
 
 def asks_in(content: RecordDict) -> list[Ask]:
-    """Return a seller's asks; none where it declines.
+    """Return a seller's asks; empty if it declines.
 
     Raises
     ------
@@ -124,13 +124,13 @@ def agrees_in(content: RecordDict) -> bool:
 
 
 def numbers_in(contents: Iterable[RecordDict], key: str) -> list[float]:
-    """Return a metric of all replies that have it, in an order that does not depend on their arrival."""
+    """Return a metric of all replies that have it, in an order independent of their arrival."""
     found = (number_in(content, key) for content in contents)
     return sorted(value for value in found if value is not None)
 
 
 def as_record(items: Sequence[Item]) -> ConfigRecord:
-    """Return a record of some items of one kind."""
+    """Return the record of items of one kind."""
     return ConfigRecord(to_columns(items))
 
 
@@ -142,13 +142,13 @@ def message_content(
     Parameters
     ----------
     config
-        Configuration that all agents are sent.
+        Configuration that all agents receive.
     server_round
         Number of the round.
     digest
-        SHA-256 of the model that the agent is to hold; None for an agent that has to register.
+        SHA-256 of the model that the agent must hold; None for an agent that must register.
     model
-        Parameters, where the agent's own copy is not known to be the same.
+        Parameters; None if the agent is known to hold the same.
     """
     own = ConfigRecord({**config, "server-round": server_round})  # type: ignore[dict-item]
     if digest is None:

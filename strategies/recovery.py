@@ -1,4 +1,4 @@
-"""Recovery: a market goes on after a crash from its last checkpoint."""
+"""Recovery: a market continues from its last checkpoint after a crash."""
 
 from fl_market.broker import Broker
 from fl_market.errors import MarketError
@@ -9,7 +9,7 @@ from strategies.history import History
 
 
 class Recovery:
-    """Keeps the market after each round, and brings it back.
+    """Writes a checkpoint of the market after each round, and restores the last one.
 
     Parameters
     ----------
@@ -28,7 +28,7 @@ class Recovery:
         return self._checkpoints is not None
 
     def keep(self, outcome: Outcome | None = None) -> None:
-        """Write a checkpoint of the market with the decision on its last round, not yet booked.
+        """Write a checkpoint of the market, with the decision on its last round before booking.
 
         Raises
         ------
@@ -40,14 +40,14 @@ class Recovery:
             self._checkpoints.write(Checkpoint(decided, self._history.as_json(), self._broker.ledger.position()))
 
     def resume(self, checkpoint: Checkpoint) -> int:
-        """Bring the market back, and return the number of its last round.
+        """Restore the market, and return the number of its last round.
 
-        Decisions of the checkpoint are booked, and open deals of a lost round are ended.
+        The checkpoint's decisions are booked, and open deals of a lost round are ended.
 
         Raises
         ------
         MarketError
-            If the ledger is another one.
+            If the checkpoint belongs to another ledger.
         """
         ledger, decided = self._broker.ledger, checkpoint.outcome
         if not ledger.holds(checkpoint.ledger):
@@ -59,6 +59,6 @@ class Recovery:
         self._broker.restore(decided.state)
         settlement.apply(ledger, decided)
         settlement.end_open_deals(ledger, self._broker.state.runs)
-        # a run that comes after this one must know its deals for the market's own, also after a crash right now
+        # after a crash right now, the next run must still know this run's deals
         self.keep()
         return decided.state.round

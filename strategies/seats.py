@@ -1,4 +1,4 @@
-"""The seats of the agents: which agent is at which node, and which model it holds."""
+"""The seats of the agents: the node and the model of each agent."""
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -12,8 +12,8 @@ from fl_market.parameters import StateDict, digest
 class Seat:
     """One agent at its node.
 
-    Parameters travel only where the two digests differ. Both are those of the broker's record,
-    except for an agent that gives the broker a noisy copy and keeps the exact model.
+    Parameters are sent only if the two digests differ. Both are digests of the broker's record,
+    except for an agent that sends the broker a noisy copy and keeps the exact model.
 
     Attributes
     ----------
@@ -22,9 +22,9 @@ class Seat:
     node
         Id of its node.
     model_digest
-        SHA-256 of the model that the agent is to hold.
+        SHA-256 of the model that the agent must hold.
     agent_digest
-        SHA-256 of the model that it is known to hold; empty where that is not known.
+        SHA-256 of the model that it is known to hold; empty if unknown.
     """
 
     name: str
@@ -33,22 +33,22 @@ class Seat:
     agent_digest: str = ""
 
     def hold(self, model_digest: str) -> None:
-        """Note that the agent holds its current model."""
+        """Record that the agent holds its current model."""
         self.model_digest = self.agent_digest = model_digest
 
     def forget(self, record: StateDict) -> None:
-        """Give up the knowledge of the agent's own copy: it will be sent the broker's record."""
+        """Treat the agent's own copy as unknown: the next message carries the broker's record."""
         self.model_digest, self.agent_digest = digest(record), ""
 
     def conclude(self, delivery: Delivery, acknowledgement: Acknowledgement | None, record: StateDict) -> None:
-        """Note the end of a round.
+        """Record the end of a round.
 
         Parameters
         ----------
         delivery
             Delivery to the agent.
         acknowledgement
-            Its answer; None where it is missing.
+            Its answer; None if it is missing.
         record
             The broker's record after the round.
         """
@@ -83,10 +83,10 @@ class Seats:
         return {seat.name for seat in self._by_node.values()}
 
     def check(self, name: str, node: int) -> None:
-        """Raise MarketError unless an agent may sit at a node: one name a node, and one node a name."""
+        """Raise MarketError if the name is at another node, or another name at this node."""
         seated = next((seat for seat in self._by_node.values() if seat.name == name), None)
         if seated is not None and seated.node != node:
-            raise MarketError(f"it claims to be agent {name}, who sits at another node")
+            raise MarketError(f"it claims to be agent {name}, which is seated at another node")
         known = self._by_node.get(node)
         if known is not None and known.name != name:
             raise MarketError(f"agent {known.name} now claims to be agent {name}")

@@ -41,7 +41,7 @@ app = ServerApp()
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Run the arm that Flower's run configuration describes; write the results and log the table."""
+    """Run the arm of Flower's run configuration, write the results, and log the table."""
     configuration = Configuration.from_mapping(context.run_config)
     if configuration.run.resume:
         configuration = _resumed(configuration)
@@ -62,16 +62,16 @@ def run_arm(grid: Grid, configuration: Configuration, observer: Observer | None 
     grid
         Flower's connection to the agents.
     configuration
-        Options of the run; its ``strategy`` names the arm.
+        Options of the run; ``strategy`` names the arm.
     observer
         Called after each round.
 
     Raises
     ------
     MarketError
-        If an option does not fit, the data cannot be read, or the agents do not connect.
+        If an option is invalid, the data cannot be read, or the agents do not connect.
     UnfinishedRunError
-        If some agent finished no round.
+        If an agent finished no round.
     """
     arm = arm_named(configuration.run.strategy)
     task = configuration.load_task()
@@ -113,21 +113,21 @@ def _publish(configuration: Configuration, result: ArmResult) -> None:
 
 
 def _at_work(configuration: Configuration) -> AbstractContextManager[None]:
-    """Return the lock that keeps other processes out of the run's folder, if there is one."""
+    """Return the lock on the run's folder; without a folder, a context that does nothing."""
     if not configuration.run.out_dir:
         return nullcontext()
     return at_work(Path(configuration.run.out_dir), configuration.run.strategy)
 
 
 def _opened_ledger(configuration: Configuration) -> Ledger:
-    """Return the ledger; before, write down the options of a new run, which can be resumed from then on."""
+    """Write the options of a new run, which can be resumed from then on; return the ledger."""
     if configuration.run.out_dir and not configuration.run.resume:
         write_configuration(configuration)
     return Ledger.open(ledger_url(configuration))
 
 
 def _resumed(given: Configuration) -> Configuration:
-    """Return the options of a resumed run; the agents know those given now, which must fit the run."""
+    """Return the options of a resumed run; those given now must be compatible with its own."""
     read_configuration(Path(given.run.resume)).check_resumable(given)
     return given.with_options(out_dir=given.run.resume)
 
@@ -135,7 +135,7 @@ def _resumed(given: Configuration) -> Configuration:
 def _prepare(configuration: Configuration, strategy: Strategy) -> int:
     """Restore the last checkpoint of a resumed run; return its round, or 0.
 
-    From then on the folder has the options that the run was resumed with, such as more rounds.
+    From then on, the folder holds the options of the resumption, such as more rounds.
     """
     if not configuration.run.resume:
         return 0
@@ -157,7 +157,7 @@ def _prepare(configuration: Configuration, strategy: Strategy) -> int:
 
 
 def _identify_strangers(grid: Grid, configuration: Configuration, history: History) -> None:
-    """Attribute the failures of nodes that never said their agents' names, if they say them now."""
+    """Attribute the failures of unidentified nodes to agents, if the nodes now send their names."""
     strangers = [node for node in history.failed if isinstance(node, int)]
     history.identify(names_at(grid, strangers, configuration.run.num_server_rounds, configuration.run.reply_timeout))
 
@@ -181,9 +181,9 @@ def _agents(
 
 
 def _names(configuration: Configuration, history: History) -> list[str]:
-    """Return the names of the agents that took part or failed, and of as many others as the run waited for.
+    """Return the names of the agents that took part or failed, filled up to the number expected.
 
-    Agents of a deployment may have other numbers than 0, 1, … and thus other names.
+    In a deployment, agents may have numbers other than 0, 1, … and therefore other names.
     """
     known = {*history.results, *history.finished, *(agent for agent in history.failed if isinstance(agent, str))}
     absent = [name for index in range(configuration.run.agents) if (name := agent_name(index)) not in known]

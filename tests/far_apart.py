@@ -1,4 +1,7 @@
-"""A network namespace behind a link with delay and loss, whose packets this process carries: it needs no netem."""
+"""A network namespace behind a link with delay and loss.
+
+This process carries its packets, so that netem is not needed.
+"""
 
 import fcntl
 import heapq

@@ -58,7 +58,7 @@ def play(tamper=None, reorder=None, node_config=None, ledger=None, **options):
     ledger = ledger or Ledger.open()
 
     def check(report):
-        """After every round the ledger is right, nothing waits in escrow, and no money came or went."""
+        """After every round the ledger is valid, escrow is empty, and no money was created."""
         assert ledger.verify() == []
         balances = ledger.balances()
         assert balances[ESCROW] == 0

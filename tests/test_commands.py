@@ -68,7 +68,7 @@ def test_compare_writes_what_the_design_names(tmp_path, capsys):
     assert main(["ledger", "verify", "--db", str(database)]) == 1
     assert "entry 5 was edited" in capsys.readouterr().out
 
-    # the same seed again gives the same file but for seconds; another seed does not; nothing is overwritten unasked
+    # the same seed gives the same file except for seconds, another seed does not; runs are kept
     assert main(["compare", "--arms", "siloed,market-priced", "--out", str(tmp_path / "a"), *QUICK]) == 1
     assert "already holds a run" in capsys.readouterr().err
     assert results(tmp_path / "a") == document
@@ -94,7 +94,7 @@ def test_compare_writes_what_the_design_names(tmp_path, capsys):
 
 
 def test_both_engines_give_equal_results(tmp_path):
-    """A real Flower simulation of two agents and three rounds, from the command line: equal to the inline engine's."""
+    """Flower's simulation of two agents and three rounds equals the inline engine's run."""
     run = ["run", "--strategy", "market-priced", *QUICK]
     simulated = simulate(tmp_path, *run[:-1], "--out", tmp_path / "simulation")
     inline = command(*run, "--engine", "inline", "--out", tmp_path / "inline")
@@ -111,9 +111,9 @@ def test_both_engines_give_equal_results(tmp_path):
 
 
 def simulate(folder, *arguments):
-    """Run a command on Flower's simulation, and see that it leaves nothing running.
+    """Run a command on Flower's simulation, and check that it leaves no process behind.
 
-    Of what the command starts, all inherits a mark; tests in other processes start the same programs.
+    All processes of the command inherit a mark, since other tests start the same programs.
     """
     environment = os.environ | {"FL_MARKET_MARK": str(folder)}
     words = [sys.executable, "-m", "fl_market.cli", *map(str, arguments), "--engine", "simulation"]
@@ -185,8 +185,8 @@ def test_bench_overhead_writes_the_ratio_that_it_prints(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "status", "complaint"),
     [
-        (["run", "--task", "chess"], 2, "unknown task 'chess'; accepted are mnist-mlp"),
-        (["run", "--strategy", "gossip"], 2, "unknown arm 'gossip'; accepted are siloed"),
+        (["run", "--task", "chess"], 2, "unknown task 'chess'; known are mnist-mlp"),
+        (["run", "--strategy", "gossip"], 2, "unknown arm 'gossip'; known are siloed"),
         (["run", "--agents", "1"], 2, "agents must be in [2, 1000]; got 1"),
         (["run", "--prior", "normal(0, 1)"], 2, "unknown prior"),
         (["run", "--rounds", "many"], 2, "invalid int value: 'many'"),
@@ -199,12 +199,12 @@ def test_bench_overhead_writes_the_ratio_that_it_prints(tmp_path, capsys):
         (["dance"], 2, "invalid choice: 'dance'"),
         (["compare", "--arms", "market,gossip"], 2, "unknown arm 'gossip'"),
         (["compare", "--arms", "market, siloed,market"], 2, "must name each once; got market twice"),
-        (["compare", "--arms", "market,,siloed"], 2, "must be names with commas between; got 'market,,siloed'"),
-        (["compare", "--seeds", "0,x"], 2, "at least 0 with commas between; got '0,x'"),
+        (["compare", "--arms", "market,,siloed"], 2, "must be names separated by commas; got 'market,,siloed'"),
+        (["compare", "--seeds", "0,x"], 2, "at least 0 separated by commas; got '0,x'"),
         (["compare", "--seeds", "0, 1, 0"], 2, "must name each once; got 0 twice"),
         (["compare", "--resume", "runs/first"], 2, "--resume goes on with one run"),
-        (["experiment", "figure3", "--seeds", "0,-1"], 2, "at least 0 with commas between; got '0,-1'"),
-        (["experiment", "figure5", "--seeds", ""], 2, "at least 0 with commas between; got ''"),
+        (["experiment", "figure3", "--seeds", "0,-1"], 2, "at least 0 separated by commas; got '0,-1'"),
+        (["experiment", "figure5", "--seeds", ""], 2, "at least 0 separated by commas; got ''"),
         (["experiment", "table1", "--data-dir", ".", "--data", "mnist,svhn"], 2, "unknown data set 'svhn'"),
         (["experiment", "table1", "--data-dir", ".", "--data", "mnist, mnist"], 2, "must name each once; got mnist"),
         (["experiment", "table2", "--data-dir", ".", "--jobs", "-1"], 2, "whole number of at least 0; got '-1'"),
@@ -243,7 +243,7 @@ def test_help_shows_groups_choices_arms_and_rules(capsys):
     for part in (
         "run options: The run: its arm",
         "market options: How the broker aligns",
-        "agent options: An agent's own affair",
+        "agent options: An agent's own settings",
         "--optimiser {sgd,adam}",
         "--classes TEXT, --labels TEXT",
         "pricing rule of the priced arms: nash, ask, free, split(share), posted(credits), or your own as FILE.py:NAME",

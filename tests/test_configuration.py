@@ -84,9 +84,9 @@ def test_ranges(bounds, limits, accepted, refused):
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        ({"speed": 1}, "unknown option 'speed'; accepted are .*seed"),
-        ({"task": "chess"}, "unknown task 'chess'; accepted are mnist-mlp"),
-        ({"strategy": "gossip"}, "unknown arm 'gossip'; accepted are siloed"),
+        ({"speed": 1}, "unknown option 'speed'; known are .*seed"),
+        ({"task": "chess"}, "unknown task 'chess'; known are mnist-mlp"),
+        ({"strategy": "gossip"}, "unknown arm 'gossip'; known are siloed"),
         ({"agents": 1}, r"agents must be in \[2, 1000\]; got 1"),
         ({"agents": "two"}, "agents must be of type int; got 'two'"),
         ({"seed": True}, "seed must be of type int; got True"),
@@ -97,14 +97,17 @@ def test_ranges(bounds, limits, accepted, refused):
         ({"gain": "total"}, "gain must be one of relative, difference; got 'total'"),
         ({"prior": "normal(0, 1)"}, "unknown prior"),
         ({"prior": "uniform(1, 0)"}, "the prior 'uniform\\(1, 0\\)' is invalid: .*0 <= low < high"),
-        ({"pricing": "split"}, "the pricing rule 'split' lacks its numbers; accepted are nash"),
-        ({"partition": "shards(1.5)"}, "needs a whole number of shards; got 1.5"),
+        ({"pricing": "split"}, "the pricing rule 'split' lacks its numbers; known are nash"),
+        ({"partition": "shards(1.5)"}, "must have a whole number for shards; got 1.5"),
         ({"endowment": -1.0}, "endowment must be at least 0; got -1.0"),
         ({"endowment": 1e300}, "endowment is invalid: .* at most"),
         ({"profile": "best"}, "profile must be common, own, or classes .*; got 'best'"),
         ({"labels": "0,1;2"}, "labels must be two or more classes .*; got '0,1;2'"),
-        ({"labels": "0,1;2,3", "common-init": True}, "drop common-init"),
-        ({"disclosure": "paper", "gain": "difference"}, "disclosure paper needs relative gains; got gain 'difference'"),
+        ({"labels": "0,1;2,3", "common-init": True}, "common-init must be false with labels"),
+        (
+            {"disclosure": "paper", "gain": "difference"},
+            "gain must be relative with disclosure paper; got 'difference'",
+        ),
     ],
 )
 def test_bad_options_are_named(options, complaint):
@@ -116,7 +119,7 @@ def test_terms_take_objects_that_no_other_process_can_be_told():
     configuration = Configuration.of(pricing=ask)
     assert configuration.market.rule is ask
     assert Terms(pricing="split(0.5)").rule.price(90, 30) == 60
-    with pytest.raises(OptionError, match="pricing must be a text to be told to other processes; got PricingRule"):
+    with pytest.raises(OptionError, match="pricing must be text, to be sent to other processes; got PricingRule"):
         configuration.to_mapping()
     with pytest.raises(OptionError, match="is not a fl_market"):
         Terms(pricing=3)
@@ -134,5 +137,5 @@ def test_an_agents_machine_needs_no_file_of_the_brokers_plugins():
 def test_only_some_options_may_change_when_a_run_is_resumed():
     known = Configuration.of(seed=3)
     known.check_resumable(known.with_options(num_server_rounds=30, resume="runs/first", reply_timeout=1.0))
-    with pytest.raises(OptionError, match=r"was started with: learning-rate must be 0\.01; got 0\.1"):
+    with pytest.raises(OptionError, match=r"learning-rate must be 0\.01, as at the start of the resumed run; got 0\.1"):
         known.check_resumable(known.with_options(learning_rate=0.1))

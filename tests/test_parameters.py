@@ -45,7 +45,7 @@ def test_the_digest_sees_names_shapes_and_values_but_not_their_order():
 
 
 class Versioned(nn.Linear):
-    """A layer that loads no state dict of another version, or of none, as torchvision's MNASNet does."""
+    """A layer that rejects a state dict of another or no version, as torchvision's MNASNet does."""
 
     _version = 2
 

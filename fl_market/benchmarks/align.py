@@ -1,4 +1,4 @@
-"""``fl-market bench align``: matching against the package rebasin, and against plain coordinate descent.
+"""``fl-market bench align``: matching compared with rebasin and plain coordinate descent.
 
 The searches alternate in one process, on networks trained here, with the same number of threads.
 """
@@ -180,7 +180,9 @@ def _compare_resnets(nets: Sequence[nn.Module], cifar10: tuple[Batch, Batch], si
 def _compare_pair(
     result: Comparison, one: nn.Module, other: nn.Module, test: Batch, statistics: NormStatistics | None, seed: int
 ) -> None:
-    """Match a pair by both searches; note the time and the barrier: loss at α = ½ above the mean of the two ends.
+    """Match a pair by both searches, and record the time and the barrier of each.
+
+    The barrier is the loss at α = ½ minus the mean loss of the two ends.
 
     BatchNorm statistics are recomputed for both, because rebasin resets them.
     """
@@ -210,7 +212,7 @@ def _compare_pair(
 
 
 def _compare_wide(train: Batch, sizes: Sizes, seed: int) -> Comparison:
-    """Compare with plain coordinate descent on two of the paper's wide networks after a few steps of training."""
+    """Compare with plain coordinate descent on two wide networks after a few training steps."""
     build = partial(ResNet, widen=sizes.widen, norm="layer")
     images = _first(train, sizes.wide_images)
     one, other = (trained(build, images, 1, seed, index, learning_rate=0.05) for index in range(2))
@@ -227,7 +229,7 @@ def _compare_wide(train: Batch, sizes: Sizes, seed: int) -> Comparison:
 def plain_coordinate_descent(
     spec: PermutationSpec, reference: StateDict, other: StateDict, *, seed: int = 0
 ) -> dict[str, NDArray[np.int64]]:
-    """Return a permutation by the published algorithm, without optimisations (Ainsworth et al., algorithm 1).
+    """Return a permutation by the published algorithm (Ainsworth et al., algorithm 1), unoptimised.
 
     It starts from the identity and sweeps over the groups in random order until a sweep changes
     nothing. Each sweep computes every similarity and solves every group.
@@ -261,7 +263,10 @@ def plain_coordinate_descent(
 def _repaired_accuracies(
     nets: Sequence[nn.Module], cifar10: tuple[Batch, Batch], sizes: Sizes, seed: int
 ) -> dict[str, float]:
-    """Return the accuracies of both ends and, matched by activations, of the middle without and with repair."""
+    """Return the accuracies of both ends and of the midpoint, without and with repair.
+
+    The networks are matched by activations.
+    """
     inputs, test = cifar10[0][0][: sizes.test], _first(cifar10[1], sizes.test)
     spec = derive_spec(nets[0], inputs[:2])
     permutation = match(spec, *nets, method="activations", batches=inputs.split(250), seed=seed)  # type: ignore[no-untyped-call]

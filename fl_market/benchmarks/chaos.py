@@ -1,4 +1,4 @@
-"""``fl-market bench chaos``: kill processes of deployed markets at random, and check that no credit is lost.
+"""``fl-market bench chaos``: kill processes of deployed markets, and check that no credit is lost.
 
 Markets of a few rounds run one after the other among three agents, on one ledger. At random
 moments, every second time during a trade, ``SIGKILL`` goes to the ServerApp, to the SuperLink with
@@ -40,7 +40,7 @@ TARGETS = ("ServerApp", "SuperLink", "SuperNode")
 PAUSE = (5.0, 30.0)
 """Shortest and longest pause, in seconds, before a kill that does not wait for a trade."""
 TRADE, NO_TRADE = (0.0, 30.0), 180.0
-"""Shortest and longest pause after a trade before a kill that waits for one, and the longest wait for the trade."""
+"""Shortest and longest pause between a trade and a kill, and the longest wait for a trade."""
 POLL_SECONDS, STATUS_SECONDS = 1.0, 12.0
 PATIENCE = 900.0
 """Seconds without a kill within which a run must end."""
@@ -77,7 +77,7 @@ class Outcome:
 
 
 def chaos(out_dir: str, *, kills: int = 50, seed: int = 0, overwrite: bool = False, report: Report = print) -> str:
-    """Run markets until they have survived a number of kills; write ``chaos.json`` and return a table.
+    """Run markets until they survived a number of kills; write ``chaos.json``, return a table.
 
     Parameters
     ----------

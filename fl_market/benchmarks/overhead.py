@@ -12,7 +12,9 @@ REPETITIONS = 3
 
 
 def overhead(configuration: Configuration, engine: Engine, *, overwrite: bool = False) -> str:
-    """Measure the wall time of a market and of FedAvg with the same rounds and agents; write ``overhead.json``.
+    """Measure the wall time of a market and of FedAvg with the same rounds and agents.
+
+    Writes ``overhead.json``.
 
     The two alternate, so that a slow moment of the machine affects both. One unmeasured run of
     FedAvg comes first, in which data and code are loaded.

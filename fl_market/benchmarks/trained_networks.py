@@ -35,7 +35,7 @@ def trained(
     learning_rate: float = 0.1,
     augment: Callable[[Tensor], Tensor] | None = None,
 ) -> nn.Module:
-    """Return the network of an index, trained by SGD with Nesterov momentum and a one-cycle learning rate.
+    """Return a network trained by SGD with Nesterov momentum and a one-cycle learning rate.
 
     All cores are used, so the weights depend on the machine.
     """
@@ -59,7 +59,7 @@ def trained(
 
 
 def flip_and_roll(images: Tensor) -> Tensor:
-    """Return a batch of images, flipped horizontally with probability ½, and rolled by up to four pixels."""
+    """Return a batch of images, randomly flipped horizontally and rolled by up to four pixels."""
     if torch.rand(()) < 0.5:
         images = images.flip(3)
     down, right = torch.randint(-4, 5, (2,)).tolist()

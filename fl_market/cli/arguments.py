@@ -1,4 +1,4 @@
-"""Arguments: the declared options of a run by group, and the values that several commands take."""
+"""Arguments: the declared options of a run by group, and value types that commands share."""
 
 import argparse
 from collections.abc import Callable, Collection
@@ -18,7 +18,7 @@ _METAVARS = {int: "N", float: "X", str: "TEXT"}
 
 
 def add_options(parser: argparse.ArgumentParser, without: Collection[str] = ()) -> None:
-    """Add the declared options, group by group; what is not given leaves no trace in the namespace.
+    """Add the declared options, group by group; the namespace holds only options that were given.
 
     Parameters
     ----------
@@ -65,12 +65,12 @@ def _help(declared: Option) -> str:
 
 
 def brief(kind: Kind) -> str:
-    """Return the names of the plug-ins of a kind, in a line."""
+    """Return the names of the plug-ins of a kind, in one line."""
     return ", ".join(kind.shipped) + (", or your own as FILE.py:NAME" if kind.group else "")
 
 
 def explained(*kinds: Kind) -> str:
-    """Return a list of the plug-ins of some kinds, a line each."""
+    """Return a list of the plug-ins of some kinds, one in each line."""
     parts = []
     for kind in kinds:
         width = max(map(len, kind.shipped))
@@ -80,9 +80,9 @@ def explained(*kinds: Kind) -> str:
 
 
 def given_options(options: argparse.Namespace) -> dict[str, Any]:
-    """Return the declared options that the user gave, by flat name; files of plug-ins have absolute paths.
+    """Return the declared options that the user gave, by flat name.
 
-    Other processes of a run may work in other folders.
+    Files of plug-ins get absolute paths, because a run's other processes may work in other folders.
     """
     names = {declared.key.replace("-", "_") for group in GROUPS.values() for declared in options_of(group)}
     given = {name: value for name, value in vars(options).items() if name in names}
@@ -95,7 +95,7 @@ def add_debug(parser: argparse.ArgumentParser) -> None:
 
 
 def whole(minimum: int) -> Callable[[str], int]:
-    """Return the type of whole numbers from a least one on."""
+    """Return the argument type of whole numbers of at least ``minimum``."""
 
     def parse(text: str) -> int:
         try:
@@ -110,24 +110,24 @@ def whole(minimum: int) -> Callable[[str], int]:
 
 
 def names(text: str) -> list[str]:
-    """Return the names in a list with commas between, blanks aside; each may stand in it once."""
+    """Return the names in a comma-separated list without repetitions; blanks are ignored."""
     found = [with_absolute_file(part.strip()) for part in _split(text)]
     if not all(found):
-        raise argparse.ArgumentTypeError(f"must be names with commas between; got {text!r}")
+        raise argparse.ArgumentTypeError(f"must be names separated by commas; got {text!r}")
     return _each_once(found, [label(name) for name in found])
 
 
 def seeds(text: str) -> list[int]:
-    """Return the seeds in a list with commas between, blanks aside; each may stand in it once."""
+    """Return the seeds in a comma-separated list without repetitions; blanks are ignored."""
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdecimal() for part in parts):
-        raise argparse.ArgumentTypeError(f"must be whole numbers of at least 0 with commas between; got {text!r}")
+        raise argparse.ArgumentTypeError(f"must be whole numbers of at least 0 separated by commas; got {text!r}")
     found = [int(part) for part in parts]
     return _each_once(found, found)
 
 
 def _split(text: str) -> list[str]:
-    """Return the parts of a list; commas in parentheses are part of one of them."""
+    """Return the parts of a comma-separated list; commas in parentheses do not separate."""
     parts, depth = [""], 0
     for character in text:
         depth += (character == "(") - (character == ")")

@@ -1,4 +1,4 @@
-"""The command line as a whole: its commands, and how they end."""
+"""The command line as a whole: its commands and their exit statuses."""
 
 import argparse
 import sys
@@ -16,7 +16,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status."""
     try:
         options = make_parser().parse_args(arguments)
-    except SystemExit as stop:  # argparse ends so on bad arguments, and behind --help and --version
+    except SystemExit as stop:  # raised by argparse on invalid arguments, and after --help and --version
         return 2 if stop.code else 0
     debug = getattr(options, "debug", False)
     try:
@@ -40,7 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the whole command line."""
-    parser = argparse.ArgumentParser(prog="fl-market", description="A market of model parameters on Flower.")
+    parser = argparse.ArgumentParser(
+        prog="fl-market", description="A market on Flower in which agents buy parts of each other's models."
+    )
     parser.add_argument("--version", action="version", version=f"fl-market {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     add_runs(commands)

@@ -15,36 +15,51 @@ if TYPE_CHECKING:
 
 _TABLES = {
     "table1": "the arms on MNIST, CIFAR-10 and TinyImageNet",
-    "table2": "trading some layers, or the best within a budget",
-    "figure2": "how fast the arms' test losses fall",
+    "table2": "trading some layers, or the best layers within a budget",
+    "figure2": "test losses of the arms by round",
 }
 _FIGURES = {
-    "figure3": "linear agents in the market against siloed ones",
-    "figure4": "the market's benefit by the distance of the tasks",
-    "figure5": "prices against the truthful optimum",
-    "theorem51": "rounds to convergence against the bound",
+    "figure3": "linear agents in the market compared with siloed ones",
+    "figure4": "benefit of the market by the distance between the agents' tasks",
+    "figure5": "prices compared with the truthful optimum",
+    "theorem51": "rounds to convergence compared with the bound",
 }
 
 
 def add_experiments(commands: "Commands") -> None:
     """Add the paper's experiments."""
-    parser = commands.add_parser("experiment", help="one of the paper's experiments, over many seeds")
+    parser = commands.add_parser("experiment", help="repeat one of the paper's experiments over several seeds")
     experiments = parser.add_subparsers(required=True, metavar="NAME", dest="name")
     for name, text in _TABLES.items():
         table = experiments.add_parser(name, help=text)
-        table.add_argument("--scale", choices=("quick", "full"), default="quick", help="(default: %(default)s)")
-        table.add_argument("--data-dir", required=True, metavar="DIR", help="data sets in torchvision's layout")
+        table.add_argument(
+            "--scale",
+            choices=("quick", "full"),
+            default="quick",
+            help="size; full is the published setup (default: %(default)s)",
+        )
+        table.add_argument(
+            "--data-dir", required=True, metavar="DIR", help="folder of the data sets in torchvision's layout"
+        )
         if name == "table1":
             table.add_argument(
-                "--data", type=names, default=[], metavar="SET,…", help="of mnist, cifar10, tinyimagenet"
+                "--data", type=names, default=[], metavar="SET,…", help="data sets, of mnist, cifar10 and tinyimagenet"
             )
         _add_seeds(table, "0,1,2", "0,1,2")
         table.add_argument(
-            "--jobs", type=whole(0), default=0, metavar="N", help="runs at the same time (default: one a processor)"
+            "--jobs",
+            type=whole(0),
+            default=0,
+            metavar="N",
+            help="parallel runs; 0 for one per processor (default: %(default)s)",
         )
-        table.add_argument("--device", choices=DEVICES, default="auto", help="(default: %(default)s)")
-        table.add_argument("--out", metavar="DIR", help="folder of the result; what is finished in it is not run again")
-        table.add_argument("--quiet", action="store_true", help="no progress")
+        table.add_argument(
+            "--device", choices=DEVICES, default="auto", help="device that computes the models (default: %(default)s)"
+        )
+        table.add_argument(
+            "--out", metavar="DIR", help="folder for the result; runs that are finished in it are not repeated"
+        )
+        table.add_argument("--quiet", action="store_true", help="hide progress")
         add_debug(table)
         table.set_defaults(command=_table)
     for name, text in _FIGURES.items():
@@ -58,29 +73,33 @@ def add_experiments(commands: "Commands") -> None:
 
 def add_bench(commands: "Commands") -> None:
     """Add the benchmarks."""
-    parser = commands.add_parser("bench", help="measure speed: both sides in one run, as a ratio")
+    parser = commands.add_parser("bench", help="measure speed relative to a reference, or test recovery from crashes")
     benches = parser.add_subparsers(required=True, metavar="NAME")
     add_overhead(benches)
     align = benches.add_parser(
-        "align", help="matching against rebasin and plain coordinate descent; about half an hour"
+        "align", help="compare matching with rebasin and plain coordinate descent; about half an hour"
     )
-    align.add_argument("--data-dir", required=True, metavar="DIR", help="MNIST and CIFAR-10 in torchvision's layout")
+    align.add_argument(
+        "--data-dir", required=True, metavar="DIR", help="folder of MNIST and CIFAR-10 in torchvision's layout"
+    )
     _add_bench_options(align, "align.json")
     align.set_defaults(command=_align)
     chaos = benches.add_parser("chaos", help="kill processes of deployed markets at random; about an hour")
-    chaos.add_argument("--kills", type=whole(1), default=50, metavar="N", help="how many (default: %(default)s)")
+    chaos.add_argument("--kills", type=whole(1), default=50, metavar="N", help="number of kills (default: %(default)s)")
     _add_bench_options(chaos, "chaos.json, the deployment and its logs")
     chaos.set_defaults(command=_chaos)
 
 
 def _add_seeds(parser: argparse.ArgumentParser, default: str, shown: str) -> None:
     parser.add_argument(
-        "--seeds", type=seeds, default=default, metavar="N,…", help=f"seeds with commas between (default: {shown})"
+        "--seeds", type=seeds, default=default, metavar="N,…", help=f"seeds separated by commas (default: {shown})"
     )
 
 
 def _add_bench_options(parser: argparse.ArgumentParser, files: str) -> None:
-    parser.add_argument("--seed", type=whole(0), default=0, metavar="N", help="decides every random choice")
+    parser.add_argument(
+        "--seed", type=whole(0), default=0, metavar="N", help="seed of all random choices (default: %(default)s)"
+    )
     parser.add_argument("--out", default="", metavar="DIR", help=f"folder for {files}; runs/… by default")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier result in --out")
     add_debug(parser)
@@ -138,7 +157,7 @@ def _chaos(options: argparse.Namespace) -> int:
     def report(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
-    # ended by a signal, it ends what it has started
+    # on SIGTERM, the benchmark must end the processes that it started
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     print(chaos(out_dir, kills=options.kills, seed=options.seed, overwrite=options.overwrite, report=report))
     print(Path(out_dir) / "chaos.json")

@@ -12,24 +12,26 @@ if TYPE_CHECKING:
 
 
 def add_ledger(commands: "Commands") -> None:
-    """Add the commands that look into a ledger."""
-    parser = commands.add_parser("ledger", help="look into a ledger")
+    """Add the commands that show and check a ledger."""
+    parser = commands.add_parser("ledger", help="show, check or export a ledger")
     actions = parser.add_subparsers(required=True, metavar="ACTION")
-    show = actions.add_parser("show", help="accounts, deals and prices, or the statement of one account")
-    show.add_argument("--account", metavar="NAME", help="show the statement of this account")
+    show = actions.add_parser("show", help="show accounts, deals and prices, or one account's statement")
+    show.add_argument("--account", metavar="NAME", help="show only this account's statement")
     show.set_defaults(command=_show)
     verify = actions.add_parser("verify", help="check the chain of entries, the deals and the balances")
     verify.set_defaults(command=_verify)
-    export = actions.add_parser("export", help="write the journal to standard output")
-    export.add_argument("--format", choices=("csv", "json", "beancount"), default="csv", help="(default: %(default)s)")
+    export = actions.add_parser("export", help="print the journal in another format")
+    export.add_argument(
+        "--format", choices=("csv", "json", "beancount"), default="csv", help="format (default: %(default)s)"
+    )
     export.set_defaults(command=_export)
     reconcile = actions.add_parser("reconcile", help="check an agent's receipts against the ledger")
     reconcile.add_argument("--account", required=True, metavar="NAME", help="the agent's account")
-    reconcile.add_argument("--receipts", required=True, metavar="FILE", help="the agent's journal, receipts.jsonl")
+    reconcile.add_argument("--receipts", required=True, metavar="FILE", help="the agent's receipts.jsonl")
     reconcile.set_defaults(command=_reconcile)
     for action in (show, verify, export, reconcile):
         action.add_argument(
-            "--db", required=True, metavar="URL", help="sqlite:///FILE or the file itself, or postgresql+psycopg://…"
+            "--db", required=True, metavar="URL", help="the ledger: a file, sqlite:///FILE, or postgresql+psycopg://…"
         )
         action.add_argument("--debug", action="store_true", help=argparse.SUPPRESS)
 

@@ -14,10 +14,12 @@ _SHELLS = ("bash", "zsh", "fish", "tcsh")
 
 
 def add_listings(commands: "Commands", make_parser: Callable[[], argparse.ArgumentParser]) -> None:
-    """Add the commands that say what there is."""
+    """Add the commands that list arms and tasks, and the one for shell completion."""
     for name, kind in (("arms", ARM), ("tasks", TASK)):
-        commands.add_parser(name, help=f"list the {kind.noun}s, a line each").set_defaults(command=_list, kind=kind)
-    completion = commands.add_parser("completion", help="print a script that completes fl-market's arguments")
+        commands.add_parser(name, help=f"list the {kind.noun}s with a description of each").set_defaults(
+            command=_list, kind=kind
+        )
+    completion = commands.add_parser("completion", help="print a completion script for a shell")
     completion.add_argument("shell", choices=_SHELLS)
     completion.set_defaults(command=_complete, make_parser=make_parser)
 

@@ -31,22 +31,22 @@ def add_runs(commands: "Commands") -> None:
         type=names,
         default=_DEFAULT_ARMS,
         metavar="ARM,…",
-        help=f"arms with commas between: {brief(ARM)} (default: %(default)s)",
+        help=f"arms separated by commas: {brief(ARM)} (default: %(default)s)",
     )
     compare.add_argument(
         "--seeds",
         type=seeds,
         default=[],
         metavar="N,…",
-        help="seeds with commas between: repeat for each in a folder of its own, and summarise",
+        help="seeds separated by commas: run the comparison for each in its own folder, and summarise",
     )
     _add_run_options(compare, "inline", without=("strategy",))
     compare.set_defaults(command=_compare)
 
 
 def add_overhead(benches: "Commands") -> None:
-    """Add the benchmark that takes the options of a run."""
-    overhead = benches.add_parser("overhead", help="wall time of a market against FedAvg's")
+    """Add the benchmark that has the options of a run."""
+    overhead = benches.add_parser("overhead", help="wall time of a market relative to FedAvg's")
     _add_run_options(overhead, "inline", without=("strategy",))
     overhead.set_defaults(command=_bench_overhead)
 
@@ -56,10 +56,10 @@ def _add_run_options(parser: argparse.ArgumentParser, engine: str, without: Sequ
         "--engine",
         choices=("simulation", "inline"),
         default=engine,
-        help="Flower's simulation over Ray, or in this process (default: %(default)s)",
+        help="simulation runs Flower's simulation over Ray; inline runs in this process (default: %(default)s)",
     )
-    parser.add_argument("--overwrite", action="store_true", help="remove an earlier run from --out")
-    parser.add_argument("--quiet", action="store_true", help="no progress")
+    parser.add_argument("--overwrite", action="store_true", help="replace an earlier run in --out")
+    parser.add_argument("--quiet", action="store_true", help="hide progress")
     parser.add_argument("--verbose", action="store_true", help="show the logs of Flower and Ray")
     add_debug(parser)
     add_options(parser, without)

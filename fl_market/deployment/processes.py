@@ -1,4 +1,4 @@
-"""A deployed market on one machine: SuperLink, ServerApps and SuperNodes as separate processes, over gRPC and TLS.
+"""A deployed market on one machine, in separate processes over gRPC and TLS.
 
 The scripts are those of ``docs/deployment.md``, unchanged. Linux only: processes are found, and
 ended, by the Flower home in their environment.
@@ -105,10 +105,10 @@ class Deployment:
     ) -> None:
         self.end()
 
-    # -- processes --------------------------------------------------------------------------------------------------
+    # -- processes --------------------------------------------------------------------------------
 
     def start_superlink(self) -> None:
-        """Start the SuperLink, on the database of an earlier one if there is one, and wait until it answers."""
+        """Start the SuperLink on the existing database, if any, and wait until it answers."""
         self._start(
             [], self._broker_environment, "superlink.sh", self.link, self._certificates, self.host, self._control,
             self._fleet,
@@ -134,7 +134,10 @@ class Deployment:
         )  # fmt: skip
 
     def supervise(self) -> None:
-        """Restart nodes that have ended, as systemd does: a SuperLink refuses a node that it believes is connected."""
+        """Restart nodes that ended, as systemd does.
+
+        A node ends if the SuperLink still regards its earlier process as connected.
+        """
         for node in self.nodes:
             rested = time.monotonic() - self._started.get(node, 0.0) >= _REST_SECONDS
             if rested and not self.processes(self.folder / node, "flower-supernode"):
@@ -146,7 +149,7 @@ class Deployment:
         return self.folder / "link"
 
     def processes(self, of: Path, command: str = "") -> list[int]:
-        """Return the ids of the processes with a Flower home in a folder and a text in their command."""
+        """Return the ids of processes with a Flower home in a folder and a text in the command."""
         return [pid for pid in _running() if _home_in(pid, of) and command in _command(pid)]
 
     def kill(self, of: Path, command: str = "") -> int:
@@ -167,7 +170,7 @@ class Deployment:
             time.sleep(0.2)
         self._reap()
 
-    # -- runs -------------------------------------------------------------------------------------------------------
+    # -- runs -------------------------------------------------------------------------------------
 
     def submit(self, options: Mapping[str, Any]) -> None:
         """Submit a run with these options.
@@ -204,7 +207,7 @@ class Deployment:
             raise MarketError(f"flwr {arguments[0]} failed: {(done.stderr or done.stdout).strip()[-300:]}")
         return done.stdout
 
-    # -- helpers ----------------------------------------------------------------------------------------------------
+    # -- helpers ----------------------------------------------------------------------------------
 
     def _script(self, name: str, *arguments: object) -> None:
         done = subprocess.run(

@@ -1,4 +1,4 @@
-"""``fl-market experiment figure3|figure4|figure5|theorem51``: the paper's linear experiments, over many seeds."""
+"""``fl-market experiment figure3|figure4|figure5|theorem51``: the paper's linear experiments."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -26,7 +26,7 @@ ESTIMATES = ("paper", "sharp", "learned")
 
 
 def figure3(folder: Path, seeds: Sequence[int], market: LinearMarket) -> str:
-    """Draw the trading log, the error ratio and the learning curves; compare with siloed agents (section 6.1.3)."""
+    """Draw trades, error ratio and learning curves, compared with siloed agents (section 6.1.3)."""
     started = perf_counter()
     runs = [market.run(seed) for seed in seeds]
     seconds = (perf_counter() - started) / len(runs)
@@ -89,7 +89,7 @@ def figure4(folder: Path, seeds: Sequence[int], market: LinearMarket) -> str:
 
 
 def figure5(folder: Path, seeds: Sequence[int], market: LinearMarket) -> str:
-    """Compare prices under each estimate of sellers with the truthful optimum, over 50 rounds (section 6.2)."""
+    """Compare prices under each seller's estimate with the truthful optimum (section 6.2)."""
     runs = [market.run(seed) for seed in seeds]
     histories = {
         kind: np.array([[price_history(run, buyer, kind) for buyer in range(2)] for run in runs])
@@ -116,7 +116,7 @@ def figure5(folder: Path, seeds: Sequence[int], market: LinearMarket) -> str:
 
 
 def theorem51(folder: Path, seeds: Sequence[int], problem: SmoothProblem) -> str:
-    """Count the rounds to a gradient norm, with and without trade, and compare with the bounds (section 5)."""
+    """Compare the rounds to a gradient norm, with and without trade, with bounds (section 5)."""
     runs = [problem.run(seed) for seed in seeds]
     columns = ("traded", "traded_bound", "siloed", "siloed_bound", "least_gain")
     means = {name: np.mean([getattr(run, name) for run in runs], axis=0).tolist() for name in columns}

@@ -49,7 +49,7 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
         "full": {"task": "tinyimagenet-resnet20", "batch_size": 256, **_WIDE},
     },
 }
-"""Data set -> scale -> options that differ from the defaults. The full scale is the published setup."""
+"""Data set -> scale -> options that differ from the defaults; full is the published setup."""
 DATA_SETS = {"quick": ("mnist", "cifar10"), "full": ("mnist", "cifar10", "tinyimagenet")}
 """The data sets of a scale, unless the user names others."""
 
@@ -157,7 +157,7 @@ def table1(folder: Path, plan: Plan, report: Report) -> str:
 
 
 def table2(folder: Path, plan: Plan, report: Report) -> str:
-    """Trade some layers of the perceptron (section 6.1.2, table 2), and the best within a budget of parameters."""
+    """Trade some layers of the perceptron, or the best within a budget (section 6.1.2, table 2)."""
     options: dict[str, tuple[str, dict[str, Any]]] = {"none": ("siloed", {})}
     options |= {layers: ("market", {"layers": layers}) for layers in LAYERS}
     budgets = {f"best {budget:.0%}": ("market-fine", {"layer_budget": budget}) for budget in BUDGETS}
@@ -285,7 +285,7 @@ def _published(pair: tuple[float, float] | None) -> str:
 
 
 def _missed_rounds(results: Mapping[Configuration, Mapping[str, Any]]) -> str:
-    """Return a line below the table for each run in which an agent missed a round; usually there is none."""
+    """Return one line for each run in which an agent missed a round; usually an empty text."""
     lines = []
     for cell, result in results.items():
         rounds = cell.run.num_server_rounds

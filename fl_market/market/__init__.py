@@ -1,1 +1,1 @@
-"""The market's core: one trading round as a sequence of pure steps, and the settlement of its deals."""
+"""The market's core: the steps of one trading round, and the settlement of its deals."""

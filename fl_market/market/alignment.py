@@ -1,4 +1,4 @@
-"""Alignment of two agents (paper, section 3.2): one permutation serves both directions of trade."""
+"""Alignment of two agents (paper, section 3.2): one permutation for both directions of trade."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ from fl_market.permutation.methods import AlignmentContext, AlignmentMethod
 
 @dataclass(frozen=True)
 class Alignment:
-    """The match of a pair of agents.
+    """The alignment of a pair of agents.
 
     Attributes
     ----------
     spec
-        The permutable units of the layers that the two share.
+        The permutable units of the layers that both agents have.
     permutation
         The order that brings the second agent's units closest to the first's.
     """
@@ -55,7 +55,7 @@ class Aligner:
         self._spec, self._buyers, self._method, self._seed = spec, buyers, method, seed
 
     def in_common(self, one: Buyer, other: Buyer) -> tuple[PermutationSpec, tuple[str, ...]]:
-        """Return the permutable units of the layers that two agents share, and their tensors' names."""
+        """Return the permutable units and the tensor names of the layers that two agents share."""
         layers = self._buyers.shared_layers(one, other)
         tensors = tuple(name for name in one.template if layer_of(name) in layers)
         whole = len(tensors) == len(one.template)
@@ -67,7 +67,7 @@ class Aligner:
         second: tuple[Buyer, StateDict],
         start: Permutation | None = None,
     ) -> Alignment:
-        """Return the match of two agents.
+        """Return the alignment of two agents.
 
         Parameters
         ----------

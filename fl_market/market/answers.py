@@ -1,4 +1,4 @@
-"""Checks of the agents' answers: bids on their own offers, asks for their own quote requests."""
+"""Checks of the agents' answers: bids on their own offers, asks on their own quote requests."""
 
 from collections.abc import Mapping, Sequence
 
@@ -21,8 +21,8 @@ def chosen_purchases(offered: Mapping[str, Trial], bids: Sequence[Bid]) -> list[
     Raises
     ------
     MarketError
-        If a bid is on no offer of its own, an amount is invalid, or the bids are not on one offer
-        and incremental purchases on top of it.
+        If a bid is not on one of the buyer's own offers, an amount is invalid, or the bids are not
+        on one offer followed by its incremental purchases.
     """
     chosen: list[tuple[Trial, int]] = []
     for bid in bids:
@@ -30,13 +30,13 @@ def chosen_purchases(offered: Mapping[str, Trial], bids: Sequence[Bid]) -> list[
             raise MarketError(f"it bids on the offer {bid.offer!r}, which is not one of its own")
         trial = offered[bid.offer]
         if trial.after != tuple(before.seller for before, _ in chosen):
-            raise MarketError("it bids on more than one offer and its incremental purchases")
+            raise MarketError("its bids must be on one offer and the incremental purchases that follow it")
         chosen.append((trial, check_amount(bid.amount)))
     return chosen
 
 
 def asked_amounts(requested: Mapping[str, str], asks: Sequence[Ask]) -> dict[str, int]:
-    """Return a seller's asks by buyer, in micro-credits.
+    """Return a seller's asks, by buyer, in micro-credits.
 
     Parameters
     ----------
@@ -48,7 +48,7 @@ def asked_amounts(requested: Mapping[str, str], asks: Sequence[Ask]) -> dict[str
     Raises
     ------
     MarketError
-        If an ask answers no request of its own, or an amount is invalid.
+        If an ask does not answer one of the seller's own requests, or an amount is invalid.
     """
     known = {}
     for ask in asks:
@@ -64,7 +64,7 @@ def check_amount(amount: int) -> int:
     Raises
     ------
     MarketError
-        If it is an amount that nobody can pay.
+        If the amount is out of range.
     """
     if not 0 <= amount < LIMIT:
         raise MarketError(f"a bid or an ask must be at least 0 and below {LIMIT} micro-credits; got {amount}")

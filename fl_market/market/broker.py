@@ -1,8 +1,8 @@
 """The broker: the trusted third party (paper, section 3.1, and Algorithm 1).
 
-It holds the architecture, the validation data, the ledger and the state of one market. A round
-begins with :meth:`Broker.open_round`; the steps that follow are those of
-:class:`fl_market.market.round.TradingRound`, and :meth:`Broker.conclude` ends it.
+It holds the architecture, the validation data, the ledger and the state of one market.
+:meth:`Broker.open_round` begins a round, :class:`fl_market.market.round.TradingRound` has its
+further steps, and :meth:`Broker.conclude` ends it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -38,30 +38,30 @@ class Broker:
     Parameters
     ----------
     model
-        The architecture; its own parameters do not matter.
+        The architecture; its parameters have no effect.
     criterion
         Losses of (outputs, targets), one for each sample.
     fit, certify
         Disjoint parts of the broker's validation data: the first chooses α, the second certifies
         the gain.
     ledger
-        Records deals and moves money; a new one in memory by default.
+        Records deals and moves money; by default a new one in memory.
     terms
         Terms of the market.
     run
-        Beginning of each deal's id, so that runs can share a ledger.
+        Prefix of each deal's id, so that runs can share a ledger.
     seed
-        Seed of all that is random in alignment and trials.
+        Seed of alignment and trials.
     build
-        Makes the architecture for a number of classes; needed where agents have label spaces of
-        their own.
+        Makes the architecture for a number of classes; required if agents have their own label
+        spaces.
     hardware
         Device and precision of evaluations.
 
     Attributes
     ----------
     state
-        The market between two rounds.
+        State of the market between two rounds.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class Broker:
             if classes is None:
                 return model
             if build is None:
-                raise MarketError("a label space of an agent's own needs a broker with the argument build")
+                raise MarketError("a profile with labels needs a broker with the argument build")
             return build(classes)
 
         repaired = self.terms.repair
@@ -107,7 +107,7 @@ class Broker:
         agent
             Name of the agent.
         owner
-            Owner of the account; empty for nobody in particular.
+            Owner of the account; empty for an account without an owner.
 
         Returns
         -------
@@ -124,7 +124,7 @@ class Broker:
         return balance
 
     def register(self, agent: str, profile: Profile) -> None:
-        """Take in the description of an agent's objective, in place of an earlier one.
+        """Register the description of an agent's objective, replacing an earlier one.
 
         Raises
         ------
@@ -135,26 +135,29 @@ class Broker:
         self.state = replace(self.state, profiles={**self.state.profiles, agent: profile})
 
     def template(self, agent: str, profile: Profile | None = None) -> StateDict:
-        """Return a state dict of the names, shapes and dtypes that the agent's model must have.
+        """Return a state dict with the names, shapes and dtypes that the agent's model must have.
 
         Parameters
         ----------
         agent
             Name of the agent.
         profile
-            The profile that it is about to register; by default the registered one, if any.
+            The profile that the agent is about to register; by default the registered one, if any.
 
         Raises
         ------
         MarketError
-            If the profile's labels are not some of the broker's.
+            If the profile's labels are not a subset of the broker's classes.
         """
         if profile is not None:
             return self._buyers.of_labels(profile.labels).template
         return self._buyers.of(self.state.profiles.get(agent)).template
 
     def loss_of(self, agent: str) -> Callable[[StateDict], float]:
-        """Return the mean loss of a model by an agent's objective, on all of the broker's data for it."""
+        """Return the function from a model to its mean loss under an agent's objective.
+
+        The loss is on the fit and the certify split together.
+        """
         objective = self._buyers.of(self.state.profiles.get(agent)).objective
         data = tuple(torch.cat(parts) for parts in zip(objective.fit, objective.certify, strict=True))
 
@@ -177,9 +180,9 @@ class Broker:
         models
             Agent -> its parameters after local training.
         number
-            Number of the round; by default, the one after the last.
+            Number of the round; by default, the number after the last one.
         trades
-            Whether there is any trade in this round.
+            Whether agents may trade in this round.
         """
         number = self.state.round + 1 if number is None else number
         found = self._evaluator.evaluate(self.state, models) if trades and len(models) > 1 else Evaluation()
@@ -206,13 +209,13 @@ class Broker:
         Returns
         -------
         list of Trial
-            In the order of names. With ``max_purchases`` above 1 they are followed by incremental
-            purchases on top of each buyer's best one.
+            In the order of names. With ``max_purchases`` above 1, incremental purchases after each
+            buyer's best one follow.
         """
         return self.open_round(models).trials
 
     def conclude(self, outcome: Outcome) -> None:
-        """Make an outcome the state of the market, then book it.
+        """Replace the state of the market by that of an outcome, then book its deals.
 
         A market that must survive a crash writes a checkpoint between the two; see
         :class:`strategies.ParameterMarket`.
@@ -226,7 +229,7 @@ class Broker:
         return settlement.trades(self.ledger, self.state.runs)
 
     def restore(self, state: MarketState) -> None:
-        """Go on from another broker's state of the same market.
+        """Continue from another broker's state of the same market.
 
         Raises
         ------
@@ -239,10 +242,10 @@ class Broker:
 
 
 def _notices(found: Evaluation) -> tuple[Notice, ...]:
-    resale = "its parameters are what was delivered: it has nothing to sell"
+    resale = "its parameters match a delivered model, so it has nothing to sell"
     notices = [Notice(agent, resale) for agent in sorted(found.resellers)]
     for trial in found.trials:
         if trial.certificate.harmed and trial.certificate.lower_bound > 0:
             classes = ", ".join(map(str, trial.certificate.harmed))
-            notices.append(Notice(trial.seller, f"what it sells would harm a buyer in class {classes}"))
+            notices.append(Notice(trial.seller, f"its parameters would harm a buyer in class {classes}"))
     return tuple(notices)

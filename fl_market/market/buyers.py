@@ -1,4 +1,4 @@
-"""The buyers: shape of the model, objective, and repair of merged models, for each profile."""
+"""The buyers: model architecture, objective and repair of merged models for each profile."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -30,15 +30,15 @@ class Buyer:
     labels
         Label space of its model; empty for all classes.
     model
-        The architecture; its own parameters do not matter.
+        The architecture; its parameters have no effect.
     template
-        A state dict of its model's names, shapes and dtypes.
+        A state dict with the names, shapes and dtypes of its model.
     objective
-        Loss and data that choose α and certify its gains.
+        Loss and data that select α and certify gains.
     repair
-        Repair of merged models of its architecture, where one is needed.
+        Repair of merged models of its architecture; None if none is needed.
     together
-        Whether the grid of α is evaluated at once.
+        Whether the whole grid of α is evaluated in one call.
     """
 
     labels: tuple[int, ...]
@@ -50,7 +50,7 @@ class Buyer:
 
     @property
     def classes(self) -> int:
-        """Number of classes with targets."""
+        """Number of classes among the targets."""
         return len(self.labels) or 1 + int(max(self.objective.fit[1].max(), self.objective.certify[1].max()))
 
 
@@ -70,7 +70,7 @@ class Buyers:
     hardware
         Device and precision of evaluations.
     seed
-        Splits buyers' own validation data.
+        Seed of the split of the buyers' own validation data.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class Buyers:
         Raises
         ------
         MarketError
-            If the labels are not some of the broker's classes, or weights or validation data do
+            If the labels are not a subset of the broker's classes, or weights or validation data do
             not fit the agent's model.
         """
         if profile is None:
@@ -112,7 +112,7 @@ class Buyers:
         Raises
         ------
         MarketError
-            If the labels are not some of the broker's classes.
+            If the labels are not a subset of the broker's classes.
         """
         if labels not in self._by_labels:
             fit, certify = self._splits
@@ -121,7 +121,7 @@ class Buyers:
                 fit, certify = with_labels(fit, labels), with_labels(certify, labels)
             model = self._build(len(labels) or None).to(self._hardware.device)
             repair = repair_for(model, fit[0]) if self._repaired else None
-            # measured: among the repaired networks, perceptrons alone gain from one evaluation of the whole grid
+            # measured: of the repaired networks, one call for the grid speeds up only perceptrons
             owners = [module for module in model.modules() if next(module.parameters(recurse=False), None) is not None]
             self._by_labels[labels] = Buyer(
                 labels,
@@ -134,7 +134,7 @@ class Buyers:
         return self._by_labels[labels]
 
     def shared_layers(self, one: Buyer, other: Buyer) -> tuple[str, ...]:
-        """Return the layers that two agents can trade: all except heads of different label spaces."""
+        """Return the tradable layers of two agents: all but the heads of different label spaces."""
         layers = layers_of(self.common.template)
         if one.labels == other.labels:
             return layers

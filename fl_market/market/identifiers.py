@@ -1,7 +1,7 @@
 """Identifiers of deals, offers, quotes and receipts, and the pseudonyms inside them.
 
 A deal's id begins with the name of its run, so that several runs can share one ledger. Agents see
-each other under pseudonyms only; the ids that they are sent are made of these.
+each other under pseudonyms only, and the ids sent to them contain only pseudonyms.
 """
 
 import secrets
@@ -14,8 +14,8 @@ Pseudonyms = Mapping[str, str]
 def with_pseudonyms(known: Pseudonyms, agents: Iterable[str]) -> Pseudonyms:
     """Return the pseudonyms of all agents; known ones stay, new ones are random.
 
-    They come from the operating system's randomness, not from the run's seed, which every agent
-    knows: no result may depend on them.
+    They come from the operating system's randomness, because every agent knows the run's seed. No
+    result may depend on them.
     """
     return {**{agent: f"agent-{secrets.token_hex(8)}" for agent in agents}, **known}
 
@@ -32,18 +32,20 @@ def deal_id(run: str, market_round: int, buyer: str, seller: str) -> str:
 
 
 def is_deal_of(runs: Sequence[str], identifier: str) -> bool:
-    """Return whether a deal belongs to one of some runs.
+    """Return whether a deal belongs to one of the given runs.
 
     Examples
     --------
-    >>> is_deal_of(["market", "market~2"], "market~2/5/A/B"), is_deal_of(["market"], "market~2/5/A/B")
-    (True, False)
+    >>> is_deal_of(["market", "market~2"], "market~2/5/A/B")
+    True
+    >>> is_deal_of(["market"], "market~2/5/A/B")
+    False
     """
     return identifier.startswith(tuple(f"{run}/" for run in runs))
 
 
 def offer_id(market_round: int, sellers: Iterable[str], pseudonyms: Pseudonyms) -> str:
-    """Return the id of an offer to a buyer: of one seller, or of a bundle in its order.
+    """Return the id of an offer, from one seller or from the sellers of a bundle in order.
 
     Examples
     --------

@@ -1,7 +1,7 @@
-"""Fair selling: what was bought cannot be sold again as one's own.
+"""Protection against resale: agents cannot sell purchased parameters.
 
-The broker knows what it delivered. A seller whose parameters are those of a delivery, in any order of the units, has
-nothing of its own to sell.
+The broker knows the models that it delivered. A seller whose parameters match a delivered model, in
+any order of the units, has nothing to sell.
 """
 
 from collections.abc import Callable, Iterable
@@ -14,24 +14,24 @@ from fl_market.permutation import PermutationSpec, apply_permutation, match
 
 
 def novelty(spec: PermutationSpec, model: StateDict, delivered: Iterable[StateDict], threshold: float) -> float:
-    """Return how far a model is from the nearest delivery, as a share of that delivery's norm.
+    """Return the distance of a model from the nearest delivery, as a share of that delivery's norm.
 
     Parameters
     ----------
     spec
-        What may be permuted: a reseller may reorder the units.
+        The permutable units: a reseller may reorder them.
     model
-        What an agent would sell.
+        The model that an agent would sell.
     delivered
-        What the broker delivered.
+        The models that the broker delivered.
     threshold
-        Where it is certain that a delivery is farther than this, no alignment is tried, and the result is a lower bound
-        of the distance: that of the norms or of the sorted values, which no order of the units can undercut.
+        Distance up to which the result is exact. Beyond it, the result may be a lower bound: the
+        distance of the norms or of the sorted values, which hold for every order of the units.
 
     Returns
     -------
     float
-        Infinite where nothing was delivered.
+        Infinite without deliveries.
     """
     nearest = float("inf")
     for state in delivered:
@@ -45,7 +45,7 @@ def novelty(spec: PermutationSpec, model: StateDict, delivered: Iterable[StateDi
 
 
 def _distance(delivered: StateDict, model: StateDict, view: Callable[[Tensor], Tensor]) -> float:
-    """Return the distance of all floating-point parameters as a view shows them, relative to the delivery's norm."""
+    """Return the relative distance of all floating-point parameters under a view of each."""
     apart = norm = 0.0
     for name, tensor in delivered.items():
         if tensor.is_floating_point():

@@ -12,7 +12,7 @@ from fl_market.protocol import Receipt
 
 @dataclass(frozen=True)
 class Notice:
-    """An event of a round that its operator should know of: the agent and one clause about it."""
+    """An event of a round that the operator should know: the agent and one clause about it."""
 
     agent: str
     text: str
@@ -20,14 +20,14 @@ class Notice:
 
 @dataclass(frozen=True)
 class Delivery:
-    """The end of a round for one agent.
+    """The result of a round for one agent.
 
     Attributes
     ----------
     purchase
-        The merged model that the agent bought; None where it bought nothing.
+        The merged model that the agent bought; None without a purchase.
     digest
-        SHA-256 of that model; empty where the agent bought nothing.
+        SHA-256 of that model; empty without a purchase.
     receipts
         Its purchases and sales.
     """
@@ -37,13 +37,13 @@ class Delivery:
     receipts: tuple[Receipt, ...] = ()
 
     def acknowledge(self) -> "Acknowledgement | None":
-        """Return an honest buyer's acknowledgement; None where nothing was bought."""
+        """Return an honest buyer's acknowledgement; None without a purchase."""
         return None if self.purchase is None else Acknowledgement(digest(self.purchase))
 
 
 @dataclass(frozen=True)
 class Acknowledgement:
-    """A buyer's statement of the model that it holds: the SHA-256 of its parameters."""
+    """A buyer's statement of the model that it holds, as the SHA-256 of the parameters."""
 
     model_digest: str
 
@@ -55,8 +55,7 @@ class Outcome:
     Attributes
     ----------
     settled, refunded
-        Ids of the round's deals whose sellers are to be paid, and of those whose buyers are to get
-        their payment back.
+        Ids of the round's deals that pay the seller, and of those that refund the buyer.
     state
         The market after the round.
     notices
@@ -82,7 +81,7 @@ class Exchange(Protocol):
         """The deals of the round."""
 
     def deliver(self) -> Mapping[str, Delivery]:
-        """Return what each agent of the round is sent."""
+        """Return the delivery to each agent of the round."""
 
     def conclude(self, acknowledgements: Mapping[str, Acknowledgement | None]) -> Outcome:
         """Return the decision on the round."""

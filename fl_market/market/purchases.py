@@ -1,4 +1,4 @@
-"""All purchases of one round: every pair of agents, then incremental purchases on top of the best."""
+"""All purchases of one round: every pair of agents, then incremental purchases."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -29,9 +29,9 @@ class Evaluation:
         One for each ordered pair, in the order of names, certified or not; incremental purchases
         follow, buyer by buyer.
     resellers
-        Agents whose parameters are those of a delivery: they have nothing to sell.
+        Agents whose parameters match a delivered model: they have nothing to sell.
     permutations
-        Pair of agents -> its match, where the next search starts.
+        Pair of agents -> its permutation, from which the next search starts.
     """
 
     trials: Sequence[Trial] = ()
@@ -55,7 +55,7 @@ class Evaluator:
     hardware
         Device and precision of evaluations.
     seed
-        Seed of all that is random in a trial.
+        Seed of the trials.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class Evaluator:
             resellers = frozenset(agent for agent in agents if self._resells(agent, buyers, models[agent], state))
             incumbents = {agent: Incumbent.of(buyers[agent], self._placed(models[agent])) for agent in agents}
             permutations = dict(state.permutations)
-            aligned: dict[Pair, StateDict] = {}  # incremental purchases alone need them again
+            aligned: dict[Pair, StateDict] = {}  # only incremental purchases need them again
             trials: list[Trial] = []
             for first, second in combinations(agents, 2):
                 one, other = ((buyers[agent], models[agent]) for agent in (first, second))
@@ -118,9 +118,9 @@ class Evaluator:
         aligned: Mapping[Pair, StateDict],
         buyers: Mapping[str, Buyer],
     ) -> list[Trial]:
-        """Return a buyer's incremental purchases on top of its best one.
+        """Return a buyer's incremental purchases after its best one.
 
-        Each comes from the seller whose marginal gain has the highest lower bound.
+        Each is from the seller whose marginal gain has the highest lower bound.
         """
         best = highest_lower_bound(trial for trial in trials if trial.buyer == buyer)
         added: list[Trial] = []
@@ -138,7 +138,7 @@ class Evaluator:
         return added
 
     def _resells(self, agent: str, buyers: Mapping[str, Buyer], model: StateDict, state: MarketState) -> bool:
-        """Return whether an agent's parameters are those of a delivery, in any order of the units."""
+        """Return whether an agent's parameters match a delivery, in any order of the units."""
         for owner, deliveries in state.delivered.items():
             receiver = self._buyers.of(state.profiles.get(owner))
             spec, shared = self._aligner.in_common(buyers[agent], receiver)
@@ -151,7 +151,7 @@ class Evaluator:
         return dict(zip(state, self._hardware.place(*state.values()), strict=True))
 
     def _fetched(self, trial: Trial) -> Trial:
-        """Return a trial with its merged model in the processor's memory."""
+        """Return a trial with its merged model in main memory."""
         if self._hardware.device.type == "cpu":
             return trial
         return replace(trial, merged={name: tensor.cpu() for name, tensor in trial.merged.items()})

@@ -3,12 +3,12 @@
 The steps follow one another, and none goes back::
 
     TradingRound   offers of certified purchases      -> accept_bids
-    Bidding        quote requests for what is bid on  -> accept_asks
+    Bidding        quote requests for wanted offers   -> accept_asks
     Bargain        deals in escrow                    -> deliver, then conclude
-    Outcome        what is settled and refunded, and the state that the next round depends on
+    Outcome        settled and refunded deals, and the state for the next round
 
-Nothing here knows of messages. An agent's bad answer becomes a :class:`Notice` and costs this
-agent its part of the round; the round goes on without it.
+This module does not depend on messages. An agent's invalid answer becomes a :class:`Notice` and
+excludes this agent from its part of the round; the round continues without it.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -28,12 +28,12 @@ from fl_market.parameters import digest
 from fl_market.protocol import Ask, Bid, Debt, DisclosedQuote, Offer, PublicPrice, QuoteRequest, Receipt
 
 PUBLIC_PRICES = 100
-"""Past prices that sellers are told."""
+"""Largest number of past prices sent to sellers."""
 
 
 @dataclass(frozen=True)
 class TradingRound:
-    """A round whose purchases have been tried; no agent has been told anything yet.
+    """A round after the trials of its purchases, and before any message to an agent.
 
     Attributes
     ----------
@@ -50,7 +50,7 @@ class TradingRound:
     trials
         All tried purchases, certified or not.
     notices
-        Agents that have nothing to sell, or whose parameters would harm a buyer in some class.
+        Agents with nothing to sell, or with parameters that would harm a buyer in some class.
     """
 
     number: int
@@ -64,12 +64,12 @@ class TradingRound:
 
     @property
     def evaluated(self) -> int:
-        """Number of single purchases that were tried: the chances to buy."""
+        """Number of single purchases that were evaluated."""
         return sum(not trial.after for trial in self.trials)
 
     @property
     def debts(self) -> dict[str, list[Debt]]:
-        """Buyer without the right to buy -> the deliveries that it may pay for to regain it."""
+        """Buyer without the right to buy -> the deliveries that it must pay for to regain it."""
         return {
             buyer: [Debt(self.partner_id(deal, deal.seller), deal.price) for deal in self._unpaid(buyer)]
             for buyer in self.agents
@@ -77,24 +77,24 @@ class TradingRound:
         }
 
     def collect_debts(self, agreed: Mapping[str, bool]) -> "TradingRound":
-        """Let the buyers that agreed to it pay for earlier deliveries.
+        """Charge the buyers that agreed to pay for earlier deliveries.
 
         Parameters
         ----------
         agreed
-            Buyer -> its answer; a missing answer is a no.
+            Buyer -> its answer; a missing answer counts as a refusal.
         """
         state, notices = self.state, []
         for buyer in self.debts:
             if agreed.get(buyer) is True and settlement.pay_late(self.ledger, self._unpaid(buyer)):
                 state = state.without_debts(buyer)
             else:
-                notices.append(Notice(buyer, "it may not buy until it pays for what it did not acknowledge"))
+                notices.append(Notice(buyer, "it may not buy until it pays for its unacknowledged deliveries"))
         return replace(self, state=state, notices=tuple(notices))
 
     @property
     def offers(self) -> dict[str, list[Offer]]:
-        """Buyer -> its certified purchases, for nobody else to see."""
+        """Buyer -> its certified purchases, which no other agent may see."""
         offers: dict[str, list[Offer]] = {}
         for trial in self._offered():
             names = self.state.pseudonyms
@@ -112,13 +112,13 @@ class TradingRound:
         return offers
 
     def accept_bids(self, bids: Mapping[str, Sequence[Bid]]) -> "Bidding":
-        """Take the buyers' bids: on one offer each, and on incremental purchases on top of it.
+        """Accept the buyers' bids, each on one offer and the incremental purchases after it.
 
         Parameters
         ----------
         bids
-            Buyer -> its bids, in the order of the bundle; none where it declines. All bids of a
-            buyer with a bad one among them count as none.
+            Buyer -> its bids, in the order of the bundle; empty if it declines. One invalid bid
+            invalidates all bids of the buyer.
         """
         offered: dict[str, dict[str, Trial]] = {}
         for trial in self._offered():
@@ -154,7 +154,7 @@ class TradingRound:
 
 @dataclass(frozen=True)
 class Bidding:
-    """A round whose bids are in.
+    """A round after the bids.
 
     Attributes
     ----------
@@ -164,7 +164,7 @@ class Bidding:
         Buyer -> the purchases that it bids on, in the order of the bundle, each with the bid in
         micro-credits.
     notices
-        Bad bids.
+        Invalid bids.
     """
 
     round: TradingRound
@@ -173,7 +173,7 @@ class Bidding:
 
     @property
     def requests(self) -> dict[str, list[QuoteRequest]]:
-        """Seller -> the quote requests for its parameters; none where the pricing rule needs no asks."""
+        """Seller -> its quote requests; empty if the pricing rule needs no asks."""
         requests: dict[str, list[QuoteRequest]] = {}
         for key, trial in self._requested():
             requests.setdefault(trial.seller, []).append(self._request(key, trial))
@@ -181,22 +181,22 @@ class Bidding:
 
     @property
     def public_prices(self) -> list[PublicPrice]:
-        """Prices of past deals, without names: what every seller is told."""
+        """Prices of past deals, without names, for every seller."""
         paid = [deal for deal, state in self.round.trades() if state.paid]
         return [PublicPrice(deal.price) for deal in paid[-PUBLIC_PRICES:]]
 
     def accept_asks(self, asks: Mapping[str, Sequence[Ask]]) -> "Bargain":
-        """Take the sellers' asks, agree on deals where bid ≥ ask, and put each price into escrow.
+        """Accept the sellers' asks, agree on deals with bid ≥ ask, and escrow each price.
 
         Parameters
         ----------
         asks
-            Seller -> its asks. Where the pricing rule needs asks, a bid without one is no deal,
-            and neither are the incremental purchases on top of it.
+            Seller -> its asks. If the pricing rule needs asks, a bid without an ask makes no deal,
+            and neither do the incremental purchases after it.
 
         Notes
         -----
-        A purchase that the buyer's balance does not cover is recorded as void; it ends the bundle.
+        A purchase beyond the buyer's balance is recorded as void and ends the bundle.
         """
         requested: dict[str, dict[str, str]] = {}
         for key, trial in self._requested():
@@ -212,7 +212,7 @@ class Bidding:
         return Bargain(self.round, {buyer: some for buyer, some in deals.items() if some}, tuple(notices))
 
     def _escrowed(self, buyer: str, asks: Mapping[str, Mapping[str, int]]) -> tuple[tuple[Deal, Trial], ...]:
-        """Return a buyer's deals up to the first purchase of its bundle that finds none."""
+        """Return a buyer's deals, up to the first purchase of its bundle without a deal."""
         found: list[tuple[Deal, Trial]] = []
         for trial, bid in self.wanted[buyer]:
             deal = self._deal(trial, bid, asks.get(trial.seller, {}).get(buyer))
@@ -222,7 +222,7 @@ class Bidding:
         return tuple(found)
 
     def _requested(self) -> Iterable[tuple[str, Trial]]:
-        """Yield the id and the purchase of each quote request, in the order of buyers and sellers."""
+        """Yield id and purchase of each quote request, in the order of buyers and sellers."""
         if self.round.terms.rule.asks:
             for buyer in sorted(self.wanted):
                 key = partner_id(self.round.number, buyer, self.round.state.pseudonyms)
@@ -230,10 +230,10 @@ class Bidding:
                     yield key, trial
 
     def _request(self, key: str, bought: Trial) -> QuoteRequest:
-        """Return a quote request that says what the disclosure policy allows.
+        """Return a quote request with the information that the disclosure policy allows.
 
-        Of the buyer, the policies ``paper`` and ``sharp`` disclose the purchased weight alone; the
-        gain is that of the seller's own single purchase from this buyer.
+        The policies ``paper`` and ``sharp`` disclose only the buyer's purchased weight. The gain is
+        that of the seller's own single purchase from this buyer.
         """
         if self.round.terms.disclosure == "sealed":
             return QuoteRequest(key, bought.layers)
@@ -262,16 +262,16 @@ class Bidding:
 
 @dataclass(frozen=True)
 class Bargain:
-    """A round whose deals are agreed and in escrow.
+    """A round after the deals, which are in escrow.
 
     Attributes
     ----------
     round
         The round.
     deals
-        Buyer -> its deals, each with its trial; the last one's merged model is what is delivered.
+        Buyer -> its deals, each with its trial; the merged model of the last one is delivered.
     notices
-        Bad asks.
+        Invalid asks.
     """
 
     round: TradingRound
@@ -289,7 +289,7 @@ class Bargain:
         return {buyer: digest(deals[-1][1].merged) for buyer, deals in self.deals.items()}
 
     def deliver(self) -> dict[str, Delivery]:
-        """Record the deliveries, and return what each agent of the round is sent."""
+        """Record the deliveries, and return the delivery to each agent of the round."""
         receipts: dict[str, list[Receipt]] = {}
         for deal in self.agreed:
             for side, agent, partner in (("bought", deal.buyer, deal.seller), ("sold", deal.seller, deal.buyer)):
@@ -304,13 +304,13 @@ class Bargain:
         }
 
     def conclude(self, acknowledgements: Mapping[str, Acknowledgement | None]) -> Outcome:
-        """Return the decision on the round: settled where the buyer acknowledged, else refunded.
+        """Return the decision on the round: acknowledged deals are settled, others refunded.
 
         Parameters
         ----------
         acknowledgements
-            Agent -> what it says that it holds; None or missing without an answer. A purchase
-            becomes the buyer's model only with the acknowledgement of this very model.
+            Agent -> its acknowledgement; None or missing without an answer. A purchase becomes the
+            buyer's model only with the acknowledgement of exactly this model.
         """
         state, notices = self.round.state.after(self.round.number), []
         settled: list[str] = []

@@ -1,8 +1,8 @@
 """Settlement: the ledger's part of a round (paper, section 3.1, step 6).
 
-A round decides first and books later: :class:`~fl_market.market.outcome.Outcome` holds the decision,
-a checkpoint keeps it, and :func:`apply` moves the money. Each step is idempotent, so that a crash
-in between changes nothing.
+A round decides first and books later. An :class:`~fl_market.market.outcome.Outcome` holds the
+decision, a checkpoint keeps it, and :func:`apply` moves the money. Each step is idempotent, so that
+a crash in between changes nothing.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ OPEN = (DealState.AGREED, DealState.ESCROWED, DealState.DELIVERED)
 
 
 def escrow(ledger: Ledger, deal: Deal) -> bool:
-    """Record a deal and move its price into escrow; return whether the buyer's balance covered it."""
+    """Record a deal and escrow its price; return whether the buyer's balance covered it."""
     ledger.agree(deal)
     return ledger.escrow(deal.id) is DealState.ESCROWED
 
@@ -29,12 +29,12 @@ def apply(ledger: Ledger, outcome: Outcome) -> None:
 
 
 def trades(ledger: Ledger, runs: Sequence[str]) -> list[tuple[Deal, DealState]]:
-    """Return the deals of some runs with their states, in the order of rounds and ids."""
+    """Return the deals of the given runs with their states, in the order of rounds and ids."""
     return [(deal, state) for deal, state in ledger.deals() if is_deal_of(runs, deal.id)]
 
 
 def end_open_deals(ledger: Ledger, runs: Sequence[str]) -> None:
-    """End all deals of some runs that are neither settled nor refunded: their round was lost."""
+    """End the deals of the given runs that were left open by a lost round."""
     for deal, state in trades(ledger, runs):
         if state in OPEN:
             ledger.abandon(deal.id)
@@ -42,5 +42,5 @@ def end_open_deals(ledger: Ledger, runs: Sequence[str]) -> None:
 
 def pay_late(ledger: Ledger, deals: Sequence[Deal]) -> bool:
     """Let a buyer pay for refunded deliveries; return whether its balance covered all of them."""
-    states = [ledger.pay_late(deal.id) for deal in deals]  # also after one that was not covered
+    states = [ledger.pay_late(deal.id) for deal in deals]  # continues after a deal that was not covered
     return all(state.paid for state in states)

@@ -9,12 +9,12 @@ from fl_market.parameters import StateDict
 from fl_market.permutation import Permutation
 
 DELIVERIES_KEPT = 3
-"""Deliveries to each buyer that sellers' parameters are compared with."""
+"""Number of deliveries to each buyer with which sellers' parameters are compared."""
 
 
 @dataclass(frozen=True)
 class MarketState:
-    """All that the next round of a market depends on.
+    """All data on which the next round of a market depends.
 
     Attributes
     ----------
@@ -23,17 +23,17 @@ class MarketState:
     models
         Agent -> the broker's record of its current model.
     profiles
-        Agent -> the description of its objective, where it registered one.
+        Agent -> the description of its objective, if it registered one.
     delivered
         Agent -> the last models that were delivered to it, acknowledged or not.
     permutations
-        Pair of agents -> start of the next search for their match.
+        Pair of agents -> start of the next search for their permutation.
     unacknowledged
         Buyer -> ids of the deals of each consecutive delivery without an acknowledgement.
     pseudonyms
-        Agent -> the name under which the others, and the log, know it.
+        Agent -> its name in messages to other agents, and in the log.
     runs
-        Names of the market's runs in the ledger: the first is the start, each other a resumption.
+        Names of the market's runs in the ledger: the first start, then each resumption.
     """
 
     round: int = 0
@@ -54,7 +54,7 @@ class MarketState:
         return replace(self, round=market_round)
 
     def with_pseudonyms(self, agents: Iterable[str]) -> "MarketState":
-        """Return the state in which all of some agents have a pseudonym."""
+        """Return the state in which all given agents have a pseudonym."""
         return replace(self, pseudonyms=with_pseudonyms(self.pseudonyms, agents))
 
     def with_delivery(self, buyer: str, model: StateDict, unacknowledged: Sequence[str] = ()) -> "MarketState":
@@ -67,8 +67,8 @@ class MarketState:
         model
             The delivered model: the buyer may hold it even without an acknowledgement.
         unacknowledged
-            Ids of the deals whose acknowledgement is missing; empty after an acknowledgement,
-            which clears all earlier ones.
+            Ids of the deals with a missing acknowledgement; empty after an acknowledgement, which
+            clears all earlier ones.
         """
         kept = [*self.delivered.get(buyer, ()), model][-DELIVERIES_KEPT:]
         state = replace(self, delivered={**self.delivered, buyer: kept})

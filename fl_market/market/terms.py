@@ -10,7 +10,7 @@ from fl_market.options import check_options, option
 from fl_market.plugins import find
 from fl_market.protocol import DISCLOSURES
 
-if TYPE_CHECKING:  # the command line reads these declarations, and must not import torch or scipy for it
+if TYPE_CHECKING:  # the command line reads these declarations, and must not import torch or scipy
     from fl_market.merging.methods import MergeMethod
     from fl_market.permutation.methods import AlignmentMethod
     from fl_market.pricing.rules import PricingRule
@@ -23,49 +23,56 @@ class Terms:
     Raises
     ------
     OptionError
-        If a value is out of its range or choices, or names no plug-in.
+        If a value is outside its range or choices, or names no plug-in.
     """
 
-    layers: str = option(
-        "all", "layers that a purchase comprises: all, or indices and name patterns with commas between"
-    )
+    layers: str = option("all", "layers for sale: all, or indices and name patterns separated by commas")
     layer_budget: float = option(
         1.0,
-        "share of the parameters that a purchase may comprise; the broker picks the best within it",
+        "highest share of the parameters in one purchase; below 1, the broker selects the best layers",
         above=0,
         maximum=1,
     )
-    max_purchases: int = option(1, "sellers that a buyer may buy from in one round", minimum=1)
+    max_purchases: int = option(1, "number of sellers that a buyer may buy from in one round", minimum=1)
     alignment: "str | AlignmentMethod" = option(
-        "weights", "how a seller's units are matched to the buyer's before the merge", kind=ALIGNMENT_METHOD
+        "weights", "method that matches the seller's units to the buyer's before the merge", kind=ALIGNMENT_METHOD
     )
     merge: "str | MergeMethod" = option(
-        "interpolation", "how a seller's model is merged into a buyer's", kind=MERGE_METHOD
+        "interpolation", "method that merges the seller's model into the buyer's", kind=MERGE_METHOD
     )
     granularity: str = "model"
     repair: bool = option(True, "restore the merged model's activation statistics")
-    fit_steps: int = option(40, "gradient steps on the purchased weights of layers or rows", minimum=0)
-    fit_learning_rate: float = option(0.1, "learning rate of these steps", above=0)
+    fit_steps: int = option(40, "gradient steps that fit the purchased weights of layers or rows", minimum=0)
+    fit_learning_rate: float = option(0.1, "learning rate of the --fit-steps", above=0)
     fit_batch_size: int = option(
-        0, "samples in each of these steps, and in the search for a single weight; 0 for all", minimum=0
+        0, "samples in each of the --fit-steps, and in the search for a single purchased weight; 0 for all", minimum=0
     )
-    gain: str = option("relative", "form of the gain-from-trade", choices=GAINS)
+    gain: str = option(
+        "relative",
+        "gain-from-trade: the reduction of the loss, relative to the loss before or as a difference",
+        choices=GAINS,
+    )
     confidence: float = option(0.95, "confidence level of the certified gain's lower bound", above=0, below=1)
-    class_tolerance: float = option(0.0, "highest rise of any class's loss by a purchase; 0 for any rise", minimum=0)
+    class_tolerance: float = option(
+        0.0, "highest rise of any class's loss that a purchase may cause; 0 for no limit", minimum=0
+    )
     novelty: float = option(
-        1e-4, "least distance of a seller's parameters from all that was delivered, as a share of their norm", minimum=0
+        1e-4,
+        "least distance of a seller's parameters from every delivered model, as a share of that model's norm",
+        minimum=0,
     )
     pricing: "str | PricingRule" = option("nash", "pricing rule of the priced arms", kind=PRICING_RULE)
     disclosure: str = option(
         "sealed",
-        "what sellers are told of a buyer: nothing, or the inputs of Theorem 4.1's paper or sharp bounds",
+        "information that sellers receive about a buyer: none (sealed), or the inputs of the bounds of "
+        "Theorem 4.1 (paper) or of sharp bounds (sharp)",
         choices=DISCLOSURES,
     )
     endowment: float = option(
-        100.0, "credits that each agent starts with", minimum=0, check="fl_market.pricing.money:micro_credits"
+        100.0, "credits in each agent's new account", minimum=0, check="fl_market.pricing.money:micro_credits"
     )
     unpaid_deliveries: int = option(
-        3, "deliveries in a row that a buyer may leave unacknowledged before it may no longer buy", minimum=1
+        3, "consecutive unacknowledged deliveries after which a buyer must pay before it may buy again", minimum=1
     )
 
     def __post_init__(self) -> None:
@@ -73,7 +80,7 @@ class Terms:
         if self.granularity not in GRANULARITIES:
             raise OptionError(f"granularity must be one of {', '.join(GRANULARITIES)}; got {self.granularity!r}")
         if self.disclosure != "sealed" and self.gain != "relative":
-            raise OptionError(f"disclosure {self.disclosure} needs relative gains; got gain {self.gain!r}")
+            raise OptionError(f"gain must be relative with disclosure {self.disclosure}; got {self.gain!r}")
 
     @property
     def rule(self) -> "PricingRule":

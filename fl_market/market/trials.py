@@ -36,7 +36,7 @@ class Trial:
     buyer, seller
         Names of the agents.
     layers
-        The partial purchase: ``"all"``, names of layers with commas between, or none at all.
+        The partial purchase: ``"all"``, names of layers separated by commas, or empty.
     alpha
         Purchased weight, averaged over the purchased parameters.
     certificate
@@ -44,8 +44,8 @@ class Trial:
     merged
         The buyer's model after the purchase.
     after
-        Sellers of the purchases that this incremental purchase presupposes; its gain is what it
-        adds to them.
+        Sellers of the purchases before this incremental purchase; its gain is measured after
+        theirs.
     """
 
     buyer: str
@@ -58,13 +58,13 @@ class Trial:
 
     @property
     def sellers(self) -> tuple[str, ...]:
-        """The sellers of the whole bundle that ends with this purchase."""
+        """The sellers of the bundle that ends with this purchase."""
         return (*self.after, self.seller)
 
 
 @dataclass(frozen=True)
 class Incumbent:
-    """A buyer's model before a purchase, against which the gain is measured.
+    """A buyer's model before a purchase, the reference of the gain.
 
     Attributes
     ----------
@@ -82,7 +82,7 @@ class Incumbent:
 
     @classmethod
     def of(cls, buyer: Buyer, state: StateDict) -> "Incumbent":
-        """Return the incumbent of a buyer that holds some parameters."""
+        """Return the incumbent of a buyer with the given parameters."""
         return cls(buyer, state, certified_losses(buyer.objective, state))
 
 
@@ -112,8 +112,8 @@ def evaluate_purchase(
 
     Notes
     -----
-    Finite but absurd parameters of a seller give no merged model with a finite loss: there is then
-    nothing for sale.
+    A seller with finite but absurd parameters gives no merged model with a finite loss. The result
+    is then a trial without a gain.
     """
     own, buyer = incumbent.state, incumbent.buyer
     by_row = terms.granularity == "row"
@@ -155,7 +155,7 @@ def _fitted(own: StateDict, bought: StateDict, merge: Merge, buyer: Buyer, granu
         buyer.objective.fit,
         granularity,
         merge=merge,
-        together=buyer.together and terms.merge == "interpolation",  # other methods need not bear torch.vmap
+        together=buyer.together and terms.merge == "interpolation",  # other methods need not support torch.vmap
         steps=terms.fit_steps,
         learning_rate=terms.fit_learning_rate,
         batch_size=terms.fit_batch_size,
@@ -170,7 +170,7 @@ def _budget(own: StateDict, terms: Terms) -> int:
 def _layers_within_budget(
     incumbent: Incumbent, aligned: StateDict, for_sale: Sequence[str], terms: Terms
 ) -> tuple[str, ...]:
-    """Return the layers of a purchase: all that are for sale or, within a budget, the best of them.
+    """Return the layers of a purchase: all layers for sale or, within a budget, the best of them.
 
     A set of layers is judged by the lower bound of its gain on the held-out part of the fit split.
     """
@@ -215,9 +215,9 @@ def _certificate(before: Tensor, after: Tensor, data: Batch, terms: Terms) -> Ce
 def _merging(own: StateDict, aligned: StateDict, buyer: Buyer, terms: Terms) -> Merge:
     """Return the merge of a buyer and a seller as a function of the purchased weight.
 
-    A repair keeps a merged network as confident as its two ends are. Where both are overconfident
-    (they know different classes), the plain merge is better. The fit split decides at the midpoint,
-    where the two merges differ most.
+    A repair keeps a merged network as confident as the two models. If both are overconfident,
+    because they know different classes, the merge without repair is better. The fit split decides
+    at the midpoint, where the two merges differ most.
     """
     method = terms.merge_method
 
@@ -233,7 +233,7 @@ def _merging(own: StateDict, aligned: StateDict, buyer: Buyer, terms: Terms) -> 
 
 
 def _described(layers: Sequence[str], alpha: Alpha, own: StateDict) -> str:
-    """Return the text of a purchase: all, names of layers, or numbers of rows where some are left out."""
+    """Return a purchase as text: all, or layer names, with row counts for incomplete layers."""
     parts, whole = [], len(layers) == len(layers_of(own))
     for layer in layers:
         weights = [w for name, w in alpha.items() if layer_of(name) == layer] if isinstance(alpha, Mapping) else []

@@ -54,7 +54,7 @@ def select_layers(model: nn.Module | StateDict, selection: str) -> tuple[str, ..
     model
         A module or its state dict.
     selection
-        ``"all"``, or indices and name patterns with commas between: ``"0,1"``, ``"-1"`` (the last),
+        ``"all"``, or indices and name patterns separated by commas: ``"0,1"``, ``"-1"`` (the last),
         ``"blocks.*,head"``.
 
     Returns

@@ -129,7 +129,7 @@ PRICING_RULES: dict[str, PricingRule | Callable[[float], PricingRule]] = {
 
 
 def parse_rule(text: str) -> PricingRule:
-    """Return the rule that a text names, such as ``"nash"``, ``"split(0.25)"`` or ``"own.py:rule"``.
+    """Return the rule named by a text such as ``"nash"``, ``"split(0.25)"`` or ``"own.py:rule"``.
 
     Raises
     ------

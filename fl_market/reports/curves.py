@@ -16,7 +16,7 @@ _STYLES = ("-", "--", ":", "-.")
 
 
 def draw_learning_curves(arms: Mapping[str, ArmResult], path: Path) -> Path:
-    """Draw test accuracy and test loss of every arm and agent by round, and return the picture's path."""
+    """Draw test accuracy and loss of every arm and agent by round; return the picture's path."""
     from matplotlib.ticker import MaxNLocator
 
     figure = new_figure(11, 4.5)

@@ -35,9 +35,10 @@ def as_json(ledger: Ledger) -> str:
 
 
 def as_beancount(ledger: Ledger) -> str:
-    """Return every transfer as a transaction, and the final balances as assertions that ``bean-check`` verifies.
+    """Return the transfers as transactions, and the final balances as assertions.
 
-    Amounts are in credits. Agents' balances are assets in the market's books; the endowment is equity.
+    ``bean-check`` verifies the assertions. Amounts are in credits. Agents' balances are assets in
+    the market's books; the endowment is equity.
     """
     entries = ledger.entries()
     names = _account_names(ledger.balances())

@@ -56,7 +56,7 @@ class AgentResult:
     balance: int = 0
 
     def as_json(self) -> dict[str, Any]:
-        """Return plain types; the final metrics are those of the last round in which the agent was tested."""
+        """Return plain types; the final metrics are those of the agent's last test."""
         last = self.rounds[-1] if self.rounds else None
         return {
             "test_accuracy": last.test_accuracy if last else None,
@@ -165,7 +165,7 @@ def check_finished(result: ArmResult, reasons: Mapping[str | int, str]) -> None:
     result
         The arm's result.
     reasons
-        Agent -> reason of its last failure; the id of a node whose agent is unknown is a key as well.
+        Agent -> reason of its last failure; for an unknown agent, the key is the id of its node.
 
     Raises
     ------

@@ -24,7 +24,7 @@ def summarise(by_seed: Mapping[int, Mapping[str, ArmResult]]) -> dict[str, dict[
 
 
 def start(result: ArmResult) -> str:
-    """Return the initialisation of an arm's agents, and the round from which they exchange models."""
+    """Return the initialisation of an arm's agents, and their first round of exchange."""
     exchanging = f", from round {result.trading_from}" if result.trading_from else ""
     return f"{result.initialisation}{exchanging}"
 

@@ -14,7 +14,7 @@ DEALS = "deals / evaluated offers"
 
 
 def results_table(arms: Mapping[str, ArmResult]) -> str:
-    """Return the arms as text: each agent's test accuracy, trade, and failures if there were any."""
+    """Return the arms as text: each agent's test accuracy and trade, and any failures."""
     agents = sorted({name for result in arms.values() for name in result.agents})
     own = any(has_own_targets(result) for result in arms.values())
     failed = not all(result.complete for result in arms.values())
@@ -33,7 +33,7 @@ def results_table(arms: Mapping[str, ArmResult]) -> str:
 
 
 def seeds_table(by_seed: Mapping[int, Mapping[str, ArmResult]]) -> str:
-    """Return mean and standard deviation over seeds of each agent's test accuracy, for every arm."""
+    """Return each agent's test accuracy for every arm: mean and standard deviation over seeds."""
     arms = summarise(by_seed)
     agents = sorted({name for arm in arms.values() for name in arm["agents"]})
     own = any("targets" in arm for arm in arms.values())
@@ -56,7 +56,7 @@ def seeds_table(by_seed: Mapping[int, Mapping[str, ArmResult]]) -> str:
 
 
 def summary_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> str:
-    """Return a plain table: text on the left, in the first ``left`` columns, and numbers on the right."""
+    """Return a plain table; the first ``left`` columns are text, aligned left, others numbers."""
     table = Table(title=title, title_justify="left")
     for index, column in enumerate(header):
         table.add_column(column, justify="left" if index < left else "right")

@@ -1,4 +1,4 @@
-"""Cells of an experiment: one run each, spread over processes, kept on disk and never computed twice."""
+"""Cells of an experiment: single runs in several processes, kept on disk and computed once."""
 
 import hashlib
 import json
@@ -60,7 +60,7 @@ def run_cells(
 def _collect(
     running: Mapping[Future[dict[str, Any]], tuple[str, Configuration]], kept: Path, report: Callable[[str], None]
 ) -> None:
-    """Write each result as soon as it exists; after a failure, finish the runs that have begun, then raise."""
+    """Write each result at once; after a failure, finish the runs that have begun, then raise."""
     failure: BaseException | None = None
     for number, done in enumerate(as_completed(running), start=1):
         if done.cancelled():

@@ -23,7 +23,7 @@ def compare(
     overwrite: bool = False,
     observer: Observer | None = None,
 ) -> dict[str, ArmResult]:
-    """Run the arms one after the other, and write ``results.json``, the ledgers and the learning curves.
+    """Run the arms in turn, and write ``results.json``, the ledgers and the learning curves.
 
     Parameters
     ----------
@@ -81,7 +81,10 @@ def compare_seeds(
     overwrite: bool = False,
     observer: Observer | None = None,
 ) -> dict[int, dict[str, ArmResult]]:
-    """Repeat a comparison for each seed in a folder of its own, and write ``summary.json``: means and spreads."""
+    """Repeat a comparison for each seed in its own folder.
+
+    ``summary.json`` has means and standard deviations over the seeds.
+    """
     check_arms(arms)
     check_agents(configuration.with_options(seed=seeds[0]))  # each comparison checks its own seed again
     folder = Path(configuration.run.out_dir)

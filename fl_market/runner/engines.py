@@ -1,4 +1,4 @@
-"""Start a run: in this process (``inline``), or on Flower's own simulation over Ray (``simulation``)."""
+"""Engines: run in this process (``inline``) or in Flower's simulation over Ray (``simulation``)."""
 
 import logging
 from collections.abc import Callable
@@ -72,8 +72,8 @@ def run_simulation(
         As ``run_arm``.
     """
     set_environment()
-    # deprecated in Flower for ``flwr run``, which needs a project folder and starts a SuperLink; only this
-    # module uses it, and its warning is part of Flower's log
+    # deprecated in Flower for ``flwr run``, which needs a project folder and starts a SuperLink;
+    # only this module uses it, and its warning is part of Flower's log
     from flwr.simulation import run_simulation as start
 
     results: list[ArmResult] = []

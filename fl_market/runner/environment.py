@@ -10,7 +10,7 @@ _ENVIRONMENT = {
     "FLWR_TELEMETRY_ENABLED": "0",
     "FLWR_DISABLE_UPDATE_CHECK": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
-    # several arms run one after the other, each with a Ray of its own: its advice is not meant for users
+    # several arms run in turn, each with its own Ray; Ray's advice is not meant for users
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 _LOGGERS = ("flwr", "ray")
@@ -19,7 +19,7 @@ _LIBRARIES = r"(flwr|ray|torch|torchvision)(\.|$)"
 
 
 def set_environment() -> None:
-    """Set the variables that Flower and Ray read when they are imported or started, unless the user has."""
+    """Set the variables that Flower and Ray read at import or start, unless the user set them."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
 

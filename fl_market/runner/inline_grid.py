@@ -83,7 +83,10 @@ class InlineGrid(Grid):
         return replies
 
     def answer(self, message: Message) -> Message:
-        """Return one agent's reply; an exception becomes an error reply and leaves the agent's state, as in Flower."""
+        """Return one agent's reply.
+
+        As in Flower, an exception becomes an error reply and leaves the agent's state unchanged.
+        """
         context = self.contexts[message.metadata.dst_node_id]
         before = RecordDict(dict(context.state))
         try:

@@ -1,4 +1,4 @@
-"""Check a task before anything is started with it: the data against the model, and the parts against each other."""
+"""Checks of a task before a run: the data against the model, and the parts against each other."""
 
 from collections.abc import Iterator
 

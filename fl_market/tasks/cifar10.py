@@ -56,7 +56,7 @@ def prepared(images: Tensor) -> Tensor:
 
 
 def read_cifar10(data_dir: Path, download: bool = False) -> tuple[Batch, Batch]:
-    """Return the published training and test parts: (samples, 3, 32, 32) unsigned bytes, and labels.
+    """Return the published training and test parts: (samples, 3, 32, 32) bytes, and labels.
 
     Raises
     ------

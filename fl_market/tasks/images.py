@@ -11,13 +11,13 @@ PADDING = 4
 
 
 def normalised(images: Tensor, mean: Sequence[float], deviation: Sequence[float]) -> Tensor:
-    """Return floats of mean 0 and deviation 1 from unsigned bytes (samples, channels, height, width)."""
+    """Return normalised floats from unsigned bytes (samples, channels, height, width)."""
     shift, scale = (torch.tensor(numbers).reshape(1, -1, 1, 1) for numbers in (mean, deviation))
     return (images.float() / 255 - shift) / scale
 
 
 def crop_and_flip(size: int) -> Callable[[Tensor], Tensor]:
-    """Return the published augmentation: random crops after padding by 4 pixels, and random horizontal flips.
+    """Return the published augmentation: crops after padding by 4 pixels, and horizontal flips.
 
     It draws from torch's global generator.
     """

@@ -44,7 +44,7 @@ def mnist_task(name: str, build: Callable[[int], nn.Module], options: TaskOption
 
 
 def read_mnist(data_dir: Path, download: bool = False) -> tuple[Batch, Batch]:
-    """Return MNIST's published training and test parts: (samples, 28, 28) unsigned bytes, and labels.
+    """Return MNIST's published training and test parts: (samples, 28, 28) bytes, and labels.
 
     The files may be packed (``.gz``, as published) or unpacked, as torchvision leaves them.
 
@@ -67,7 +67,10 @@ def _read_part(raw: Path, part: str, count: int) -> Batch:
 
 
 def _read_idx(path: Path, shape: tuple[int, ...]) -> Tensor:
-    """Return the unsigned bytes in an IDX file: a magic number, the shape as big-endian integers, the values."""
+    """Return the unsigned bytes in an IDX file.
+
+    It holds a magic number, the shape as big-endian integers, and the values.
+    """
     packed = path.with_name(f"{path.name}.gz")
     is_packed = packed.exists() and not path.exists()
     with naming(packed if is_packed else path):
@@ -79,7 +82,7 @@ def _read_idx(path: Path, shape: tuple[int, ...]) -> Tensor:
 
 
 def prepared(images: Tensor) -> Tensor:
-    """Return (samples, 1, 28, 28) floats with MNIST's mean 0 and deviation 1 from unsigned bytes of that shape.
+    """Return normalised floats (samples, 1, 28, 28) from MNIST's unsigned bytes.
 
     The axis of the one channel may be missing.
     """

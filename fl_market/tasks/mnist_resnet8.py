@@ -6,7 +6,7 @@ from fl_market.tasks.task import Task, TaskOptions
 
 
 def mnist_resnet8(options: TaskOptions) -> Task:
-    """Return the task ``mnist-resnet8``; ``options.norm`` sets the norm layers, ``options.widen`` the width."""
+    """Return the task ``mnist-resnet8``, with norm layers and width by ``norm`` and ``widen``."""
 
     def build(classes: int) -> ResNet:
         return ResNet(blocks=1, widen=options.widen, norm=options.norm, channels=1, classes=classes)

@@ -44,12 +44,12 @@ def shared_task(
     batch_size
         Default batch size of local training.
     broker
-        The broker's data; by default ``options.broker_samples``, or 5 000, are taken out of ``train``.
+        The broker's data; by default ``options.broker_samples``, or 5 000, samples of ``train``.
     augment
         Random change of a batch of training inputs.
     prepare
-        Makes inputs of images; see :class:`Task`. Applied to all inputs after the partition, because
-        most of a large training set in bytes is never needed as floats.
+        Makes inputs of images; see :class:`Task`. Applied to all inputs after the partition,
+        because most of a large training set in bytes is never needed as floats.
     """
     count = options.broker_samples or BROKER_SAMPLES
     if broker is None:
@@ -103,7 +103,7 @@ def take_out(data: Batch, count: int, seed: int, purpose: str, *, option: str = 
 
 
 def stratified(targets: Tensor, count: int, seed: int, *purpose: str, option: str = "count") -> Tensor:
-    """Return the indices of ``count`` samples with the shares of the classes kept, at least one of each class.
+    """Return the indices of a stratified sample, with at least one sample of each class.
 
     Raises
     ------
@@ -118,7 +118,7 @@ def stratified(targets: Tensor, count: int, seed: int, *purpose: str, option: st
             f"{len(targets)} samples; got {count}"
         )
     order = torch.randperm(len(targets), generator=torch_generator(seed, *purpose))
-    # the k-th of n samples of a class stands at quantile (k + 1/2) / n; the lowest quantiles of all are taken
+    # the k-th of n samples of a class has quantile (k + 1/2) / n; the lowest quantiles are taken
     quantile = torch.empty(len(targets), dtype=torch.float64)
     for label in classes:
         members = order[targets[order] == label]
@@ -156,9 +156,10 @@ def by_halves_of_classes(targets: Tensor, agents: int, seed: int, scarce_share: 
 
 
 def by_dirichlet(targets: Tensor, agents: int, seed: int, concentration: float) -> list[Tensor]:
-    """Return each agent's indices: shares of every class are drawn from a Dirichlet distribution (Hsu et al. 2019).
+    """Return each agent's indices: shares of each class drawn from a Dirichlet distribution.
 
-    Draws are repeated until every agent has at least ten samples, or an equal share if that is less.
+    Hsu et al. 2019. Draws are repeated until every agent has at least ten samples, or an equal
+    share if that is less.
 
     Raises
     ------
@@ -184,7 +185,7 @@ def by_dirichlet(targets: Tensor, agents: int, seed: int, concentration: float) 
 
 
 def by_shards(targets: Tensor, agents: int, seed: int, shards: int) -> list[Tensor]:
-    """Return each agent's indices: samples sorted by class are cut, and each agent gets some cuts (McMahan 2017).
+    """Return each agent's indices: some shards of the samples sorted by class (McMahan 2017).
 
     Raises
     ------
@@ -223,7 +224,7 @@ def by_partitioner(targets: Tensor, agents: int, partitioner: Partitioner) -> li
     Raises
     ------
     MarketError
-        If ``flwr-datasets`` is not installed, or the partitioner makes fewer parts than there are agents.
+        If ``flwr-datasets`` is not installed, or there are fewer parts than agents.
     """
     try:
         from datasets import Dataset
@@ -248,7 +249,7 @@ PARTITIONS: dict[str, Callable[..., list[Tensor]]] = {
 
 
 def parse_partition(text: str) -> Callable[[Tensor, int, int], list[Tensor]]:
-    """Return the partition that a text names, such as ``"dirichlet(0.1)"`` or ``"own.py:by_parity"``.
+    """Return the partition named by a text such as ``"dirichlet(0.1)"`` or ``"own.py:by_parity"``.
 
     Returns
     -------

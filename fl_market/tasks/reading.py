@@ -9,7 +9,7 @@ from fl_market.errors import MarketError
 
 @contextmanager
 def reading(name: str, data_dir: Path, dataset: str, place: str) -> Iterator[None]:
-    """Turn any exception inside the block into a MarketError that names the data, its folder and the layout.
+    """Turn an exception into a MarketError that names the data, its folder and the layout.
 
     Parameters
     ----------
@@ -26,8 +26,8 @@ def reading(name: str, data_dir: Path, dataset: str, place: str) -> Iterator[Non
         yield
     except Exception as error:
         raise MarketError(
-            f"{name} cannot be read from {data_dir}: {first_line(error)}; accepted is the layout of "
-            f"torchvision.datasets.{dataset} ({data_dir / place}), and --download fetches it"
+            f"{name} cannot be read from {data_dir}: {first_line(error)}; the files must be in the layout of "
+            f"torchvision.datasets.{dataset} ({data_dir / place}); --download fetches them"
         ) from error
 
 

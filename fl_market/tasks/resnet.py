@@ -1,4 +1,7 @@
-"""Residual networks for small images (He et al. 2016, section 4.2; Zagoruyko and Komodakis 2016)."""
+"""Residual networks for small images.
+
+He et al. 2016, section 4.2; Zagoruyko and Komodakis 2016.
+"""
 
 from collections.abc import Callable
 
@@ -68,7 +71,7 @@ class ResNet(nn.Module):
     ) -> None:
         super().__init__()
         if norm not in NORMS:
-            raise MarketError(f"unknown norm {norm!r}; accepted are {', '.join(NORMS)}")
+            raise MarketError(f"unknown norm {norm!r}; known are {', '.join(NORMS)}")
         make_norm = NORMS[norm]
         self.conv = nn.Conv2d(channels, STEM, 3, padding=1, bias=False)
         self.norm = make_norm(STEM)

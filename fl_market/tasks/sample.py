@@ -21,7 +21,7 @@ PARTS = ("train", "broker", "test")
 
 
 def load_sample() -> dict[str, Batch]:
-    """Return the parts ``train``, ``broker`` and ``test``: (samples, 28, 28) unsigned bytes and labels.
+    """Return the parts ``train``, ``broker`` and ``test``: (samples, 28, 28) bytes and labels.
 
     Raises
     ------

@@ -43,7 +43,7 @@ class Task:
     name
         As users write it.
     build
-        Makes an untrained model for a number of classes, with weights from torch's global generator.
+        Makes an untrained model for a number of classes; torch's global generator draws weights.
     classes
         Number of classes.
     criterion
@@ -79,7 +79,7 @@ class Task:
         return self.build(self.classes)
 
     def restricted_to(self, labels: Sequence[int]) -> "Task":
-        """Return the task on a label space: samples of these classes, and a model with an output for each.
+        """Return the task on a label space: its samples, and a model with one output per class.
 
         Raises
         ------

@@ -1,4 +1,4 @@
-"""TinyImageNet: 200 classes of small photographs, and the residual network of the published experiments."""
+"""TinyImageNet: 200 classes of small photographs, and the published residual network."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +23,9 @@ MEAN, DEVIATION = (0.4802, 0.4481, 0.3975), (0.2770, 0.2691, 0.2821)
 
 
 def tinyimagenet_resnet20(options: TaskOptions) -> Task:
-    """Return the task ``tinyimagenet-resnet20``; ``options.image_size`` is 32 as published, or 64 as the images are.
+    """Return the task ``tinyimagenet-resnet20``.
+
+    ``options.image_size`` is 32 as published, or 64, the size of the images.
 
     The published validation images are the test set: the published test images have no labels.
 
@@ -85,8 +87,8 @@ def read_tinyimagenet(data_dir: Path, size: int = 32) -> tuple[Batch, Batch]:
         return _read_images(train, size), _read_images(test, size)
     except (OSError, KeyError, IndexError, ValueError) as error:
         raise MarketError(
-            f"TinyImageNet cannot be read from {data_dir}: {error}; accepted is the published layout ({root}/train, "
-            f"{root}/val with val_annotations.txt, {root}/wnids.txt)"
+            f"TinyImageNet cannot be read from {data_dir}: {error}; the files must be in the published layout "
+            f"({root}/train, {root}/val with val_annotations.txt, {root}/wnids.txt)"
         ) from error
 
 

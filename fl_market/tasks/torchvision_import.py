@@ -16,7 +16,7 @@ _SCHEMAS = ("nms", "qnms")
 
 
 def import_torchvision() -> ModuleType:
-    """Return the torchvision package; declare its operators only if it does not import by itself."""
+    """Return the torchvision package; declare its operators only if the import fails."""
     try:
         import torchvision
     except RuntimeError as error:

@@ -76,7 +76,7 @@ def test_damaged_files_are_named(tmp_path):
     cut.write_bytes(whole.read_bytes()[:400])
     none.write_bytes(b"")
     for path in (cut, none):
-        with pytest.raises(MarketError, match=f"local-data {path} cannot be read: .*accepted is a folder"):
+        with pytest.raises(MarketError, match=f"local-data {path} cannot be read: .*it must be a folder"):
             read_local_data(str(path), TASK)
 
 

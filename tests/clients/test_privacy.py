@@ -21,7 +21,7 @@ def test_invalid_texts_of_local_privacy():
     for text in ("laplace(1, 1)", "gaussian(1, 1, 1)", "gaussian(1, 1, 0, 0.1)", "gaussian(1, 1, 1, 2)", "gaussian(a)"):
         with pytest.raises(MarketError, match="local privacy"):
             parse_local_privacy(text)
-    with pytest.raises(MarketError, match="cannot be combined with validation-samples"):
+    with pytest.raises(MarketError, match="validation-samples must be 0 with local-privacy"):
         configured(local_privacy=NOISE, validation_samples=10)
 
 

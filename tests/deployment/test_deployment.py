@@ -1,4 +1,4 @@
-"""A SuperLink, a ServerApp and three SuperNodes as processes of their own, over gRPC with TLS and node authentication.
+"""A deployed market of three SuperNodes, over gRPC with TLS and node authentication.
 
 The scripts are those of ``docs/deployment.md``.
 """

@@ -1,4 +1,4 @@
-"""The units, the image and the composition of ``docs/deployment.md``, as far as they can be checked here."""
+"""The systemd units, the image and the compose file of ``docs/deployment.md``."""
 
 import re
 import shutil

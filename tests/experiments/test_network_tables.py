@@ -1,4 +1,4 @@
-"""``experiment table1|table2|figure2``: what they write, and that a finished cell is not computed again."""
+"""``experiment table1|table2|figure2``: their files, and no repetition of finished cells."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""A process killed between any two steps leaves a valid ledger, and every deal is finished exactly once."""
+"""A process killed between two steps leaves a valid ledger and finishes every deal once."""
 
 import os
 import random

@@ -1,4 +1,4 @@
-"""The linear market, small enough for a test; its published size is run by ``fl-market experiment``."""
+"""The linear market at a small size; ``fl-market experiment`` runs the published size."""
 
 import numpy as np
 import pytest

@@ -13,7 +13,7 @@ def build():
 
 
 def blobs(count, seed):
-    """Three classes around three centres."""
+    """Return samples of three classes around three centres."""
     generator = torch.Generator().manual_seed(seed)
     centres = torch.randn(3, 6, generator=torch.Generator().manual_seed(99)) * 1.2
     targets = torch.randint(0, 3, (count,), generator=generator)
@@ -23,7 +23,7 @@ def blobs(count, seed):
 def trained(seed, classes, count=1500):
     torch.manual_seed(seed)
     model, (inputs, targets) = build(), blobs(count, seed)
-    # a few of the other classes remain, as in the published set-up
+    # a few samples of the other classes remain, as in the published setup
     kept = torch.isin(targets, torch.tensor(classes)) | (torch.arange(count) % 10 == 0)
     optimiser = torch.optim.Adam(model.parameters(), lr=0.01)
     for _ in range(40):
@@ -64,8 +64,8 @@ def test_agents_with_different_classes_gain_from_each_other(models):
         assert 0 < trial.alpha < 1
 
 
-def test_a_permuted_copy_is_recognised_and_worth_nothing(models):
-    """Aligned, the seller is the buyer itself: every α gives the same model, so that there is nothing to gain."""
+def test_a_permuted_copy_has_no_gain(models):
+    """After alignment the seller equals the buyer, so that every α gives the same model."""
     made = broker(repair=False)
     copy = apply_permutation(made.spec, random_permutation(made.spec, 3), models["A"])
     for trial in made.try_before_purchase({"A": models["A"], "B": copy}):
@@ -74,8 +74,8 @@ def test_a_permuted_copy_is_recognised_and_worth_nothing(models):
     assert any(abs(trial.certificate.gain) > 1e-3 for trial in unaligned)
 
 
-def test_a_worthless_model_sells_nothing(models):
-    """Beside a well-trained buyer, random weights of any size have no certified gain."""
+def test_random_weights_have_no_certified_gain(models):
+    """The buyer is well trained, and the weights have any scale."""
     good = trained(4, [0, 1, 2])
     for scale in (0.01, 1.0, 10.0):
         torch.manual_seed(5)
@@ -86,7 +86,7 @@ def test_a_worthless_model_sells_nothing(models):
 
 @pytest.mark.parametrize("scale", [1e8, 1e25, 3e38])
 @pytest.mark.parametrize("terms", [{}, {"granularity": "row"}, {"repair": False}])
-def test_finite_but_absurd_parameters_are_not_for_sale_and_stop_nobody(models, scale, terms):
+def test_absurd_finite_parameters_are_not_for_sale_and_affect_no_other_pair(models, scale, terms):
     absurd = {name: torch.full_like(tensor, scale) for name, tensor in models["B"].items()}
     trials = by_pair(broker(fit_steps=2, **terms).try_before_purchase(models | {"C": absurd}))
     assert not trials["A", "C"].certificate.positive
@@ -95,8 +95,8 @@ def test_finite_but_absurd_parameters_are_not_for_sale_and_stop_nobody(models, s
         assert trials[pair].certificate == trial.certificate
 
 
-def test_a_trial_depends_on_nothing_but_the_models(models):
-    """Neither the order of the agents nor an earlier trade of the round."""
+def test_trials_depend_only_on_the_models(models):
+    """The order of the agents has no effect."""
     forwards = broker().try_before_purchase(models)
     backwards = broker().try_before_purchase(dict(reversed(models.items())))
     for first, second in zip(forwards, backwards, strict=True):
@@ -134,7 +134,7 @@ def test_networks_with_norms_trade(norm):
     assert certificate.gain > 0.1
 
 
-def test_a_purchase_of_some_layers_leaves_the_rest_as_it_is(models):
+def test_a_purchase_of_some_layers_changes_no_other_layer(models):
     trials = broker(layers="0,2", granularity="row").try_before_purchase(models)
     assert {trial.layers for trial in trials} == {"0,4"}
     for trial in trials:
@@ -154,13 +154,13 @@ def test_within_a_budget_the_broker_picks_the_layers(models, share):
         assert not trial.certificate.positive or trial.layers
 
 
-def test_layers_that_the_model_does_not_have_are_refused():
+def test_unknown_layers_are_rejected():
     with pytest.raises(MarketError, match="'9' names no layer"):
         broker(layers="9")
 
 
-def test_a_buyer_with_validation_data_of_its_own_is_judged_by_it(models):
-    """B knows class 2, which A's own data does not hold: nothing to gain there, though the broker's data says so."""
+def test_own_validation_data_certify_a_buyers_purchases(models):
+    """B knows class 2, which is in the broker's data but not in A's."""
     made = broker()
     inputs, targets = blobs(800, 11)
     known = targets < 2
@@ -173,7 +173,7 @@ def test_a_buyer_with_validation_data_of_its_own_is_judged_by_it(models):
         made.register("A", Profile(validation=(inputs[:3], targets[:3])))
 
 
-def test_a_buyer_with_target_classes_keeps_its_own_purpose(models):
+def test_a_buyer_with_target_classes_keeps_its_own_objective(models):
     made = broker()
     made.register("A", Profile(class_weights=(1.0, 1.0, 0.0)))
     made.register("B", Profile(class_weights=(0.0, 1.0, 1.0)))
@@ -183,7 +183,7 @@ def test_a_buyer_with_target_classes_keeps_its_own_purpose(models):
     assert trials["A", "B"].certificate.samples < 600
 
 
-def test_bought_weights_cannot_be_resold_in_whatever_order(models):
+def test_purchased_weights_cannot_be_resold_in_any_order_of_the_units(models):
     made = broker()
     (trial,) = [trial for trial in made.try_before_purchase(models) if trial.buyer == "A"]
     made.state = made.state.with_delivery("A", trial.merged)
@@ -202,8 +202,8 @@ def test_bought_weights_cannot_be_resold_in_whatever_order(models):
 
 
 @pytest.mark.parametrize("terms", [{"granularity": "rows"}, {"disclosure": "open"}, {"gain": "percent"}])
-def test_terms_that_are_none_are_named(terms):
-    """They would pass for parameters that are absurd, and nothing would ever be for sale."""
+def test_invalid_terms_are_named(terms):
+    """Without this check they would look like absurd parameters, and nothing would be for sale."""
     (name,) = terms
     with pytest.raises(MarketError, match=f"{name} must be one of .*; got '{terms[name]}'"):
         Terms(**terms)

@@ -1,4 +1,4 @@
-"""What the broker keeps of each buyer."""
+"""The broker's description of each buyer: model, objective and layers to share."""
 
 import pytest
 import torch
@@ -59,7 +59,7 @@ def test_invalid_labels(buyers, labels):
         buyers.of(Profile(labels=labels))
 
 
-def test_labels_without_data_at_the_broker_are_refused():
+def test_labels_without_data_at_the_broker_are_rejected():
     inputs, targets = data(0)
     few = inputs[targets != 3], targets[targets != 3]
     made = Buyers(build, nn.CrossEntropyLoss(reduction="none"), few, data(1), repaired=False)
@@ -73,7 +73,7 @@ def test_each_profile_has_an_objective_of_its_own(buyers):
         assert set(objective.fit[1].tolist()) == valued
 
 
-def test_weights_count_for_an_agent_s_own_validation_data(buyers):
+def test_class_weights_apply_to_own_validation_data(buyers):
     inputs, targets = data(5)
     profile = Profile(class_weights=(1.0,) * 3 + (0.0,) * 3, validation=(inputs[:60], targets[:60]))
     objective = buyers.of(profile).objective
@@ -85,8 +85,8 @@ def broker(**terms):
     return Broker(build(), criterion, data(0), data(1), terms=Terms(**{"pricing": "free", **terms}), build=build)
 
 
-def test_a_seller_of_another_head_is_aligned_by_what_is_shared():
-    """The seller's hidden layers are a permuted copy of the buyer's: aligned, they are the buyer's own."""
+def test_a_seller_with_another_head_is_aligned_by_the_shared_layers():
+    """The seller's hidden layers are a permuted copy of the buyer's, and are restored exactly."""
     made = broker(repair=False, confidence=0.5)
     torch.manual_seed(0)
     own, head = build().state_dict(), build(2).state_dict()
@@ -107,7 +107,7 @@ def broker_with_labels(**terms):
     return made
 
 
-def test_a_bought_body_cannot_be_resold_under_another_head():
+def test_purchased_hidden_layers_cannot_be_resold_with_another_head():
     made = broker_with_labels()
     torch.manual_seed(1)
     delivered = build().state_dict()
@@ -117,13 +117,13 @@ def test_a_bought_body_cannot_be_resold_under_another_head():
     assert [notice.agent for notice in trading.notices] == ["B"]
 
 
-def test_who_shares_nothing_that_is_for_sale_trades_nothing():
+def test_agents_without_shared_layers_for_sale_do_not_trade():
     made = broker_with_labels(layers="2")
     trials = made.try_before_purchase({"A": build().state_dict(), "B": build(2).state_dict()})
     assert [trial.layers for trial in trials] == ["", ""]
 
 
-def test_a_broker_of_one_architecture_says_so():
+def test_labels_need_a_broker_with_the_argument_build():
     made = Broker(build(), nn.CrossEntropyLoss(reduction="none"), data(0), data(1))
     with pytest.raises(MarketError, match="needs a broker with the argument build"):
         made.register("A", Profile(labels=(0, 1)))

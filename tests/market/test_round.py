@@ -1,4 +1,4 @@
-"""The trading rules of one round, step by step and without any message."""
+"""The trading rules of one round, step by step and without messages."""
 
 from dataclasses import replace
 
@@ -32,7 +32,7 @@ def trial(buyer, seller, after=(), **certified):
 
 
 def opened(*trials, endowment=1000, state=None, **terms):
-    """A round of four agents with some tried purchases."""
+    """Return a round of four agents with the given trials."""
     ledger = Ledger.open()
     for name in NAMES:
         ledger.open_account(name, endowment)
@@ -41,7 +41,7 @@ def opened(*trials, endowment=1000, state=None, **terms):
 
 
 def bid(trading, buyer, amounts, sellers=("B",)):
-    """Bids on an offer and the incremental purchases on top of it."""
+    """Return bids on an offer and its incremental purchases."""
     keys = {}
     for offer in trading.offers[buyer]:
         seller = next(name for name, known in trading.state.pseudonyms.items() if known == offer.seller)
@@ -63,7 +63,7 @@ def settled(ledger):
     return [deal.id for deal, state in ledger.deals() if state is DealState.SETTLED]
 
 
-def test_a_whole_round():
+def test_a_complete_round():
     trading = opened(trial("A", "B"))
     bidding = trading.accept_bids({"A": bid(trading, "A", [900])})
     assert {seller: len(some) for seller, some in bidding.requests.items()} == {"B": 1}
@@ -89,7 +89,7 @@ def test_a_whole_round():
 
 
 @pytest.mark.parametrize("answer", [None, Acknowledgement("0" * 64), Acknowledgement(digest(MODELS["A"]))])
-def test_without_the_acknowledgement_of_the_purchase_the_buyer_is_refunded_and_keeps_its_model(answer):
+def test_a_buyer_without_a_valid_acknowledgement_is_refunded_and_keeps_its_model(answer):
     trading = opened(trial("A", "B"))
     bargain = bargained(trading, {"A": bid(trading, "A", [900])})
     bargain.deliver()
@@ -102,14 +102,14 @@ def test_without_the_acknowledgement_of_the_purchase_the_buyer_is_refunded_and_k
     assert trading.ledger.balances() | dict.fromkeys(NAMES, 1000) == trading.ledger.balances()
 
 
-def test_a_merged_model_is_in_no_state_before_it_is_acknowledged():
+def test_the_state_holds_a_merged_model_only_after_its_acknowledgement():
     trading = opened(trial("A", "B"))
     bargain = bargained(trading, {"A": bid(trading, "A", [900])})
     bargain.deliver()
     assert bargain.round.state.models["A"] is MODELS["A"]
 
 
-def test_offers_are_private_and_certified_and_hold_no_names():
+def test_offers_are_private_certified_and_pseudonymous():
     trading = opened(trial("A", "B"), trial("A", "C", lower_bound=0.0), trial("B", "A"))
     assert {buyer: len(some) for buyer, some in trading.offers.items()} == {"A": 1, "B": 1}
     (offer,) = trading.offers["A"]
@@ -122,13 +122,13 @@ def test_offers_are_private_and_certified_and_hold_no_names():
     [
         ([Bid("7/agent-nobody", 5)], "not one of its own"),
         ([Bid("", 5)], "not one of its own"),
-        ("two singles", "more than one offer"),
-        ("the same twice", "more than one offer"),
+        ("two singles", "must be on one offer"),
+        ("the same twice", "must be on one offer"),
         ("negative", "at least 0"),
         ("huge", "below"),
     ],
 )
-def test_a_bad_bid_is_no_bid_and_costs_nobody_else(bids, complaint):
+def test_an_invalid_bid_is_ignored_and_affects_no_other_agent(bids, complaint):
     trading = opened(trial("A", "B"), trial("A", "C"), trial("B", "C"))
     single = bid(trading, "A", [10])[0]
     bids = (
@@ -148,7 +148,7 @@ def test_a_bad_bid_is_no_bid_and_costs_nobody_else(bids, complaint):
     assert complaint in notice.text
 
 
-def test_an_offer_of_another_buyer_cannot_be_bid_on():
+def test_a_bid_on_another_buyers_offer_is_ignored():
     trading = opened(trial("A", "B"), trial("C", "B"))
     theirs = bid(trading, "A", [10])
     assert trading.accept_bids({"D": theirs}).wanted == {}
@@ -159,7 +159,7 @@ def test_an_offer_of_another_buyer_cannot_be_bid_on():
     "asks",
     [lambda key: [], lambda key: [Ask("x", 0)], lambda key: [Ask(key, 901)], lambda key: [Ask(key, -1)]],
 )
-def test_without_an_ask_that_the_bid_covers_there_is_no_deal(asks):
+def test_no_deal_without_a_valid_ask_up_to_the_bid(asks):
     trading = opened(trial("A", "B"), trial("B", "A"))
     bidding = trading.accept_bids({"A": bid(trading, "A", [900]), "B": bid(trading, "B", [900], ["A"])})
     good = asked(bidding, 100)
@@ -167,7 +167,7 @@ def test_without_an_ask_that_the_bid_covers_there_is_no_deal(asks):
     assert list(bargain.deals) == ["B"]
 
 
-def test_a_rule_without_asks_requests_none_and_nobody_pays():
+def test_a_rule_without_asks_requests_no_quotes_and_free_deals_cost_nothing():
     trading = opened(trial("A", "B"), pricing="free")
     bidding = trading.accept_bids({"A": bid(trading, "A", [900])})
     assert bidding.requests == {}
@@ -185,7 +185,7 @@ def test_a_purchase_beyond_the_balance_is_void():
 
 
 @pytest.mark.parametrize("disclosure", ["sealed", "paper", "sharp"])
-def test_a_quote_request_tells_what_the_disclosure_policy_allows(disclosure):
+def test_a_quote_request_follows_the_disclosure_policy(disclosure):
     own = replace(trial("B", "A", gain=0.2), alpha=0.75)
     trading = opened(trial("A", "B"), own, disclosure=disclosure)
     (request,) = trading.accept_bids({"A": bid(trading, "A", [900])}).requests["B"]
@@ -195,7 +195,7 @@ def test_a_quote_request_tells_what_the_disclosure_policy_allows(disclosure):
     assert vars(request) == told
 
 
-def test_a_bundle_is_bought_link_by_link():
+def test_a_bundle_ends_before_its_first_purchase_without_an_ask():
     chain = trial("A", "B"), trial("A", "C", after=("B",)), trial("A", "D", after=("B", "C"))
     trading = opened(*chain)
     bidding = trading.accept_bids({"A": bid(trading, "A", [300, 200, 100], ["B", "C", "D"])})
@@ -210,15 +210,15 @@ def test_a_bundle_is_bought_link_by_link():
         assert [deal.seller for deal, _ in bidding.accept_asks(left).deals.get("A", ())] == bought
 
 
-def test_an_incremental_purchase_alone_cannot_be_bid_on():
+def test_a_bid_on_an_incremental_purchase_alone_is_ignored():
     trading = opened(trial("A", "B"), trial("A", "C", after=("B",)))
     (top,) = [offer for offer in trading.offers["A"] if offer.after]
     bidding = trading.accept_bids({"A": [Bid(top.id, 10)]})
     assert bidding.wanted == {}
-    assert "more than one offer" in bidding.notices[0].text
+    assert "must be on one offer" in bidding.notices[0].text
 
 
-def test_missing_acknowledgements_cost_the_right_to_buy_until_they_are_paid_for():
+def test_missing_acknowledgements_suspend_the_right_to_buy_until_late_payment():
     state = MarketState(runs=("run",))
     trading = opened(trial("A", "B"), unpaid_deliveries=2)
     ledger = trading.ledger
@@ -250,7 +250,7 @@ def test_an_acknowledgement_clears_the_missing_ones():
     assert state.with_delivery("A", MODELS["B"]).unacknowledged == {}
 
 
-def test_the_last_deliveries_are_remembered():
+def test_the_state_keeps_the_last_deliveries():
     state = MarketState()
     for model in (*MODELS.values(), *MODELS.values()):
         state = state.with_delivery("A", model)
@@ -266,7 +266,7 @@ def test_public_prices_are_those_of_paid_deals():
     assert [price.amount for price in bidding.public_prices] == [50]
 
 
-def test_open_deals_of_a_lost_round_are_ended_and_nobody_else_s():
+def test_only_the_own_open_deals_of_a_lost_round_are_ended():
     trading = opened(trial("A", "B"), trial("B", "C"), trial("C", "A"))
     bids = {buyer: bid(trading, buyer, [100], [seller]) for buyer, seller in (("A", "B"), ("B", "C"))}
     bargained(trading, bids).deliver()
@@ -281,7 +281,7 @@ def test_open_deals_of_a_lost_round_are_ended_and_nobody_else_s():
     }
 
 
-def test_the_order_of_a_mapping_changes_nothing():
+def test_the_order_of_mappings_has_no_effect():
     trials = trial("A", "B"), trial("B", "C"), trial("C", "A")
     books = []
     for order in (1, -1):
@@ -298,7 +298,7 @@ def test_the_order_of_a_mapping_changes_nothing():
 
 
 def blobs(count, seed):
-    """Three classes around three centres."""
+    """Return samples of three classes around three centres."""
     generator = torch.Generator().manual_seed(seed)
     centres = torch.randn(3, 6, generator=torch.Generator().manual_seed(99)) * 1.2
     targets = torch.randint(0, 3, (count,), generator=generator)
@@ -311,7 +311,7 @@ def build():
 
 @pytest.fixture(scope="module")
 def beginners():
-    """Each has seen thirty samples only: everybody gains from everybody."""
+    """Three models trained on thirty samples each: every pair gains."""
     models = {}
     for seed, name in enumerate("ABC", start=1):
         torch.manual_seed(seed)
@@ -341,7 +341,7 @@ def test_an_incremental_purchase_has_a_marginal_gain(beginners):
     assert added.certificate.loss_after < first.certificate.loss_after
 
 
-def test_identical_sellers_make_no_bundle(beginners):
+def test_a_second_identical_seller_adds_no_gain(beginners):
     models = {"A": beginners["A"], "B": beginners["B"], "C": beginners["B"]}
     trials = broker(max_purchases=3).open_round(models).trials
     alone = max(trial.certificate.gain for trial in trials if trial.buyer == "A" and not trial.after)
@@ -349,7 +349,7 @@ def test_identical_sellers_make_no_bundle(beginners):
     assert sum(added) < 0.02 * alone
 
 
-def test_a_market_goes_on_from_a_concluded_round(beginners):
+def test_a_market_continues_from_a_concluded_round(beginners):
     made = broker(pricing="free")
     for number in (1, 2):
         trading = made.open_round(beginners)
@@ -374,7 +374,7 @@ def test_a_round_without_trade_delivers_nothing(beginners):
     assert bargain.conclude({}).models == beginners
 
 
-def test_an_amount_that_nobody_can_pay():
+def test_amounts_out_of_range_are_rejected():
     from fl_market.market.answers import check_amount
 
     for amount in (-1, 2**62, 2**70):

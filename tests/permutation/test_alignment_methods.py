@@ -138,7 +138,7 @@ def test_without_a_model_activations_are_not_observed_and_weights_decide():
 
 
 def test_the_model_of_the_context_is_an_architecture_only():
-    """Its own parameters make no difference: both states are loaded into it, and it is left alone."""
+    """Its own parameters have no effect, and do not change."""
     spec, one, other = two_networks()
     inputs, states = torch.randn(40, 6), (one.state_dict(), other.state_dict())
     third, _ = two_networks()[1:]

@@ -12,7 +12,7 @@ from fl_market.tasks.digits_vit import build_vit
 from fl_market.tasks.resnet import ResNet
 from tests.permutation.networks import classifier, own, randomised
 
-# the share of positions on the first two axes of all parameters that may be permuted; it must not shrink unseen
+# least share of permutable positions on the first two axes of all parameters
 SHARES = {
     "resnet18": 0.90,
     "resnet50": 0.98,
@@ -116,6 +116,6 @@ def test_the_networks_of_the_tasks(build, size, share, capsys):
 def test_units_of_different_groups_of_a_norm_stay_apart():
     spec = derive_spec(*own("Grouped"))
     sizes = sorted(group.size for group in spec.groups.values() if ("norm.weight", 0) in group.axes)
-    # four groups of the convolution and three of the norm cut twelve channels into 3, 1, 2, 2, 1, 3: single units
-    # have nobody to be exchanged with
+    # four groups of the convolution and three of the norm cut twelve channels into 3, 1, 2, 2, 1,
+    # 3; a single unit cannot be permuted
     assert sizes == [2, 2, 3, 3]

@@ -8,7 +8,7 @@ from fl_market.permutation import apply_permutation, derive_spec, random_permuta
 
 
 def same_function(model, inputs, seed=0):
-    """Relative error of the outputs after a random permutation of all that the spec lets permute."""
+    """Relative error of the outputs after a random permutation of all groups of the spec."""
     spec = derive_spec(model, inputs)
     assert spec.groups, "nothing was found permutable"
     model.eval()

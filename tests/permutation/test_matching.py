@@ -62,7 +62,7 @@ def test_the_inverse_is_the_match_in_the_other_direction():
 
 
 def test_many_models_come_into_one_order():
-    """Five noisy permuted copies, in any order: all are the same network again, whichever way one goes."""
+    """Five noisy permuted copies, in any order: along every path all are the same network again."""
     spec, state, _ = pair((6, 12, 12, 3), 4)
     copies = [
         apply_permutation(

@@ -1,4 +1,4 @@
-"""A network and its permuted copy with small noise: the planted permutation is found again, exactly."""
+"""Matching recovers the exact permutation between a network and its noisy permuted copy."""
 
 import numpy as np
 import pytest

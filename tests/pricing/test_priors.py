@@ -1,4 +1,4 @@
-"""Every prior's price against reference values and against a numeric maximum of the expected revenue."""
+"""Every prior's price against reference values and a numeric maximum of the expected revenue."""
 
 import math
 

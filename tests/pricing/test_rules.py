@@ -16,7 +16,7 @@ def test_every_rule_passes_the_conformance_test(rule):
 
 
 def test_the_gain_from_a_false_report():
-    """On evenly spread asks, a buyer under the midpoint rule bids two thirds and gains a twelfth."""
+    """With uniform asks, a buyer under the midpoint rule bids two thirds and gains a twelfth."""
     assert check_rule(nash).buyer_misreport_gain == pytest.approx(1 / 12, abs=0.01)
     assert check_rule(ask).buyer_misreport_gain == 0
     assert check_rule(posted(500_000)).buyer_misreport_gain == 0

@@ -1,4 +1,4 @@
-"""Data, tasks and folders that cannot be used: one sentence from the command line, and nothing is touched."""
+"""Invalid data, tasks and folders: the command line prints one sentence and changes no file."""
 
 import gzip
 import re
@@ -49,7 +49,10 @@ def earlier(tmp_path):
 
 @pytest.fixture
 def refused(earlier, capsys):
-    """A function that runs a comparison and returns its sentence: the exit status is 1, the earlier run is there."""
+    """A function that runs a failing comparison and returns its sentence.
+
+    It checks exit status 1, and that the earlier run is unchanged.
+    """
 
     def run(*arguments):
         before = {path.name: path.read_text() for path in earlier.iterdir()}

@@ -1,4 +1,4 @@
-"""Failed replies: each is named, counted and shown, and an agent that finished no round fails the run."""
+"""Failed replies are named, counted and shown; an agent without a finished round fails the run."""
 
 import json
 import re
@@ -46,7 +46,7 @@ SMALL = ["--train-samples", "200", "--broker-samples", "60", "--batch-size", "50
 
 @pytest.fixture
 def unwell(tmp_path):
-    """Options of a run in which agent B's training fails in some of its rounds, counted over all arms."""
+    """Options of a run in which B's training fails in some rounds, counted over all arms."""
 
     def options(failing):
         file = tmp_path / "unwell.py"

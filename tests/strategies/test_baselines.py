@@ -21,8 +21,8 @@ def curves(result):
     return {name: [entry.test_loss for entry in agent.rounds] for name, agent in result.agents.items()}
 
 
-def test_fedavg_is_flower_s_own():
-    """Flower's strategy, untouched, over the same agents ends with the same model."""
+def test_fedavg_equals_flowers_strategy():
+    """Flower's unchanged strategy over the same agents ends with the same model."""
     configuration = Configuration.of(num_server_rounds=3)
     common = ArrayRecord(configuration.load_task().initial_model(0).state_dict())
     grid = InlineGrid(app, 2, configuration.to_mapping())
@@ -31,14 +31,14 @@ def test_fedavg_is_flower_s_own():
     assert ours["A"] == ours["B"] == pytest.approx([metrics[index]["test-loss"] for index in (1, 2, 3)])
 
 
-def test_siloed_agents_never_meet():
+def test_siloed_agents_exchange_no_parameters():
     alone, together = run("siloed"), run("market", first_round=4)
     assert curves(alone) == curves(together)
     assert alone.agents["A"].rounds != alone.agents["B"].rounds
     assert (alone.initialisation, alone.trading_from) == ("independent", None)
 
 
-def test_late_fedavg_is_siloed_at_first_and_then_one_model():
+def test_late_fedavg_is_siloed_first_and_one_model_later():
     late, siloed = curves(run("fedavg-late", first_round=3, rounds=4)), curves(run("siloed", rounds=4))
     for agent in "AB":
         assert late[agent][:2] == siloed[agent][:2]
@@ -46,7 +46,7 @@ def test_late_fedavg_is_siloed_at_first_and_then_one_model():
     assert late["A"][2:] == late["B"][2:]
 
 
-def test_late_fedavg_averages_the_trained_models_in_halves():
+def test_late_fedavg_averages_the_trained_models_by_number_of_samples():
     configuration = Configuration.of(strategy="fedavg-late", num_server_rounds=1, first_round=1)
     task = configuration.load_task()
     siloed = InlineGrid(app, 2, configuration.to_mapping())
@@ -75,20 +75,20 @@ def test_tuned_fedavg_uses_the_broker_s_data():
 
 
 @pytest.mark.parametrize("arm", ARMS)
-def test_every_arm_runs_and_says_from_what_it_starts(arm):
+def test_every_arm_runs_and_reports_its_initialisation(arm):
     result = run(arm, rounds=2, first_round=2, fit_steps=2, prior="exponential(1000)")
     assert result.initialisation in ("common", "independent")
     assert {len(agent.rounds) for agent in result.agents.values()} == {2}
     assert (result.deals > 0) == arm.startswith("market")
 
 
-def test_fedprox_is_flower_s_own_and_holds_the_agents_near_the_average():
+def test_fedprox_equals_flowers_strategy_and_keeps_agents_near_the_average():
     plain, near = curves(run("fedavg")), curves(run("fedprox", proximal_mu=10.0))
     assert near["A"][-1] > plain["A"][-1], "it moves less"
     assert curves(run("fedprox", proximal_mu=1e-12))["A"] == pytest.approx(plain["A"], rel=1e-4)
 
 
-def test_fedadam_is_flower_s_own():
+def test_fedadam_equals_flowers_strategy():
     configuration = Configuration.of(num_server_rounds=2)
     common = ArrayRecord(configuration.load_task().initial_model(0).state_dict())
     grid = InlineGrid(app, 2, configuration.to_mapping())
@@ -112,7 +112,7 @@ def test_an_ensemble_is_tested_by_the_mean_of_its_probabilities():
     assert ours["A"] == ours["B"] == pytest.approx([float(expected)], rel=1e-5)
 
 
-def test_a_pooled_model_sees_everybody_s_data():
+def test_the_pooled_model_trains_on_all_data():
     seen = {}
 
     class Grid(InlineGrid):
@@ -134,7 +134,7 @@ def test_fedala_starts_from_the_common_model_and_becomes_personal():
     assert curves(fedavg)["A"] == curves(fedavg)["B"]
 
 
-def test_fedfomo_moves_each_agent_as_its_formula_says():
+def test_fedfomo_follows_its_formula():
     configuration = Configuration.of(strategy="fedfomo", num_server_rounds=1)
     task = configuration.load_task()
     models, delivered = {}, {}
@@ -168,7 +168,7 @@ def test_fedfomo_moves_each_agent_as_its_formula_says():
         torch.testing.assert_close(delivered["A"][key], tensor + step, rtol=1e-3, atol=1e-5)
 
 
-def test_agents_test_their_models_only_as_often_as_they_are_asked_to():
+def test_agents_test_their_models_every_test_every_rounds():
     for arm in ("fedavg", "siloed", "market", "fedala"):
         often, seldom = (run(arm, rounds=3, first_round=2, test_every=every) for every in (1, 2))
         for name in "AB":
@@ -177,5 +177,5 @@ def test_agents_test_their_models_only_as_often_as_they_are_asked_to():
 
 
 def test_an_unknown_arm_is_named():
-    with pytest.raises(MarketError, match=r"unknown arm 'gossip'; accepted are siloed, fedavg"):
+    with pytest.raises(MarketError, match=r"unknown arm 'gossip'; known are siloed, fedavg"):
         arm_named("gossip")

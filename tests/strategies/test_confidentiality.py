@@ -1,4 +1,4 @@
-"""What every message of a run tells an agent, and what it does not."""
+"""Information in the messages of a run: agents learn no more than the protocol allows."""
 
 import logging
 import os
@@ -33,7 +33,7 @@ SAID = {
     DEBT: {"agent": {"name"}, "payment": {"agreed"}},
     EVALUATE: {"agent": {"name"}, "acknowledgement": {"model-digest"}},
 }
-"""The same for what agents answer; their metrics and their own parameters go with it."""
+"""The same for the agents' replies, which also carry metrics and their own parameters."""
 
 
 def values(record):
@@ -42,7 +42,7 @@ def values(record):
 
 
 def numbers(content):
-    """Return the numbers of a message that are no counters, weights or flags: gains and micro-credits."""
+    """Return the gains and micro-credits in a message: no counters, weights or flags."""
     return {
         value
         for record in content.config_records.values()
@@ -72,7 +72,7 @@ def test_messages_hold_only_what_the_protocol_allows(market):
         assert len(message.content.metric_records) == 0
 
 
-def test_nobody_is_told_who_the_others_are(market):
+def test_no_message_names_another_agent(market):
     strategy, grid, *_ = market
     for agent, message, _ in grid.seen:
         others = [name for name in "ABC" if name != agent]
@@ -84,8 +84,8 @@ def test_nobody_is_told_who_the_others_are(market):
             assert not any(name in text for name in (ENDOWMENT, ESCROW))
 
 
-def test_nobody_is_told_the_others_gains_bids_asks_or_balances(market):
-    """Of a deal, its two sides are told the price; of past deals, everybody is."""
+def test_no_message_holds_another_agents_gain_bid_ask_or_balance(market):
+    """Both sides of a deal learn its price; every seller learns the prices of past deals."""
     _, grid, ledger, disclosure, _ = market
     deals = [deal for deal, _ in ledger.deals()]
     for agent, message, _ in grid.seen:
@@ -107,8 +107,8 @@ def test_nobody_is_told_the_others_gains_bids_asks_or_balances(market):
             assert not any(isinstance(number, float) for number in told)
 
 
-def test_parameters_are_sent_to_their_buyer_only_and_none_that_it_did_not_buy(market):
-    """What goes out is the merged model of the agent's own purchase; unbought layers are its own, to the last bit."""
+def test_only_buyers_receive_parameters_and_only_purchased_ones(market):
+    """A buyer receives its merged model; layers that it did not buy equal its own bit by bit."""
     _, grid, ledger, _, layers = market
     trained = {}
     bought = {(deal.round, deal.buyer) for deal, _ in ledger.deals()}
@@ -133,7 +133,7 @@ def test_parameters_are_sent_to_their_buyer_only_and_none_that_it_did_not_buy(ma
     assert sent == bought
 
 
-def test_passwords_are_in_no_message_of_the_ledger_s(monkeypatch, caplog):
+def test_ledger_errors_hold_no_passwords(monkeypatch, caplog):
     from fl_market.errors import MarketError
 
     monkeypatch.setenv(LEDGER, "postgresql+psycopg://broker:hunter2@127.0.0.1:1/market?connect_timeout=1")

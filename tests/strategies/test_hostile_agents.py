@@ -1,7 +1,7 @@
-"""Agents that lie, cheat, break or stay silent: nothing crashes, and honest agents' results are what they were.
+"""Hostile and broken agents: the run does not crash, and honest agents' results do not change.
 
-What an attacker does is compared with an agent that says nothing in its place; the honest agents' learning curves and
-deals are then equal to the last digit.
+Each attack is compared with a silent agent in its place. The honest agents' learning curves and
+deals are equal to the last digit.
 """
 
 import logging
@@ -25,7 +25,7 @@ def silent(message, reply):
 
 
 def honest(strategy, ledger):
-    """What happened to A and B, and between them."""
+    """Return the learning curves of A and B, and the deals between them."""
     curves = {name: strategy.history.results[name] for name in "AB"}
     deals = [
         (deal.round, deal.buyer, deal.seller, deal.price, deal.gain)
@@ -37,14 +37,14 @@ def honest(strategy, ledger):
 
 @pytest.fixture(scope="module")
 def without():
-    """Message type -> what happened to A and B where C said nothing to such messages."""
+    """Function from a message type to the results of A and B if C never replies to it."""
     kept = {}
 
     def played(message_type):
         if message_type not in kept:
             strategy, _, ledger = play(tamper_with("C", message_type, silent), **THREE)
             kept[message_type] = honest(strategy, ledger)
-            # to a seller that is silent both would pay most
+            # with a silent seller C, A and B do not trade: both prefer to buy from C
             assert kept[message_type][1] or message_type == QUOTE, "A and B trade"
         return kept[message_type]
 
@@ -109,7 +109,7 @@ def test_hostile_training_replies(attack, without, caplog):
 
 
 @pytest.mark.parametrize("name", ["A\n9.bias", "A/A", "B+C", "market/escrow", "x" * 61])
-def test_no_seat_for_a_name_that_would_pass_for_part_of_an_id(name, without, caplog):
+def test_names_with_characters_of_ids_get_no_seat(name, without, caplog):
     def tamper(agent, message, reply):
         if agent == "C" and message.metadata.message_type == TRAIN:
             return changed(reply, agent=ConfigRecord({"name": name}))
@@ -121,7 +121,7 @@ def test_no_seat_for_a_name_that_would_pass_for_part_of_an_id(name, without, cap
     assert set(ledger.balances()) == {"A", "B", ENDOWMENT, ESCROW}
 
 
-def test_what_was_delivered_without_an_acknowledgement_cannot_be_sold_either(caplog):
+def test_unacknowledged_deliveries_cannot_be_resold_either(caplog):
     delivered = {}
 
     def tamper(name, message, reply):
@@ -136,11 +136,11 @@ def test_what_was_delivered_without_an_acknowledgement_cannot_be_sold_either(cap
     strategy, _, ledger = play(tamper, profile="own", **THREE)
     assert [deal.round for deal, _ in ledger.deals() if deal.seller == "C"] != [], "C sells before"
     assert [deal for deal, _ in ledger.deals() if deal.seller == "C" and deal.round == 3] == []
-    assert f"{strategy.broker.state.pseudonyms['C']}: its parameters are what was delivered" in caplog.text
+    assert f"{strategy.broker.state.pseudonyms['C']}: its parameters match a delivered model" in caplog.text
 
 
-def test_a_stranger_changes_nothing_of_an_agent_s_purpose():
-    """With accounts bound to nodes, C says that it is B, who was there in an earlier run of the market."""
+def test_a_stranger_cannot_change_an_agents_objective():
+    """With accounts bound to nodes, C claims to be B, which took part in an earlier run."""
     ledger = Ledger.open()
     ledger.open_account("B", 100_000_000, "1001")
 
@@ -160,7 +160,7 @@ def messages(caplog):
     return [record.getMessage() for record in caplog.records]
 
 
-def test_parameters_that_are_finite_but_absurd_are_not_for_sale():
+def test_absurd_finite_parameters_are_not_for_sale():
     _, _, ledger = play(tamper_with("C", TRAIN, broken(absurd)), **THREE)
     assert not [deal for deal, _ in ledger.deals() if deal.seller == "C" and deal.round > 1]
 
@@ -198,8 +198,8 @@ def test_hostile_bids(attack, without):
     assert not [deal for deal, _ in ledger.deals() if deal.buyer == "C"]
 
 
-def test_a_claim_on_another_agent_s_offer_is_none(without, caplog):
-    """C bids on what A is offered of C's own parameters: offers that A and C have in common bear one id."""
+def test_a_bid_on_another_agents_offer_is_ignored(without, caplog):
+    """C bids on A's offer of C's parameters; offers from one seller to A and C have the same id."""
     offered, claimed = {}, []
 
     def tamper(name, message, reply):
@@ -221,7 +221,7 @@ def is_offer(message):
     return message.metadata.message_type == OFFER
 
 
-def test_a_bid_above_the_balance_is_void_and_costs_nobody_anything():
+def test_a_deal_above_the_balance_is_void_and_costs_nothing():
     _, _, ledger = play(tamper_with("C", OFFER, bidding(900_000_000)), pricing="split(1)", **THREE)
     mine = [state for deal, state in ledger.deals() if deal.buyer == "C"]
     assert mine
@@ -257,7 +257,7 @@ def test_hostile_asks(attack, without, caplog):
     assert not [deal for deal, _ in ledger.deals() if deal.seller == "C"]
 
 
-def test_messages_that_are_replayed_reordered_or_doubled_change_nothing():
+def test_replayed_reordered_and_duplicated_messages_have_no_effect():
     earlier = []
 
     def replay(replies):
@@ -270,8 +270,8 @@ def test_messages_that_are_replayed_reordered_or_doubled_change_nothing():
     assert [deal for deal, _ in replayed[2].deals()] == [deal for deal, _ in plain[2].deals()]
 
 
-def test_an_answer_after_the_timeout_is_none(without):
-    """C's training of each round arrives among the answers of the next exchange."""
+def test_an_answer_after_the_timeout_is_ignored(without):
+    """C's training replies arrive among the replies of the next exchange."""
     held: list[Message] = []
 
     def hold_back(name, message, reply):
@@ -281,7 +281,7 @@ def test_an_answer_after_the_timeout_is_none(without):
         return reply
 
     def arrive(replies):
-        """Let those arrive that were held back before this exchange."""
+        """Return the replies, with those that were held back before this exchange."""
         late, arrived[:] = held[: len(arrived)], held
         return [*late, *replies]
 
@@ -291,7 +291,7 @@ def test_an_answer_after_the_timeout_is_none(without):
     assert honest(strategy, ledger) == without(TRAIN)
 
 
-def test_many_identities_of_one_seller_earn_no_more_than_one():
+def test_several_identities_of_one_seller_earn_no_more_than_one():
     """C and D sell what B trained."""
     trained = {}
 
@@ -316,8 +316,8 @@ def test_many_identities_of_one_seller_earn_no_more_than_one():
     assert many[0].history.results["A"] == one[0].history.results["A"]
 
 
-def test_parameters_that_are_poisoned_for_one_class_are_not_offered(caplog):
-    """C's model is the best on average, and denies one class."""
+def test_parameters_poisoned_for_one_class_are_not_offered(caplog):
+    """C's model is the best on average, but almost never predicts one class."""
     options = THREE | {"class_tolerance": 1.0, "learning_rate": 0.05, "num_server_rounds": 3}
 
     def poison(name, message, reply):
@@ -337,13 +337,13 @@ def test_parameters_that_are_poisoned_for_one_class_are_not_offered(caplog):
     with caplog.at_level(logging.WARNING, "flwr"):
         careful, _, ledger = play(poison, **options)
     assert not [deal for deal, _ in ledger.deals() if deal.seller == "C"]
-    line = f"{careful.broker.state.pseudonyms['C']}: what it sells would harm a buyer in class 3"
+    line = f"{careful.broker.state.pseudonyms['C']}: its parameters would harm a buyer in class 3"
     assert [text for text in messages(caplog) if line in text]
     assert honest(careful, ledger) == honest(*play(absent, **options)[::2])
 
 
 def poisoned():
-    """A model that was trained on all data there is, but hardly ever answers 3."""
+    """Return a model trained on all data that almost never predicts class 3."""
     if not _POISONED:
         from clients.training import train
         from fl_market.tasks import TaskOptions, load_task
@@ -364,7 +364,7 @@ _POISONED = {}
 
 
 def unacknowledged(until, change=silent):
-    """C takes what it is delivered in the rounds from 2 on, and does not say so."""
+    """Return a tamper function: C does not acknowledge its purchases from round 2 on."""
 
     def tamper(name, message, reply):
         concerned = name == "C" and message.metadata.message_type == EVALUATE and "receipts" in message.content
@@ -390,7 +390,7 @@ def purchases(ledger):
         lambda message, reply: Message(Error(1, "no"), reply_to=message),
     ],
 )
-def test_a_buyer_that_acknowledges_nothing_loses_the_right_to_buy(refusal, caplog):
+def test_a_buyer_without_acknowledgements_loses_the_right_to_buy(refusal, caplog):
     unpaid = unacknowledged(until=9)
 
     def tamper(name, message, reply):
@@ -416,7 +416,7 @@ def test_a_buyer_whose_acknowledgements_were_lost_pays_and_buys_again():
 
 
 def test_a_buyer_that_cannot_pay_its_debts_does_not_buy():
-    """Its account covers each of the two deliveries that it left unpaid, but not both; and it sells nothing."""
+    """Its balance covers each of the two unpaid deliveries, but not both, and it sells nothing."""
     unpaid = unacknowledged(until=4)
 
     def poor(name, message, reply):
@@ -433,7 +433,7 @@ def test_a_buyer_that_cannot_pay_its_debts_does_not_buy():
 
 
 def test_an_account_belongs_to_the_node_that_opened_it(caplog):
-    """In a second run with the same ledger, A's node is away and B's claims to be A."""
+    """In a second run with the same ledger, A's node is absent and B's node claims to be A."""
     ledger = Ledger.open()
     play(ledger=ledger, bind_accounts=True)
     balance = ledger.balance("A")
@@ -449,7 +449,7 @@ def test_an_account_belongs_to_the_node_that_opened_it(caplog):
     assert ledger.balance("A") == balance
 
 
-def test_an_agent_that_comes_back_has_its_account():
+def test_a_returning_agent_keeps_its_account():
     ledger = Ledger.open()
     play(ledger=ledger, bind_accounts=True)
     balances = ledger.balances()
@@ -459,7 +459,7 @@ def test_an_agent_that_comes_back_has_its_account():
     assert settled(ledger)
 
 
-def test_an_agent_that_joins_late_is_seated_with_an_account_and_a_model_of_its_own(without):
+def test_a_late_agent_gets_a_seat_an_account_and_its_own_model(without):
     early = tamper_with("C", TRAIN, silent, market_round=0)
 
     def late(name, message, reply):

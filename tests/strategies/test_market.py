@@ -1,4 +1,4 @@
-"""Every branch of a market round, over a grid in this process."""
+"""All branches of a market round, over a grid in this process."""
 
 import logging
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.flower
 ALL = [(2, "A"), (2, "B"), (3, "A"), (3, "B")]
 
 
-def test_a_whole_market():
+def test_a_complete_market():
     strategy, grid, ledger = play()
     assert settled(ledger) == ALL
     for deal, _ in ledger.deals():
@@ -35,15 +35,15 @@ def test_a_whole_market():
     assert counts == {TRAIN: 6, OFFER: 4, QUOTE: 4, EVALUATE: 6}
 
 
-def test_parameters_travel_only_where_they_differ():
-    """Never with a training message (nobody lost its copy), and with an evaluation only to a buyer."""
+def test_parameters_are_sent_only_if_they_differ():
+    """No training message has parameters (no copy was lost), and only buyers' evaluations have."""
     _, grid, _ = play()
     assert not any(message.content.array_records for message in grid.sent(TRAIN))
     rounds = [int(message.metadata.group_id) for message in grid.sent(EVALUATE) if message.content.array_records]
     assert rounds == [2, 2, 3, 3]
 
 
-def test_offers_and_quotes_name_the_layers_that_are_traded():
+def test_offers_and_quotes_name_the_traded_layers():
     _, grid, ledger = play(layers="0,1")
     assert settled(ledger)
     offers = [message.content["offers"] for message in grid.sent(OFFER)]
@@ -51,7 +51,7 @@ def test_offers_and_quotes_name_the_layers_that_are_traded():
     assert {name for part in offers + quotes for name in part["layers"]} == {"1,3"}
 
 
-def test_offers_and_quotes_are_private_and_hold_no_more_than_the_protocol():
+def test_offers_and_quotes_are_private_and_hold_only_fields_of_the_protocol():
     _, grid, _ = play()
     for agent, message, _ in grid.seen:
         if message.metadata.message_type == OFFER:
@@ -67,7 +67,7 @@ def test_offers_and_quotes_are_private_and_hold_no_more_than_the_protocol():
 
 
 @pytest.mark.parametrize("policy", ["sealed", "paper", "sharp"])
-def test_what_each_seller_is_told_is_the_disclosure_policy(policy):
+def test_quote_requests_follow_the_disclosure_policy(policy):
     _, grid, ledger = play(disclosure=policy)
     quotes = [(agent, message.content["quotes"]) for agent, message, _ in grid.seen if "quotes" in message.content]
     assert quotes
@@ -87,7 +87,7 @@ def test_what_each_seller_is_told_is_the_disclosure_policy(policy):
                 assert message.content["quotes"]["beta"] == [by_round[key]]
 
 
-def test_sellers_are_told_past_prices_and_nobody_s_name():
+def test_sellers_receive_past_prices_without_names():
     _, grid, ledger = play(num_server_rounds=4)
     for message in grid.sent(QUOTE):
         before = [deal.price for deal, _ in ledger.deals() if deal.round < int(message.metadata.group_id)]
@@ -117,7 +117,7 @@ def test_other_pricing_rules_set_other_prices():
     assert all(price == 1000 for *_, price in prices["posted(0.001)"])
 
 
-def test_the_free_market_skips_quotes_and_nobody_pays():
+def test_the_free_market_has_no_quotes_and_no_payments():
     _, grid, ledger = play(strategy="market")
     assert grid.sent(QUOTE) == []
     assert settled(ledger) == ALL
@@ -125,14 +125,14 @@ def test_the_free_market_skips_quotes_and_nobody_pays():
     assert ledger.balance("A") == ledger.balance("B") == 100_000_000
 
 
-def test_before_the_first_round_there_is_nothing_but_training():
+def test_before_the_first_round_of_trading_agents_only_train():
     _, grid, ledger = play(first_round=4)
     assert grid.sent(OFFER) == []
     assert ledger.deals() == []
 
 
-def test_all_quotes_of_a_round_are_computed_before_any_of_its_trades():
-    """What B is offered in round 2 is the same whether or not A buys in it."""
+def test_offers_of_a_round_do_not_depend_on_its_trades():
+    """B's offers in round 2 are the same whether or not A buys in that round."""
     _, grid, _ = play(num_server_rounds=2)
     decline = tamper_with("A", OFFER, lambda message, reply: changed(reply, bids=ConfigRecord({})))
     _, other, _ = play(decline, num_server_rounds=2)
@@ -175,7 +175,7 @@ def impostor(message, reply):
         (lambda message, reply: None, "no answer in time"),
     ],
 )
-def test_a_bad_training_reply_excludes_only_its_sender(change, complaint, caplog):
+def test_an_invalid_training_reply_excludes_only_its_sender(change, complaint, caplog):
     with caplog.at_level(logging.WARNING, "flwr"):
         strategy, _, ledger = play(tamper_with("B", TRAIN, change), agents=4)
     lines = [record.getMessage() for record in caplog.records if complaint in record.getMessage()]
@@ -185,8 +185,8 @@ def test_a_bad_training_reply_excludes_only_its_sender(change, complaint, caplog
     assert [result.round for result in strategy.history.results["B"]] == [1]
 
 
-def test_an_agent_that_lost_its_copy_is_sent_the_broker_s_record():
-    """An error in round 2 leaves the broker unsure of what B holds."""
+def test_an_agent_that_lost_its_copy_receives_the_brokers_record():
+    """After an error in round 2, the broker does not know which model B holds."""
 
     def once(message, reply):
         return Message(Error(1, "gone"), reply_to=message) if message.metadata.group_id == "2" else reply
@@ -205,7 +205,7 @@ def test_an_agent_that_lost_its_copy_is_sent_the_broker_s_record():
         ({"offer": ["x"], "amount": [float("nan")]}, "must be of type int; got nan"),
     ],
 )
-def test_a_bad_bid_is_no_bid(columns, complaint, caplog):
+def test_an_invalid_bid_is_ignored(columns, complaint, caplog):
     tamper = tamper_with("A", OFFER, lambda message, reply: changed(reply, bids=ConfigRecord(columns)))
     with caplog.at_level(logging.WARNING, "flwr"):
         strategy, _, ledger = play(tamper)
@@ -223,7 +223,7 @@ def test_a_bad_bid_is_no_bid(columns, complaint, caplog):
         lambda message, reply: None,
     ],
 )
-def test_without_an_ask_that_the_bid_covers_there_is_no_deal(change):
+def test_no_deal_without_a_valid_ask(change):
     _, _, ledger = play(tamper_with("B", QUOTE, change))
     assert settled(ledger) == [(2, "B"), (3, "B")]
 
@@ -236,7 +236,7 @@ def test_without_an_ask_that_the_bid_covers_there_is_no_deal(change):
         lambda message, reply: changed(reply, acknowledgement=ConfigRecord({})),
     ],
 )
-def test_without_an_acknowledgement_the_buyer_is_refunded_and_keeps_its_own_model(change):
+def test_a_buyer_without_a_valid_acknowledgement_is_refunded_and_keeps_its_model(change):
     strategy, grid, ledger = play(tamper_with("A", EVALUATE, change, market_round=3))
     assert settled(ledger) == [(2, "A"), (2, "B"), (3, "B")]
     assert [d.buyer for d, state in ledger.deals() if state is DealState.REFUNDED] == ["A"]
@@ -255,7 +255,7 @@ def test_without_an_acknowledgement_the_buyer_is_refunded_and_keeps_its_own_mode
         lambda message, reply: changed(reply, agent=ConfigRecord({"name": "A"})),
     ],
 )
-def test_metrics_that_are_none_or_claimed_for_another_steer_and_spoil_nothing(change):
+def test_invalid_or_false_metrics_have_no_effect(change):
     strategy, _, ledger = play(tamper_with("B", EVALUATE, change))
     assert settled(ledger) == ALL
     assert [result.round for result in strategy.history.results["A"]] == [1, 2, 3]
@@ -263,7 +263,7 @@ def test_metrics_that_are_none_or_claimed_for_another_steer_and_spoil_nothing(ch
     assert strategy.history.results["A"] == clean.history.results["A"]
 
 
-def test_an_account_of_the_market_s_own_cannot_be_claimed(caplog):
+def test_agents_cannot_claim_the_markets_own_accounts(caplog):
     claim = tamper_with("B", TRAIN, lambda m, reply: changed(reply, agent=ConfigRecord({"name": "market/escrow"})), 1)
     with caplog.at_level(logging.WARNING, "flwr"):
         _, _, ledger = play(claim)
@@ -271,7 +271,7 @@ def test_an_account_of_the_market_s_own_cannot_be_claimed(caplog):
     assert any("got 'market/escrow'" in record.getMessage() for record in caplog.records)
 
 
-def test_an_agent_that_is_alone_has_nobody_to_trade_with():
+def test_a_single_agent_does_not_trade():
     _, grid, ledger = play(tamper_with("B", TRAIN, lambda message, reply: None, market_round=1))
     assert ledger.deals() == []
     assert grid.sent(OFFER) == []
@@ -279,7 +279,7 @@ def test_an_agent_that_is_alone_has_nobody_to_trade_with():
 
 @pytest.mark.parametrize("reorder", [lambda replies: replies[::-1], lambda replies: sorted(replies, key=id)])
 @pytest.mark.parametrize("strategy", ["market-priced", "fedavg", "fedavg-late"])
-def test_the_order_of_replies_changes_nothing(reorder, strategy):
+def test_the_order_of_replies_has_no_effect(reorder, strategy):
     configuration = configured(strategy=strategy, agents=3, num_server_rounds=4)
     results = []
     for order in (None, reorder):
@@ -289,7 +289,7 @@ def test_the_order_of_replies_changes_nothing(reorder, strategy):
     assert results[0] == results[1]
 
 
-def test_too_few_agents_is_a_clear_end():
+def test_too_few_agents_raise_a_clear_error():
     configuration = configured(agents=3, connect_timeout=0.1)
     grid = InlineGrid(app, 2, configuration.to_mapping())
     for strategy in ("market", "fedavg", "siloed"):
@@ -307,15 +307,15 @@ def test_the_public_strategy_needs_only_a_broker(mlp):
     assert strategy.aggregate_evaluate(1, []) is None
 
 
-def test_a_worthless_seller_sells_nothing():
-    """B's parameters are noise from round 2 on: A, who trained on all it has, is never offered them."""
+def test_random_parameters_are_not_offered():
+    """B's parameters are noise in round 4, and A is well trained."""
 
     def noise(state):
         for tensor in state.values():
             tensor.copy_(torch.randn(tensor.shape, generator=torch.Generator().manual_seed(0)))
 
     tamper = tamper_with("B", TRAIN, broken(noise), market_round=4)
-    # at 95 %, one worthless purchase in twenty may look like a gain
+    # at 95 %, one purchase in twenty without any gain may be certified
     _, grid, ledger = play(tamper, num_server_rounds=5, first_round=4, local_epochs=4, confidence=0.999)
     assert grid.sent(OFFER, "A") == []
     assert "A" not in {buyer for _, buyer in settled(ledger)}
@@ -340,7 +340,7 @@ def test_the_inline_engine_reports_every_round():
 THREE = {"agents": 3, "partition": "dirichlet(0.1)", "num_server_rounds": 8, "learning_rate": 0.05}
 
 
-def test_agents_with_targets_of_their_own_keep_them_better_than_under_a_common_model():
+def test_the_market_serves_different_targets_better_than_a_common_model():
     market, common = (run_inline(configured(strategy=arm, profile="own", **THREE)) for arm in ("market", "fedavg"))
     for name in "ABC":
         own, shared = (result.agents[name].rounds[-1].target_accuracy for result in (market, common))
@@ -349,7 +349,7 @@ def test_agents_with_targets_of_their_own_keep_them_better_than_under_a_common_m
     assert len({result.rounds[-1].test_accuracy for result in market.agents.values()}) == 3, "no collapse"
 
 
-def test_target_classes_can_be_named():
+def test_profiles_can_name_target_classes():
     result = run_inline(configured(strategy="siloed", profile="7,8", num_server_rounds=1))
     last = result.agents["A"].rounds[-1]
     assert last.target_accuracy != last.test_accuracy
@@ -384,7 +384,7 @@ INPUTS, TARGETS = torch.zeros(9, 1, 28, 28), torch.arange(9)
         ({}, {"inputs": INPUTS, "targets": TARGETS.float()}),
     ],
 )
-def test_an_agent_with_a_profile_that_is_none_gets_no_seat_until_it_has_one(profile, validation, caplog):
+def test_an_agent_gets_a_seat_only_with_a_valid_profile(profile, validation, caplog):
     def tamper(name, message, reply):
         if name == "A" and message.metadata.message_type == TRAIN and message.metadata.group_id in "12":
             assert message.content["config"]["register"]
@@ -402,7 +402,7 @@ def test_an_agent_with_a_profile_that_is_none_gets_no_seat_until_it_has_one(prof
 LABELS = {"labels": "0,1,2,3,4,5,6;3,4,5,6,7,8,9", "num_server_rounds": 6, "learning_rate": 0.05, "first_round": 2}
 
 
-def test_agents_that_distinguish_other_classes_trade_what_they_share_and_keep_their_heads():
+def test_agents_with_different_label_spaces_trade_shared_layers_and_keep_their_heads():
     heads = {}
 
     def tamper(name, message, reply):
@@ -422,7 +422,7 @@ def test_agents_that_distinguish_other_classes_trade_what_they_share_and_keep_th
     assert offered == {"1,3,5,7"}
 
 
-def test_agents_with_labels_of_their_own_gain_from_the_market_and_cannot_be_averaged():
+def test_agents_with_different_label_spaces_gain_and_cannot_be_averaged():
     alone, market = (run_inline(configured(strategy=arm, **LABELS)) for arm in ("siloed", "market-fine"))
     losses = [[agent.rounds[-1].test_loss for agent in result.agents.values()] for result in (alone, market)]
     assert sum(losses[1]) < sum(losses[0])
@@ -436,7 +436,7 @@ def spent_by(ledger, agent):
 
 @pytest.mark.parametrize("kept", [False, True])
 def test_an_agent_never_pays_more_than_its_own_limits(tmp_path, kept):
-    """They are in its node configuration, and it does not tell the broker."""
+    """The limits are in its node configuration; the broker does not know them."""
     limits = {"purchase-limit": 0.05, "spending-limit": 0.12} | ({"agent-dir": str(tmp_path)} if kept else {})
     _, grid, ledger = play(num_server_rounds=7, node_config={1000: limits})
     bids = [reply.content["bids"]["amount"] for _, message, reply in grid.seen if bids_of(message, "A", grid)]
@@ -454,7 +454,7 @@ def bids_of(message, agent, grid):
     return message.metadata.message_type == OFFER and grid.agent(message) == agent
 
 
-def test_a_limit_that_is_used_up_in_an_earlier_run_still_holds(tmp_path):
+def test_a_spending_limit_holds_across_runs(tmp_path):
     """The agent's disk outlives its node."""
     limits = {"spending-limit": 0.04, "agent-dir": str(tmp_path)}
     _, _, first = play(num_server_rounds=4, node_config={1000: limits})
@@ -475,7 +475,7 @@ def test_an_agent_asks_at_least_its_reserve_price():
     assert not [deal for deal, _ in ledger.deals() if deal.seller == "A" and deal.price < 500_000]
 
 
-def test_a_buyer_may_register_validation_data_of_its_own():
+def test_a_buyer_may_register_its_own_validation_data():
     strategy, grid, _ = play(validation_samples=60, strategy="market", num_server_rounds=2)
     sent = [reply.content["validation"] for _, message, reply in grid.seen if "validation" in reply.content]
     assert [record["inputs"].shape for record in sent] == [(60, 1, 28, 28)] * 2, "once from each agent"
@@ -483,8 +483,8 @@ def test_a_buyer_may_register_validation_data_of_its_own():
     assert {trial.certificate.samples for trial in trials} == {30}
 
 
-def test_a_seller_that_returns_what_it_bought_sells_nothing(caplog):
-    """It trains nothing, but sends back the model that was delivered to it."""
+def test_a_reseller_sells_nothing(caplog):
+    """It does not train, and returns the model that was delivered to it."""
     delivered = {}
 
     def tamper(name, message, reply):

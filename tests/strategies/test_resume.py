@@ -1,4 +1,4 @@
-"""A broker that crashes goes on where it was: same final result, and no deal half done."""
+"""A crashed broker resumes with the same final result, and leaves no deal open."""
 
 import json
 import logging
@@ -43,11 +43,11 @@ OPTIONS = {
 
 
 class CrashError(BaseException):
-    """What a test lets happen in the middle of a run; nothing catches it, as nothing catches a SIGKILL."""
+    """A crash in the middle of a run; no handler catches it, as with SIGKILL."""
 
 
 def configured(folder, **options):
-    """Agents keep their momentum on disk: else a resumed run would start without it."""
+    """Return options with which agents keep their momentum on disk for the resumption."""
     return Configuration.of(out_dir=str(folder), agent_dir=str(folder / "agents"), **(OPTIONS | options))
 
 
@@ -79,7 +79,7 @@ STEPS = ("agree", "escrow", "deliver", "settle", "open_account")
 
 
 @pytest.mark.parametrize("number", [9, 14, 20, 23, 26, 29, 31])
-def test_a_crash_at_any_step_of_the_ledger_changes_nothing_in_the_end(tmp_path, monkeypatch, uninterrupted, number):
+def test_a_crash_at_any_step_of_the_ledger_leaves_the_result_unchanged(tmp_path, monkeypatch, uninterrupted, number):
     seen = []
 
     def crashing(step):
@@ -107,7 +107,7 @@ def test_a_crash_at_any_step_of_the_ledger_changes_nothing_in_the_end(tmp_path, 
     assert settled(result) == settled(uninterrupted)
 
 
-def test_a_process_killed_at_random_can_be_resumed_until_it_is_done(tmp_path, uninterrupted):
+def test_a_process_killed_at_random_can_be_resumed_to_the_end(tmp_path, uninterrupted):
     dice = random.Random(1)
     options = ["--rounds", str(ROUNDS), "--first-round", "2", "--prior", "exponential(1000)", "--learning-rate", "0.1"]
     options += [
@@ -127,7 +127,7 @@ def test_a_process_killed_at_random_can_be_resumed_until_it_is_done(tmp_path, un
         checkpoints = tmp_path / "checkpoints-market-priced"
         reached = len(list(checkpoints.glob("round-*"))) if checkpoints.exists() else 0
         deadline = time.monotonic() + 60
-        while child.poll() is None and time.monotonic() < deadline:  # let it get somewhere first
+        while child.poll() is None and time.monotonic() < deadline:  # lets it make progress first
             if checkpoints.exists() and any(checkpoints.iterdir()) and (kills == 0 or reached):
                 break
             time.sleep(0.01)
@@ -149,8 +149,8 @@ def test_a_process_killed_at_random_can_be_resumed_until_it_is_done(tmp_path, un
         assert document["agents"][name]["rounds"] == [vars(entry) for entry in agent.rounds]
 
 
-def test_a_run_that_crashes_where_the_one_before_it_did_leaves_no_deal_open(tmp_path, monkeypatch, uninterrupted):
-    """Both delivered in round 3, and neither lived to keep it; the third must refund the deals of both."""
+def test_two_crashes_at_the_same_step_leave_no_deal_open(tmp_path, monkeypatch, uninterrupted):
+    """Both crash between delivery and checkpoint; the third run must refund their deals."""
     write = Checkpoints.write
 
     def crash(checkpoints, checkpoint):
@@ -173,7 +173,7 @@ def test_a_run_that_crashes_where_the_one_before_it_did_leaves_no_deal_open(tmp_
     assert settled(result) == settled(uninterrupted)
 
 
-def test_a_checkpoint_that_was_just_being_replaced_still_counts(tmp_path, monkeypatch):
+def test_a_crash_during_the_replacement_of_a_checkpoint_keeps_the_old_one(tmp_path, monkeypatch):
     run_inline(configured(tmp_path, num_server_rounds=2, checkpoints_kept=1))
     checkpoints = Checkpoints(tmp_path / "checkpoints-market-priced", kept=1)
     rename = Path.rename
@@ -194,7 +194,7 @@ def test_a_checkpoint_that_was_just_being_replaced_still_counts(tmp_path, monkey
     assert [path.name for path in (tmp_path / "checkpoints-market-priced").iterdir()] == ["round-000002"]
 
 
-def test_so_many_checkpoints_are_kept(tmp_path):
+def test_checkpoints_kept_limits_the_number_of_checkpoints(tmp_path):
     run_inline(configured(tmp_path, num_server_rounds=4, checkpoints_kept=3))
     kept = sorted(path.name for path in (tmp_path / "checkpoints-market-priced").iterdir())
     assert kept == ["round-000002", "round-000003", "round-000004"]
@@ -224,7 +224,7 @@ def test_a_full_disk_stops_the_round_before_money_moves(tmp_path, monkeypatch, u
     assert settled(result) == settled(uninterrupted)
 
 
-def test_what_cannot_be_resumed_is_named(tmp_path, capsys):
+def test_runs_that_cannot_be_resumed_are_rejected(tmp_path, capsys):
     assert main(["run", "--resume", str(tmp_path), "--quiet"]) == 1
     assert "there is no run to resume" in capsys.readouterr().err
     run_inline(configured(tmp_path, strategy="siloed", num_server_rounds=1))
@@ -238,7 +238,7 @@ def test_what_cannot_be_resumed_is_named(tmp_path, capsys):
     assert main(["compare", "--resume", str(tmp_path / "b"), "--quiet"]) == 2
 
 
-def test_a_run_is_not_resumed_while_it_is_at_work(tmp_path):
+def test_a_running_run_cannot_be_resumed(tmp_path):
     """Two brokers of one market would end each other's open deals."""
     run_inline(configured(tmp_path, num_server_rounds=3))
     _, before = check_ledger(tmp_path)
@@ -251,7 +251,7 @@ def test_a_run_is_not_resumed_while_it_is_at_work(tmp_path):
     assert settled(resumed(tmp_path))
 
 
-def test_a_run_at_work_is_not_overwritten(tmp_path):
+def test_a_running_run_cannot_be_overwritten(tmp_path):
     run_inline(configured(tmp_path, num_server_rounds=1))
     left = sorted(tmp_path.iterdir())
     with at_work(tmp_path, "market-priced"), pytest.raises(MarketError, match="another process is running"):
@@ -259,7 +259,7 @@ def test_a_run_at_work_is_not_overwritten(tmp_path):
     assert sorted(tmp_path.iterdir()) == left
 
 
-def test_a_checkpoint_goes_with_its_ledger(tmp_path, monkeypatch):
+def test_a_checkpoint_needs_its_own_ledger(tmp_path, monkeypatch):
     run_inline(configured(tmp_path, num_server_rounds=2))
     with monkeypatch.context() as patched:
         patched.setenv(LEDGER, f"sqlite:///{tmp_path}/another.db")
@@ -272,7 +272,7 @@ def test_a_checkpoint_goes_with_its_ledger(tmp_path, monkeypatch):
     assert check_ledger(tmp_path) == before, "nothing is paid twice"
 
 
-def test_a_run_that_was_killed_while_it_opened_its_ledger_can_be_resumed(tmp_path, monkeypatch):
+def test_a_run_killed_while_it_opened_its_ledger_can_be_resumed(tmp_path, monkeypatch):
     from strategies import server_app
 
     def killed(url):
@@ -286,14 +286,14 @@ def test_a_run_that_was_killed_while_it_opened_its_ledger_can_be_resumed(tmp_pat
     assert settled(resumed(tmp_path))
 
 
-def test_a_finished_run_resumed_returns_its_result(tmp_path):
+def test_resuming_a_finished_run_returns_its_result(tmp_path):
     result = run_inline(configured(tmp_path, num_server_rounds=3))
     again = resumed(tmp_path)
     assert again.agents == result.agents
     assert settled(again) == settled(result)
 
 
-def test_a_run_that_was_killed_before_its_first_checkpoint_starts_again(tmp_path, monkeypatch, uninterrupted):
+def test_a_run_killed_before_its_first_checkpoint_starts_again(tmp_path, monkeypatch, uninterrupted):
     from strategies import checkpoints
 
     def killed(path, content):
@@ -313,7 +313,7 @@ STATEMENTS = (8, 17, 26, 39)
 
 @pytest.mark.parametrize("allowed", STATEMENTS)
 def test_a_ledger_that_becomes_read_only_stops_the_run_and_loses_nothing(tmp_path, monkeypatch, uninterrupted, allowed):
-    """SQLite itself refuses to write from one of its transactions on."""
+    """SQLite refuses all writes from a given transaction on."""
     from sqlalchemy import event
 
     from fl_market.ledger import ledger as module
@@ -343,7 +343,7 @@ def test_a_ledger_that_becomes_read_only_stops_the_run_and_loses_nothing(tmp_pat
 
 
 def test_a_ledger_on_a_full_disk_stops_the_run_and_loses_nothing(tmp_path, uninterrupted):
-    """The ledger's files may grow to so many bytes only, as on a full disk; then there is space again."""
+    """The size of the ledger's files is limited, as on a full disk; then the limit is removed."""
     options = [f"--{name.replace('_', '-')}={value}" for name, value in OPTIONS.items() if name != "strategy"]
     options = [option.replace("num-server-rounds", "rounds") for option in options]
     start = [sys.executable, "-m", "fl_market.cli", "run", "--engine", "inline", "--quiet", "--out", str(tmp_path)]
@@ -397,8 +397,8 @@ def test_a_lost_connection_to_postgresql_stops_the_run_and_loses_nothing(tmp_pat
         server.remove()
 
 
-def test_runs_that_share_a_ledger_do_not_disturb_each_other(tmp_path, monkeypatch):
-    """Accounts go on; deals, also those that wait in escrow, belong to their run."""
+def test_runs_with_a_shared_ledger_are_independent(tmp_path, monkeypatch):
+    """Accounts continue; deals, including those in escrow, belong to their run."""
     monkeypatch.setenv(LEDGER, f"sqlite:///{tmp_path / 'shared.db'}")
     first = run_inline(configured(tmp_path / "a", num_server_rounds=3))
     with Ledger.open(f"sqlite:///{tmp_path / 'shared.db'}") as ledger:
@@ -417,8 +417,8 @@ def test_runs_that_share_a_ledger_do_not_disturb_each_other(tmp_path, monkeypatc
     assert moved == {name: result.earned - result.paid for name, result in second.agents.items()}
 
 
-def test_a_run_that_died_before_it_traded_leaves_alone_what_another_did_meanwhile(tmp_path, monkeypatch):
-    """Both began with the ledger that they share still empty, and the other one's deals are still open."""
+def test_resuming_a_run_without_trades_leaves_another_runs_deals_alone(tmp_path, monkeypatch):
+    """Both runs started with an empty shared ledger, and the other run's deals are open."""
     monkeypatch.setenv(LEDGER, f"sqlite:///{tmp_path / 'shared.db'}")
 
     def crash(*arguments):
@@ -436,13 +436,11 @@ def test_a_run_that_died_before_it_traded_leaves_alone_what_another_did_meanwhil
     assert set(states.values()) == {DealState.DELIVERED}
 
 
-def test_the_broker_waits_for_agents_that_are_all_gone_says_for_whom_and_gives_up_with_everything_saved(
-    tmp_path, caplog, uninterrupted
-):
+def test_the_broker_names_lost_agents_waits_for_them_and_stops_with_all_rounds_saved(tmp_path, caplog, uninterrupted):
     from clients.client_app import app
 
     class Emptying(InlineGrid):
-        """A grid whose nodes are gone after two rounds."""
+        """A grid that loses all nodes after two rounds."""
 
         rounds = 0
 
@@ -460,7 +458,7 @@ def test_the_broker_waits_for_agents_that_are_all_gone_says_for_whom_and_gives_u
     assert result.agents == uninterrupted.agents
 
 
-def test_a_resumed_run_goes_on_with_the_agents_that_come_back(tmp_path, caplog):
+def test_a_resumed_run_continues_with_the_agents_that_return(tmp_path, caplog):
     from clients.client_app import app
 
     configuration = configured(tmp_path, agents=3, partition="dirichlet(0.5)", num_server_rounds=3)
@@ -479,8 +477,8 @@ def test_a_resumed_run_goes_on_with_the_agents_that_come_back(tmp_path, caplog):
     assert "2 of 3 agents are connected" in caplog.text
 
 
-def test_an_agent_that_does_not_say_who_it_is_after_a_resume_keeps_its_model(tmp_path):
-    """It is left out of the round, and asked again in the next."""
+def test_an_unidentified_agent_keeps_its_model_after_a_resume(tmp_path):
+    """The round excludes it, and the next round asks for its name again."""
     from clients.client_app import app
 
     run_inline(configured(tmp_path, num_server_rounds=4))
@@ -488,7 +486,7 @@ def test_an_agent_that_does_not_say_who_it_is_after_a_resume_keeps_its_model(tmp
     known = Checkpoints(tmp_path / "checkpoints-market-priced").last()
 
     class Deaf(InlineGrid):
-        """A grid on which B misses the first question."""
+        """A grid on which B fails to answer the first query."""
 
         questions = 0
 

@@ -107,7 +107,9 @@ def test_data_that_cannot_be_read_is_named(tmp_path, real_mnist, damage):
         content = gzip.decompress(broken.read_bytes())
         broken.write_bytes(gzip.compress(content[:1000], 1) if damage == "truncated" else b"no gzip")
     file = "train-images-idx3-ubyte" + ("" if damage == "missing" else r"\.gz")
-    with pytest.raises(MarketError, match=f"MNIST cannot be read from {tmp_path}: {file}: .*; accepted is the layout"):
+    with pytest.raises(
+        MarketError, match=f"MNIST cannot be read from {tmp_path}: {file}: .*; the files must be in the layout"
+    ):
         mnist_mlp(TaskOptions(data_dir=str(tmp_path)))
 
 
@@ -161,5 +163,5 @@ def test_torchvision_is_left_alone_where_it_imports(monkeypatch):
 
 
 def test_an_unknown_task_is_named():
-    with pytest.raises(MarketError, match=r"unknown task 'chess'; accepted are mnist-mlp, .* or your own as FILE.py"):
+    with pytest.raises(MarketError, match=r"unknown task 'chess'; known are mnist-mlp, .* or your own as FILE.py"):
         load_task("chess", TaskOptions())

@@ -37,7 +37,7 @@ def test_shards_hold_few_classes(agents, shards):
 
 @pytest.mark.parametrize("text", ["", "thirds", "dirichlet", "dirichlet(x)", "dirichlet(1, 2)", "shards(1.5)"])
 def test_an_invalid_text_names_all_partitions(text):
-    with pytest.raises(MarketError, match="accepted are halves, dirichlet"):
+    with pytest.raises(MarketError, match="known are halves, dirichlet"):
         parse_partition(text)
 
 
