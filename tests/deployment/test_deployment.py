@@ -1,4 +1,4 @@
-"""A SuperLink, a ServerApp and three SuperNodes as processes of their own, over gRPC with TLS and node authentication.
+"""A SuperLink, a ServerApp and three SuperNodes as separate processes, over gRPC with TLS and node authentication.
 
 The scripts are those of ``docs/deployment.md``.
 """
@@ -31,7 +31,7 @@ pytestmark = [pytest.mark.long, pytest.mark.skipif(bool(why_not_here()), reason=
 
 
 def run(deployment, options):
-    """Run a market to its end, and return the result of its arm."""
+    """Run a market to its end, and return its arm in ``results.json``."""
     out = deployment.folder / "out"
     deployment.submit(options | {"out-dir": str(out)})
     deadline = time.monotonic() + 400
@@ -70,7 +70,7 @@ def test_a_deployed_market_ends_as_the_simulated_one(tmp_path):
 
 
 def run_with_private_options(options):
-    """The same market in this process; each node has the options that its operator gave it."""
+    """The same market in this process, each node with the options of its own operator."""
     from clients.client_app import app
     from fl_market.runner.inline_grid import InlineGrid
     from strategies.server_app import run_arm

@@ -1,4 +1,4 @@
-"""The units, the image and the composition of ``docs/deployment.md``, as far as they can be checked here."""
+"""The units, the image and the composition of ``docs/deployment.md``, as far as this machine can check them."""
 
 import re
 import shutil
@@ -11,7 +11,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 UNITS = sorted((ROOT / "scripts" / "deploy" / "systemd").glob("*.service"))
 USAGE = {"certificates.sh": (3, 99), "superlink.sh": (3, 5), "operator.sh": (4, 99), "supernode.sh": (6, 6)}
-"""Script -> fewest and most arguments."""
+"""Script -> smallest and largest number of arguments."""
 
 
 def check_call(words):
@@ -30,7 +30,7 @@ def test_scripts_say_how_they_are_called(script):
 
 @pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
 def test_systemd_units(unit, tmp_path):
-    """Each is verified with this clone in place of /opt/fl-market."""
+    """systemd verifies each, with this clone in place of /opt/fl-market."""
     (command,) = re.findall(r"^ExecStart=(.*)$", unit.read_text(), re.MULTILINE)
     check_call(command.split())
     if shutil.which("systemd-analyze") is None:

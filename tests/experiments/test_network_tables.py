@@ -1,4 +1,4 @@
-"""``experiment table1|table2|figure2``: what they write, and that a finished cell is not computed again."""
+"""``experiment table1|table2|figure2`` write what they print, and compute no finished cell again."""
 
 import json
 
@@ -25,7 +25,7 @@ SMALL = {"num_server_rounds": 3, "first_round": 2, "fit_steps": 2, "learning_rat
 
 @pytest.fixture
 def computed(monkeypatch):
-    """Run cells in this process, and keep count of them."""
+    """Run cells in this process, and collect them."""
     seen = []
 
     class Pool:
@@ -74,7 +74,7 @@ def test_tables_write_what_they_print_and_compute_no_cell_twice(tmp_path, comput
         assert text in table
     assert len(computed) == len(lines) - 1 == 2 * len(ARMS)
 
-    # figure 2 needs the very same cells
+    # figure 2 uses the same cells
     text = run_table("figure2", str(tmp_path), plan())
     assert len(computed) == 2 * len(ARMS)
     curves = json.loads((tmp_path / "figure2.json").read_text())
@@ -86,7 +86,7 @@ def test_tables_write_what_they_print_and_compute_no_cell_twice(tmp_path, comput
     assert "never" in text or str(first) in text
     assert (tmp_path / "figure2.png").read_bytes().startswith(b"\x89PNG")
 
-    # one cell lost, as where a run was interrupted: it alone is computed, and the table is the same
+    # one cell is missing, as after an interruption: only it is computed, and the table is the same
     (tmp_path / "cells").glob("*").__next__().unlink()
     assert run_table("table1", str(tmp_path), plan()) == table
     assert len(computed) == 2 * len(ARMS) + 1

@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture
 def flower_home(tmp_path):
-    """A Flower home of its own; the local SuperLink that ``flwr run`` leaves running is ended afterwards."""
+    """A temporary Flower home; the local SuperLink that ``flwr run`` leaves running is ended afterwards."""
     home = tmp_path / "flower"
     home.mkdir()
     yield home

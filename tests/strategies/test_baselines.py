@@ -22,7 +22,7 @@ def curves(result):
 
 
 def test_fedavg_is_flower_s_own():
-    """Flower's strategy, untouched, over the same agents ends with the same model."""
+    """Flower's strategy without ours around it ends with the same model."""
     configuration = Configuration(num_server_rounds=3)
     common = ArrayRecord(configuration.load_task().initial_model(0).state_dict())
     grid = InlineGrid(app, 2, configuration.to_mapping())
