@@ -188,3 +188,11 @@ def test_the_error_passes_from_one_process_to_another():
         run_inline(Configuration(strategy="fedavg", num_server_rounds=1, learning_rate=1e30, train_samples=200))
     copy = pickle.loads(pickle.dumps(found.value))
     assert (str(copy), copy.result) == (str(found.value), found.value.result)
+
+
+@pytest.mark.parametrize("verbose", [True, False])
+def test_flower_s_log_is_shown_only_with_verbose(unwell, caplog, verbose):
+    options = ["run", "--strategy", "siloed", "--engine", "inline", "--rounds", "1", "--quiet", *unwell("()")]
+    assert main(options + ["--verbose"] * verbose) == 0
+    assert ("[ROUND 1/1]" in caplog.text) == verbose
+    assert verbose or not caplog.records
