@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from flwr.app import Error, Message
 
 from fl_market.cli import main
 from fl_market.configuration import Configuration
@@ -160,6 +161,26 @@ def test_parameters_that_fedavg_cannot_average_are_refused_by_name(caplog, monke
     assert "round 1: agent B: '1.weight' has shape (32, 5)" in caplog.text
 
 
+def test_an_agent_that_never_says_its_name_is_called_by_its_node(caplog, monkeypatch):
+    asked = []
+
+    class Grid(engines.InlineGrid):
+        def answer(self, message):
+            if message.metadata.dst_node_id == 1000:
+                return super().answer(message)
+            asked.append(message.metadata.message_type)
+            return Message(Error(code=0, reason="out of memory"), reply_to=message)
+
+    monkeypatch.setattr(engines, "InlineGrid", Grid)
+    with pytest.raises(
+        UnfinishedRunError, match="agent B finished no round of siloed; the last failure: out of memory"
+    ):
+        run_inline(Configuration(strategy="siloed", num_server_rounds=2, train_samples=200))
+    warnings = [record.getMessage() for record in caplog.records if record.name == "fl_market"]
+    assert warnings == [f"round {n}: node 1001: out of memory; the round goes on without it" for n in (1, 2)]
+    assert asked == ["train", "query.identify", "train", "query.identify"], "once after a failure, once at the end"
+
+
 def test_the_error_passes_from_one_process_to_another():
     import pickle
 
@@ -167,3 +188,11 @@ def test_the_error_passes_from_one_process_to_another():
         run_inline(Configuration.of(strategy="fedavg", num_server_rounds=1, learning_rate=1e30, train_samples=200))
     copy = pickle.loads(pickle.dumps(found.value))
     assert (str(copy), copy.result) == (str(found.value), found.value.result)
+
+
+@pytest.mark.parametrize("verbose", [True, False])
+def test_flower_s_log_is_shown_only_with_verbose(unwell, caplog, verbose):
+    options = ["run", "--strategy", "siloed", "--engine", "inline", "--rounds", "1", "--quiet", *unwell("()")]
+    assert main(options + ["--verbose"] * verbose) == 0
+    assert ("[ROUND 1/1]" in caplog.text) == verbose
+    assert verbose or not caplog.records
