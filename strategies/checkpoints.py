@@ -19,7 +19,7 @@ from fl_market.market.broker import BrokerMemory
 from fl_market.parameters import StateDict
 
 STATE, TENSORS = "state.json", "tensors.safetensors"
-FORMAT = 3
+FORMAT = 4
 
 
 @dataclass(frozen=True)
