@@ -50,7 +50,7 @@ class FarApart:
 
     @property
     def launcher(self):
-        """What a command begins with that runs on the other side."""
+        """Return the prefix of a command that runs on the other side."""
         return ["ip", "netns", "exec", self.name]
 
     def __enter__(self):

@@ -1,4 +1,4 @@
-"""The checks of ``fl-market bench chaos``; the bench itself takes too long for a test."""
+"""The checks of ``fl-market bench chaos``; the benchmark itself takes too long for a test."""
 
 import json
 
@@ -12,7 +12,7 @@ from fl_market.ledger import Deal, Ledger
 
 @pytest.fixture
 def books(tmp_path):
-    """A ledger with three purchases of A: settled, refunded, refunded."""
+    """A market of which A bought three times: settled, refunded, refunded; and its receipts."""
     with Ledger.open(f"sqlite:///{tmp_path / 'market.db'}") as ledger:
         for name in "AB":
             ledger.open_account(name, 1000)
@@ -38,22 +38,22 @@ def problems(books, finished=True):
     return list(market_problems(books / "market.db", {name: books / name for name in "AB"}, finished))
 
 
-def test_correct_books_have_no_problem(books):
+def test_books_that_are_right(books):
     assert problems(books) == []
 
 
-def test_a_payment_without_a_receipt_is_found(books):
+def test_a_payment_for_what_was_never_received_is_found(books):
     write_receipts(books, [2])
     assert problems(books) == ["A paid 31 in round 1 without a receipt of the delivery, 1 times"]
     assert problems(books, finished=False) == [], "the receipt may be on its way"
 
 
-def test_a_receipt_without_payment_or_refund_is_found(books):
+def test_what_was_received_without_payment_or_refund_is_found(books):
     write_receipts(books, [1, 2, 4])
     assert problems(books) == ["A received a purchase at 34 in round 4 without payment or refund, 1 times"]
 
 
-def test_an_open_deal_is_found(books):
+def test_a_deal_that_is_half_done_is_found(books):
     with Ledger.open(f"sqlite:///{books / 'market.db'}") as ledger:
         ledger.agree(Deal("d9", 9, "A", "B", 50, 10, 30, 0.1, 0.05, 0.5))
         ledger.escrow("d9")
@@ -61,7 +61,7 @@ def test_an_open_deal_is_found(books):
     assert problems(books, finished=False) == []
 
 
-def test_a_missing_ledger_has_no_problem(tmp_path):
+def test_books_that_were_not_begun(tmp_path):
     assert list(market_problems(tmp_path / "market.db", {}, finished=False)) == []
 
 
