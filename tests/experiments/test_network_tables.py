@@ -145,8 +145,8 @@ def test_every_published_cell_has_its_set_up():
         512,
     )
     quick = Plan("quick", "data").cell("cifar10", "market", 0)
-    assert quick.train_samples <= 10_000
-    assert quick.num_server_rounds >= 12
+    assert quick.task.train_samples <= 10_000
+    assert quick.run.num_server_rounds >= 12
 
 
 def test_what_the_command_line_refuses(tmp_path, capsys):
