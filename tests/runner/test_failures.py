@@ -163,7 +163,7 @@ def test_parameters_that_fedavg_cannot_average_are_refused_by_name(caplog, monke
     ) as found:
         run_inline(Configuration.of(strategy="fedavg", num_server_rounds=1, train_samples=200))
     assert found.value.result.agents["A"].rounds_finished == 1
-    assert "round 1: agent B: '1.weight' has shape (32, 5)" in caplog.text
+    assert "round 1: agent B: '1.weight' must have shape (32, 784); got (32, 5)" in caplog.text
 
 
 def test_an_agent_that_never_says_its_name_is_called_by_its_node(caplog, monkeypatch):
@@ -180,7 +180,7 @@ def test_an_agent_that_never_says_its_name_is_called_by_its_node(caplog, monkeyp
     with pytest.raises(
         UnfinishedRunError, match="agent B finished no round of siloed; the last failure: out of memory"
     ):
-        run_inline(Configuration(strategy="siloed", num_server_rounds=2, train_samples=200))
+        run_inline(Configuration.of(strategy="siloed", num_server_rounds=2, train_samples=200))
     warnings = [record.getMessage() for record in caplog.records if record.name == "fl_market"]
     assert warnings == [f"round {n}: node 1001: out of memory; the round goes on without it" for n in (1, 2)]
     assert asked == ["train", "query.identify", "train", "query.identify"], "once after a failure, once at the end"
