@@ -312,8 +312,8 @@ def test_a_resumed_run_may_get_more_rounds_and_nothing_else(tmp_path, capsys):
     )
     before = (tmp_path / "a" / "configuration.json").read_text()
     for changed, complaint in (
-        (["--seed", "1"], "seed must be 0; got 1"),
-        (["--strategy", "market"], "strategy must be 'market-priced'; got 'market'"),
+        (["--seed", "1"], "seed must be 0, as at the start of the resumed run; got 1"),
+        (["--strategy", "market"], "strategy must be 'market-priced', as at the start of the resumed run; got 'market'"),
         (["--out", str(tmp_path / "b")], "out-dir must be the folder of the resumed run"),
         (["--rounds", "1"], "num-server-rounds must be at least 2"),
     ):
@@ -332,7 +332,7 @@ def test_a_resumed_run_may_get_more_rounds_and_nothing_else(tmp_path, capsys):
 
 def test_a_failed_simulation_is_exit_status_1(tmp_path):
     """Training diverges for every agent, so that no model is ever accepted."""
-    diverging = ["--learning-rate", "1e30", "--rounds", "1", "--strategy", "market", "--quiet"]
+    diverging = ["--learning-rate", "1e30", "--rounds", "1", "--first-round", "1", "--strategy", "market", "--quiet"]
     done = simulate(tmp_path, "run", *diverging, "--out", tmp_path / "out")
     assert done.returncode == 1
     warnings, sentence = done.stderr.splitlines()[:-1], done.stderr.splitlines()[-1]
