@@ -5,6 +5,7 @@ An arm names a strategy, the initialisation, and the first round in which models
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from fl_market.errors import MarketError
 from fl_market.gains import ModelLoss, split_in_halves
 from fl_market.ledger import Ledger
 from fl_market.options import options_of
+from fl_market.parameters import StateDict
 from fl_market.plugins import find, label
 from fl_market.run_folder import checkpoints_path
 from fl_market.tasks import Task
@@ -28,10 +30,14 @@ from strategies.baselines import (
     Pooled,
     RecordedFedAdam,
     RecordedFedAvg,
+    RecordedFedMedian,
     RecordedFedProx,
+    RecordedFedTrimmedAvg,
+    RecordedKrum,
     TunedFedAvg,
 )
 from strategies.checkpoints import Checkpoints
+from strategies.controls import BrokerOnly, MatchedAveraging, PlaceboMarket, SiloedTuned, Tuning
 from strategies.fedfomo import FedFomo
 from strategies.history import History
 from strategies.market import ParameterMarket
@@ -44,12 +50,10 @@ _PRICED = frozenset(
 )
 """Options about money: without effect if every certified gain leads to a purchase."""
 _RECORDED = frozenset({"checkpoints-kept", "resume", "bind-accounts"})
+_TUNED = frozenset({"fit-steps", "tuning-learning-rate", "confidence"})
+_LATE = frozenset({"first-round", "common-init", "profile"})
 _FITTED = frozenset({"fit-steps", "fit-learning-rate"})
-_TRADED = (
-    frozenset(option.key for option in options_of(Terms)) - _PRICED - _FITTED
-    | _RECORDED
-    | {"first-round", "common-init", "profile"}
-)
+_TRADED = frozenset(option.key for option in options_of(Terms)) - _PRICED - _FITTED | _RECORDED | _LATE
 
 
 @dataclass(frozen=True)
@@ -123,7 +127,7 @@ def market(*, priced: bool = False, **terms: Any) -> Callable[[Setting], Strateg
 
 
 def _among_nodes(
-    kind: type[ParameterMarket], setting: Setting, terms: Terms, *, common_init: bool, first: int
+    kind: Callable[..., ParameterMarket], setting: Setting, terms: Terms, *, common_init: bool, first: int
 ) -> Strategy:
     options, task = setting.configuration, setting.task
     run = options.run
@@ -159,6 +163,38 @@ def _among_nodes(
 def _fedfomo(setting: Setting) -> Strategy:
     _one_architecture(setting)
     return _among_nodes(FedFomo, setting, Terms(pricing="free", endowment=0.0), common_init=True, first=1)
+
+
+def _control(
+    kind: Callable[[Setting], Callable[..., ParameterMarket]], *, late: bool = True
+) -> Callable[[Setting], Strategy]:
+    """Return the function that builds a control without prices, from the first trading round on.
+
+    Controls that are not late exchange models from round 1 and the common initialisation on.
+    """
+
+    def build(setting: Setting) -> Strategy:
+        run = _one_architecture(setting).run
+        terms = replace(setting.configuration.market, pricing="free")
+        common, first = (run.common_init, run.trading_starts) if late else (True, 1)
+        return _among_nodes(kind(setting), setting, terms, common_init=common, first=first)
+
+    return build
+
+
+def _tuned_by_the_broker(kind: type[SiloedTuned]) -> Callable[[Setting], Callable[..., ParameterMarket]]:
+    def make(setting: Setting) -> Callable[..., ParameterMarket]:
+        options = setting.configuration
+        return partial(kind, tuning=Tuning(options.market.fit_steps, options.run.tuning_learning_rate))
+
+    return make
+
+
+def _with_placebo(setting: Setting) -> Callable[..., ParameterMarket]:
+    def untrained() -> StateDict:
+        return setting.task.initial_model(setting.configuration.run.seed, "placebo").state_dict()
+
+    return partial(PlaceboMarket, untrained=untrained)
 
 
 def averaging(kind: Callable[[Configuration, History], Strategy]) -> Callable[[Setting], Strategy]:
@@ -213,7 +249,7 @@ ARMS = {
         _tuned,
         "common",
         lambda _: 1,
-        frozenset({"fit-steps", "tuning-learning-rate", "confidence"}),
+        _TUNED,
     ),
     "fedprox": _fedavg("FedProx", RecordedFedProx, "proximal-mu"),
     "fedadam": _fedavg("FedAdam", RecordedFedAdam, "server-learning-rate"),
@@ -223,6 +259,25 @@ ARMS = {
     "market": Arm("market", market(), uses=_TRADED),
     "market-fine": Arm("market, α per row", market(granularity="row"), uses=_TRADED | _FITTED),
     "market-priced": Arm("market, priced", market(priced=True), uses=_TRADED | _PRICED),
+    "market-placebo": Arm("market, one seller untrained", _control(_with_placebo), uses=_TRADED),
+    "siloed-tuned": Arm(
+        "siloed, tuned by the broker", _control(_tuned_by_the_broker(SiloedTuned)), uses=_RECORDED | _TUNED | _LATE
+    ),
+    "broker-only": Arm(
+        "the broker's data alone",
+        _control(_tuned_by_the_broker(BrokerOnly), late=False),
+        "common",
+        lambda _: 1,
+        _RECORDED | _TUNED,
+    ),
+    "fedavg-matched": Arm(
+        "averaging, matched and repaired",
+        _control(lambda _: MatchedAveraging),
+        uses=_RECORDED | _LATE | {"alignment", "repair"},
+    ),
+    "krum": _fedavg("Krum", RecordedKrum),
+    "fedmedian": _fedavg("FedMedian", RecordedFedMedian),
+    "fedtrimmedavg": _fedavg("FedTrimmedAvg", RecordedFedTrimmedAvg),
     "ensemble": _fedavg("ensemble of the siloed models", Ensemble, initialisation="independent"),
     "pooled": _fedavg("one model on all data", Pooled, initialisation="independent"),
 }

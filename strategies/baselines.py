@@ -8,18 +8,16 @@ name, and each agent's test metrics are kept.
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
-from flwr.serverapp.strategy import FedAdam, FedAvg, FedProx
+from flwr.serverapp.strategy import FedAdam, FedAvg, FedMedian, FedProx, FedTrimmedAvg, Krum
 
 from fl_market.configuration import Configuration
 from fl_market.data import Batch
 from fl_market.errors import MarketError
-from fl_market.gains import ModelLoss, certify
-from fl_market.merging.fine_tuning import fine_tune
+from fl_market.gains import ModelLoss, Objective
+from fl_market.market.fine_tuning import fine_tune_if_certified
 from fl_market.parameters import StateDict, check_parameters
-from fl_market.seeds import reproducible
 from strategies.exchange import name_in, names_at, replies_by_node, wait_for_nodes, warn
 from strategies.history import History
 
@@ -195,30 +193,24 @@ class TunedFedAvg(RecordedFedAvg):
         self, options: Configuration, history: History, *, loss: ModelLoss, fit: Batch, certify: Batch
     ) -> None:
         super().__init__(options, history)
-        self._loss = loss
-        self._fit, self._certify = (loss.hardware.place(*split) for split in (fit, certify))
+        self._hardware = loss.hardware
+        self._objective = Objective(loss, *(loss.hardware.place(*split) for split in (fit, certify)))
 
     def combine(self, server_round: int, replies: Sequence[Message]) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Average as FedAvg does, then fine-tune."""
         arrays, metrics = super().combine(server_round, replies)
         if arrays is None:
             return None, metrics
-        options = self.options
-        received = arrays.to_torch_state_dict()
-        average = dict(zip(received, self._loss.hardware.place(*received.values()), strict=True))
-        with reproducible(0, "fedavg-tuned"):
-            tuned = fine_tune(
-                average,
-                self._loss,
-                self._fit,
-                steps=options.market.fit_steps,
-                learning_rate=options.run.tuning_learning_rate,
-            )
-            with torch.no_grad():
-                before, after = (self._loss(state, self._certify) for state in (average, tuned))
-        if not certify(before, after, confidence=options.market.confidence).positive:
-            return arrays, metrics
-        return ArrayRecord({name: tensor.cpu() for name, tensor in tuned.items()}), metrics
+        average = arrays.to_torch_state_dict()
+        tuned = fine_tune_if_certified(
+            average,
+            self._objective,
+            steps=self.options.market.fit_steps,
+            learning_rate=self.options.run.tuning_learning_rate,
+            confidence=self.options.market.confidence,
+            hardware=self._hardware,
+        )
+        return (arrays if tuned is average else ArrayRecord(dict(tuned))), metrics
 
 
 class RecordedFedProx(RecordedFedAvg, FedProx):
@@ -233,6 +225,21 @@ class RecordedFedAdam(RecordedFedAvg, FedAdam):
 
     def __init__(self, options: Configuration, history: History) -> None:
         super().__init__(options, history, eta=options.run.server_learning_rate)
+
+
+class RecordedKrum(RecordedFedAvg, Krum):
+    """Flower's Krum: the model nearest to most others (Blanchard 2017); one agent is malicious."""
+
+    def __init__(self, options: Configuration, history: History) -> None:
+        super().__init__(options, history, num_malicious_nodes=1)
+
+
+class RecordedFedMedian(RecordedFedAvg, FedMedian):
+    """Flower's FedMedian: the median of each parameter (Yin et al. 2018)."""
+
+
+class RecordedFedTrimmedAvg(RecordedFedAvg, FedTrimmedAvg):
+    """Flower's FedTrimmedAvg: the mean of each parameter without its extremes (Yin et al. 2018)."""
 
 
 class FedALA(RecordedFedAvg):

@@ -75,6 +75,7 @@ class ParameterMarket(Strategy):
         self.history = history or History("market", 0)
         self.seats = Seats()
         self.finished = 0
+        self.common: StateDict = {}
         self._agents, self._first_round, self._common_init = agents, first_round, common_init
         self._reply_timeout = reply_timeout
         self._admission = Admission(
@@ -120,6 +121,7 @@ class ParameterMarket(Strategy):
     ) -> Iterable[Message]:
         """Ask every agent to train its own model; an agent that lost its copy gets the record."""
         server_round += self.finished
+        self.common = arrays.to_torch_state_dict()
         self._grid = grid  # the queries of aggregate_train need it
         if server_round == 1:
             self._recovery.keep()  # a crash in the first round needs a checkpoint as well
@@ -155,6 +157,14 @@ class ParameterMarket(Strategy):
 
     # -- 2. to 5. try before purchase, offers, quotes, bargaining ---------------------------------
 
+    def trades_in(self, market_round: int) -> bool:
+        """Return whether agents may trade in a round."""
+        return market_round >= self._first_round
+
+    def may_buy(self, agent: str) -> bool:
+        """Return whether an agent is told its offers."""
+        return True
+
     def exchange(self, market_round: int, models: Mapping[str, StateDict]) -> Exchange:
         """Trade among the agents of a round.
 
@@ -165,7 +175,7 @@ class ParameterMarket(Strategy):
         models
             Agent -> its parameters after local training, in the order of names.
         """
-        trading = self.broker.open_round(models, market_round, trades=market_round >= self._first_round)
+        trading = self.broker.open_round(models, market_round, trades=self.trades_in(market_round))
         self._report(market_round, trading.notices)
         self.history.offers += trading.evaluated
         trading = trading.collect_debts(self._ask_debtors(trading))
@@ -180,7 +190,8 @@ class ParameterMarket(Strategy):
         return self._query(trading.number, DEBT, {"debts": trading.debts}, agrees_in)
 
     def _ask_buyers(self, trading: TradingRound) -> dict[str, list[Bid]]:
-        return self._query(trading.number, OFFER, {"offers": trading.offers}, bids_in)
+        offers = {buyer: some for buyer, some in trading.offers.items() if self.may_buy(buyer)}
+        return self._query(trading.number, OFFER, {"offers": offers}, bids_in)
 
     def _ask_sellers(self, bidding: Bidding) -> dict[str, list[Ask]]:
         requests = bidding.requests

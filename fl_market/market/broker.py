@@ -13,11 +13,12 @@ from torch import nn
 
 from fl_market.data import Batch
 from fl_market.errors import MarketError
-from fl_market.gains import Profile
+from fl_market.gains import Objective, Profile
 from fl_market.hardware import CPU, Hardware
 from fl_market.ledger import Deal, DealState, Ledger
 from fl_market.market import settlement
 from fl_market.market.alignment import Aligner
+from fl_market.market.averaging import average_matched
 from fl_market.market.buyers import Buyers
 from fl_market.market.outcome import Notice, Outcome
 from fl_market.market.purchases import Evaluation, Evaluator
@@ -82,7 +83,7 @@ class Broker:
         self.ledger = ledger if ledger is not None else Ledger.open()
         self.spec: PermutationSpec = derive_spec(model, fit[0][:2])
         self.state = MarketState(runs=(run,))
-        self._run, self._seed, self._hardware = run, seed, hardware
+        self._run, self._seed, self.hardware = run, seed, hardware
 
         def architecture(classes: int | None) -> nn.Module:
             if classes is None:
@@ -93,9 +94,9 @@ class Broker:
 
         repaired = self.terms.repair
         self._buyers = Buyers(architecture, criterion, fit, certify, repaired=repaired, hardware=hardware, seed=seed)
-        aligner = Aligner(self.spec, self._buyers, self.terms.alignment_method, seed)
+        self._aligner = Aligner(self.spec, self._buyers, self.terms.alignment_method, seed)
         for_sale = frozenset(select_layers(model, self.terms.layers))
-        self._evaluator = Evaluator(self._buyers, aligner, self.terms, for_sale, hardware, seed)
+        self._evaluator = Evaluator(self._buyers, self._aligner, self.terms, for_sale, hardware, seed)
 
     # -- agents -----------------------------------------------------------------------------------
 
@@ -153,16 +154,24 @@ class Broker:
             return self._buyers.of_labels(profile.labels).template
         return self._buyers.of(self.state.profiles.get(agent)).template
 
+    def objective_of(self, agent: str | None = None) -> Objective:
+        """Return an agent's objective; without an agent, the common one."""
+        return self._buyers.of(self.state.profiles.get(agent) if agent is not None else None).objective
+
+    def matched_average(self, models: Mapping[str, StateDict]) -> StateDict:
+        """Return the average of all models in the order of the first one's units, repaired."""
+        return average_matched(models, self._buyers.common, self._aligner, self._seed, self.hardware)
+
     def loss_of(self, agent: str) -> Callable[[StateDict], float]:
         """Return the function from a model to its mean loss under an agent's objective.
 
         The loss is on the fit and the certify split together.
         """
-        objective = self._buyers.of(self.state.profiles.get(agent)).objective
+        objective = self.objective_of(agent)
         data = tuple(torch.cat(parts) for parts in zip(objective.fit, objective.certify, strict=True))
 
         def mean_loss(state: StateDict) -> float:
-            placed = dict(zip(state, self._hardware.place(*state.values()), strict=True))
+            placed = dict(zip(state, self.hardware.place(*state.values()), strict=True))
             with reproducible(self._seed, "loss"), torch.no_grad():
                 return float(objective.loss(placed, data).mean())
 

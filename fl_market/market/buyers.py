@@ -17,7 +17,7 @@ from fl_market.gains import (
     with_labels,
 )
 from fl_market.hardware import CPU, Hardware
-from fl_market.merging import NormStatistics, Repair, layer_of, layers_of, repair_for
+from fl_market.merging import NormStatistics, Repair, interpolate, layer_of, layers_of, repair_for
 from fl_market.parameters import StateDict
 
 
@@ -47,6 +47,10 @@ class Buyer:
     objective: Objective
     repair: Repair | NormStatistics | None
     together: bool
+
+    def merged(self, own: StateDict, other: StateDict, alpha: float) -> StateDict:
+        """Return the merge of two aligned models, repaired where the architecture needs it."""
+        return interpolate(own, other, alpha) if self.repair is None else self.repair.merging(own, other)(alpha)
 
     @property
     def classes(self) -> int:

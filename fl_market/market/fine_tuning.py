@@ -1,0 +1,47 @@
+"""Gated fine-tuning: the broker's data and steps without any seller.
+
+No purchase, but the control that every purchase must be measured against: the part of a gain that
+the broker's labels bring alone.
+"""
+
+import torch
+
+from fl_market.gains import Objective, certify
+from fl_market.hardware import CPU, Hardware
+from fl_market.merging.fine_tuning import fine_tune
+from fl_market.parameters import StateDict
+from fl_market.seeds import reproducible
+
+
+def fine_tune_if_certified(
+    state: StateDict,
+    objective: Objective,
+    *,
+    steps: int,
+    learning_rate: float,
+    confidence: float,
+    hardware: Hardware = CPU,
+) -> StateDict:
+    """Return the fine-tuned parameters if their gain is certified, else the given ones.
+
+    Parameters
+    ----------
+    state
+        Parameters of a model.
+    objective
+        Loss, fit split of the gradient steps, and certify split of the gate.
+    steps, learning_rate
+        Adam's.
+    confidence
+        Level of the gain's lower bound.
+    hardware
+        Device and precision of the steps.
+    """
+    placed = dict(zip(state, hardware.place(*state.values()), strict=True))
+    with reproducible(0, "fedavg-tuned"):
+        tuned = fine_tune(placed, objective.loss, objective.fit, steps=steps, learning_rate=learning_rate)
+        with torch.no_grad():
+            before, after = (objective.loss(model, objective.certify) for model in (placed, tuned))
+    if not certify(before, after, confidence=confidence).positive:
+        return state
+    return {name: tensor.cpu() for name, tensor in tuned.items()}
