@@ -20,7 +20,7 @@ RINGS = 3
 
 def rings(options: TaskOptions) -> Task:
     """Return the task with 3 000 training points and 1 000 test points."""
-    generator = torch.Generator().manual_seed(options.run.seed)
+    generator = torch.Generator().manual_seed(options.seed)
     return shared_task("rings", build, draw(3000, generator), draw(1000, generator), options, batch_size=32)
 
 

@@ -117,7 +117,7 @@ def parse_call(text: str) -> Call:
         raise OptionError(f"{text!r} must have numbers separated by commas in its parentheses") from None
 
 
-def find(kind: Kind, text: str) -> Any:
+def find(kind: Kind, text: str, *, fresh: bool = False) -> Any:
     """Return the plug-in that a text names.
 
     Parameters
@@ -126,6 +126,8 @@ def find(kind: Kind, text: str) -> Any:
         The kind of plug-in.
     text
         As users write it.
+    fresh
+        Run the file of the plug-in anew, so that nothing in it remembers an earlier use.
 
     Raises
     ------
@@ -138,7 +140,7 @@ def find(kind: Kind, text: str) -> Any:
         raise OptionError(f"the {kind.noun} {error}; known are {kind.accepted}") from None
     if call.numbers is None and any(shipped.startswith(f"{call.name}(") for shipped in kind.shipped):
         raise OptionError(f"the {kind.noun} {text!r} lacks its numbers; known are {kind.accepted}")
-    found = _look_up(kind, call.name, text)
+    found = _look_up(kind, call.name, text, fresh)
     if call.numbers is not None:
         found = _with_numbers(kind, found, text, call.numbers)
     kind.require(found, text)
@@ -165,8 +167,15 @@ def with_absolute_file(text: str) -> str:
     return f"{Path(file.strip()).expanduser().absolute()}:{name}" if is_file(text) else text
 
 
-def load_file(file: str, name: str) -> Any:
+def load_file(file: str, name: str, *, fresh: bool = False) -> Any:
     """Return the object that a Python file defines under a name.
+
+    Parameters
+    ----------
+    file, name
+        Path of the file, and the name in it.
+    fresh
+        Run the file anew; otherwise each version of it is run once.
 
     Raises
     ------
@@ -174,8 +183,7 @@ def load_file(file: str, name: str) -> Any:
         If the file cannot be run, or does not define the name.
     """
     try:
-        path = Path(file)
-        defined = _run_file(str(path), path.stat().st_mtime_ns)
+        defined = runpy.run_path(file) if fresh else _run_file(file, Path(file).stat().st_mtime_ns)
     except Exception as error:  # a user's file may raise anything
         raise OptionError(f"{file} cannot be run: {type(error).__name__}: {error}") from error
     if name not in defined:
@@ -189,13 +197,13 @@ def _run_file(path: str, modified: int) -> dict[str, Any]:
     return runpy.run_path(path)
 
 
-def _look_up(kind: Kind, name: str, text: str) -> Any:
+def _look_up(kind: Kind, name: str, text: str, fresh: bool) -> Any:
     names = {shipped.partition("(")[0] for shipped in kind.shipped}
     if name.lower() in names:
         return registry_of(kind)[name.lower()]
     if kind.group and is_file(name):
         file, _, attribute = name.rpartition(":")
-        return load_file(file, attribute)
+        return load_file(file, attribute, fresh=fresh)
     points = list(entry_points(group=kind.group, name=name)) if kind.group else []
     if not points:
         raise OptionError(f"unknown {kind.noun} {text!r}; known are {kind.accepted}")

@@ -19,7 +19,7 @@ from fl_market.market.outcome import Outcome
 from fl_market.market.state import MarketState
 
 STATE, TENSORS = "state.json", "tensors.safetensors"
-FORMAT = 3
+FORMAT = 4
 
 
 @dataclass(frozen=True)

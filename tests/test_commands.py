@@ -332,7 +332,7 @@ def test_a_resumed_run_may_get_more_rounds_and_nothing_else(tmp_path, capsys):
 
 def test_a_failed_simulation_is_exit_status_1(tmp_path):
     """Training diverges for every agent, so that no model is ever accepted."""
-    diverging = ["--learning-rate", "1e30", "--rounds", "1", "--strategy", "market", "--quiet"]
+    diverging = ["--learning-rate", "1e30", "--rounds", "1", "--first-round", "1", "--strategy", "market", "--quiet"]
     done = simulate(tmp_path, "run", *diverging, "--out", tmp_path / "out")
     assert done.returncode == 1
     warnings, sentence = done.stderr.splitlines()[:-1], done.stderr.splitlines()[-1]

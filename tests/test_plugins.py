@@ -108,7 +108,7 @@ def test_a_file_is_run_again_once_it_has_changed(tmp_path):
     file = tmp_path / "own.py"
     file.write_text("value = object()\ndef task(options): return value")
     first = find(TASK, f"{file}:task")
-    assert find(TASK, f"{file}:task") is first
+    assert find(TASK, f"{file}:task") is first is not find(TASK, f"{file}:task", fresh=True)
     file.write_text("def task(options): return 2  # another version")
     os.utime(file, ns=(1, 1))
     assert find(TASK, f"{file}:task")(None) == 2

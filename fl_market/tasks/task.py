@@ -112,10 +112,12 @@ TASKS: dict[str, Callable[[TaskOptions], Task]] = {}
 def find_task(name: str) -> Callable[[TaskOptions], Task]:
     """Return the function that makes a task: a shipped one, or your own as ``FILE.py:FUNCTION``.
 
+    Your file is run anew each time, so that a task does not depend on those made before it.
+
     Raises
     ------
     OptionError
         If there is no such task.
     """
-    make: Callable[[TaskOptions], Task] = find(TASK, name)
+    make: Callable[[TaskOptions], Task] = find(TASK, name, fresh=True)
     return make

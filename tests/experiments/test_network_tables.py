@@ -140,10 +140,13 @@ def test_every_published_cell_has_its_set_up():
             Plan(scale, "data").cell(name, "market", 0)
     full = Plan("full", "data")
     assert full.cell("mnist", "market", 0) == Configuration.of(num_server_rounds=60, data_dir="data")
-    assert (full.cell("cifar10", "market", 0).widen, full.cell("cifar10", "market", 0).batch_size) == (6, 512)
+    assert (full.cell("cifar10", "market", 0).task.widen, full.cell("cifar10", "market", 0).training.batch_size) == (
+        6,
+        512,
+    )
     quick = Plan("quick", "data").cell("cifar10", "market", 0)
-    assert quick.train_samples <= 10_000
-    assert quick.num_server_rounds >= 12
+    assert quick.task.train_samples <= 10_000
+    assert quick.run.num_server_rounds >= 12
 
 
 def test_what_the_command_line_refuses(tmp_path, capsys):

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from flwr.app import Error, Message
 
 from fl_market.cli import main
 from fl_market.configuration import Configuration
@@ -56,6 +57,11 @@ def unwell(tmp_path):
     return options
 
 
+def without_advice(text):
+    """Return the lines but for those on options that the arm ignores."""
+    return [line for line in text.splitlines() if " is ignored by " not in line]
+
+
 def agents_in(folder, arm):
     return json.loads((folder / "results.json").read_text())["arms"][arm]["agents"]
 
@@ -70,7 +76,7 @@ def test_an_agent_that_never_trains_fails_every_arm(unwell, tmp_path, capsys, ca
         assert "agent B" in warning or arm.startswith("market") or arm == "fedfomo", "markets log no names"
         assert "B is unwell; the round goes on without it" in warning
     assert len(warnings) == 2
-    (sentence,) = capsys.readouterr().err.splitlines()
+    (sentence,) = without_advice(capsys.readouterr().err)
     assert sentence.startswith(f"fl-market: agent B finished no round of {arm}; the last failure: ")
     assert sentence.endswith("B is unwell")
     agents = agents_in(tmp_path / "out", arm)
@@ -131,7 +137,7 @@ def test_warnings_stand_above_the_sentence_and_nothing_else_is_said(unwell, engi
         [sys.executable, "-m", "fl_market.cli", *arguments], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stdout) == (1, "")
-    warning, progress, sentence = done.stderr.splitlines()
+    warning, progress, sentence = without_advice(done.stderr)
     assert re.fullmatch(r"round 1: agent B: .*B is unwell; the round goes on without it", warning)
     assert re.fullmatch(r"fedavg: round 1/1, 0 deals, accuracy .* %", progress)
     assert re.fullmatch(r"fl-market: agent B finished no round of fedavg; the last failure: .*B is unwell", sentence)
@@ -153,11 +159,31 @@ def test_parameters_that_fedavg_cannot_average_are_refused_by_name(caplog, monke
 
     monkeypatch.setattr(engines, "InlineGrid", Grid)
     with pytest.raises(
-        UnfinishedRunError, match=r"agent B finished no round of fedavg; .*'1.weight' has shape"
+        UnfinishedRunError, match=r"agent B finished no round of fedavg; .*'1.weight' must have shape"
     ) as found:
         run_inline(Configuration.of(strategy="fedavg", num_server_rounds=1, train_samples=200))
     assert found.value.result.agents["A"].rounds_finished == 1
-    assert "round 1: agent B: '1.weight' has shape (32, 5)" in caplog.text
+    assert "round 1: agent B: '1.weight' must have shape (32, 784); got (32, 5)" in caplog.text
+
+
+def test_an_agent_that_never_says_its_name_is_called_by_its_node(caplog, monkeypatch):
+    asked = []
+
+    class Grid(engines.InlineGrid):
+        def answer(self, message):
+            if message.metadata.dst_node_id == 1000:
+                return super().answer(message)
+            asked.append(message.metadata.message_type)
+            return Message(Error(code=0, reason="out of memory"), reply_to=message)
+
+    monkeypatch.setattr(engines, "InlineGrid", Grid)
+    with pytest.raises(
+        UnfinishedRunError, match="agent B finished no round of siloed; the last failure: out of memory"
+    ):
+        run_inline(Configuration.of(strategy="siloed", num_server_rounds=2, train_samples=200))
+    warnings = [record.getMessage() for record in caplog.records if record.name == "fl_market"]
+    assert warnings == [f"round {n}: node 1001: out of memory; the round goes on without it" for n in (1, 2)]
+    assert asked == ["train", "query.identify", "train", "query.identify"], "once after a failure, once at the end"
 
 
 def test_the_error_passes_from_one_process_to_another():
@@ -167,3 +193,11 @@ def test_the_error_passes_from_one_process_to_another():
         run_inline(Configuration.of(strategy="fedavg", num_server_rounds=1, learning_rate=1e30, train_samples=200))
     copy = pickle.loads(pickle.dumps(found.value))
     assert (str(copy), copy.result) == (str(found.value), found.value.result)
+
+
+@pytest.mark.parametrize("verbose", [True, False])
+def test_flower_s_log_is_shown_only_with_verbose(unwell, caplog, verbose):
+    options = ["run", "--strategy", "siloed", "--engine", "inline", "--rounds", "1", "--quiet", *unwell("()")]
+    assert main(options + ["--verbose"] * verbose) == 0
+    assert ("[ROUND 1/1]" in caplog.text) == verbose
+    assert verbose or not caplog.records

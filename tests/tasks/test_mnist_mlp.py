@@ -157,7 +157,7 @@ def test_torchvision_imports_beside_any_torch():
 
 
 def test_torchvision_is_left_alone_where_it_imports(monkeypatch):
-    import_torchvision()  # from here on it imports by itself
+    import_torchvision()  # afterwards torchvision imports by itself
     monkeypatch.setattr("fl_market.tasks.torchvision_import._declare_operators", lambda: pytest.fail("declared"))
     import_torchvision()
 
