@@ -114,7 +114,7 @@ class Configuration:
         for key, value in self.changed(given).items():
             if not OPTIONS[key][1].changeable:
                 raise OptionError(
-                    f"{key} must be {self.to_mapping()[key]!r}, as at the start of the resumed run; got {value!r}"
+                    f"{key} must be {self.to_mapping()[key]!r}; got {value!r} (a resumed run keeps its options)"
                 )
 
     @classmethod

@@ -1,4 +1,4 @@
-"""The checks of ``fl-market bench chaos``; the benchmark itself takes too long for a test."""
+"""What ``fl-market bench chaos`` would find; the bench itself takes too long for a test."""
 
 import json
 
