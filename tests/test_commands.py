@@ -312,8 +312,8 @@ def test_a_resumed_run_may_get_more_rounds_and_nothing_else(tmp_path, capsys):
     )
     before = (tmp_path / "a" / "configuration.json").read_text()
     for changed, complaint in (
-        (["--seed", "1"], "seed must be 0, as at the start of the resumed run; got 1"),
-        (["--strategy", "market"], "strategy must be 'market-priced', as at the start of the resumed run; got 'mar"),
+        (["--seed", "1"], "seed must be 0; got 1 (a resumed run keeps"),
+        (["--strategy", "market"], "strategy must be 'market-priced'; got 'market' (a resumed"),
         (["--out", str(tmp_path / "b")], "out-dir must be the folder of the resumed run"),
         (["--rounds", "1"], "num-server-rounds must be at least 2"),
     ):
