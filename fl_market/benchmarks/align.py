@@ -134,12 +134,7 @@ def align(data_dir: str, out_dir: str, *, seed: int = 0, overwrite: bool = False
         "wide net": _compare_wide(cifar10[0], sizes, seed),
     }
     accuracies = _repaired_accuracies(nets, cifar10, sizes, seed)
-    ratios = {
-        "rebasin / match, MLP": parts["MLP"].ratio("rebasin"),
-        "rebasin / match, ResNet20": parts["ResNet20"].ratio("rebasin"),
-        "plain coordinate descent / match, wide net": parts["wide net"].ratio("plain coordinate descent"),
-        "points gained by repair": 100 * (accuracies["repaired"] - accuracies["unrepaired"]),
-    }
+    ratios = _ratios(parts, accuracies)
     write_json(
         folder / "align.json",
         {
@@ -151,6 +146,15 @@ def align(data_dir: str, out_dir: str, *, seed: int = 0, overwrite: bool = False
         },
     )
     return "\n".join([_searches_table(parts), _ratios_table(ratios, accuracies)])
+
+
+def _ratios(parts: Mapping[str, Comparison], accuracies: Mapping[str, float]) -> dict[str, float]:
+    return {
+        "rebasin / match, MLP": parts["MLP"].ratio("rebasin"),
+        "rebasin / match, ResNet20": parts["ResNet20"].ratio("rebasin"),
+        "plain coordinate descent / match, wide net": parts["wide net"].ratio("plain coordinate descent"),
+        "points gained by repair": 100 * (accuracies["repaired"] - accuracies["unrepaired"]),
+    }
 
 
 def _trained_resnets(train: Batch, sizes: Sizes, seed: int) -> list[nn.Module]:

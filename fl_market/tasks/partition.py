@@ -51,11 +51,7 @@ def shared_task(
         Makes inputs of images; see :class:`Task`. Applied to all inputs after the partition,
         because most of a large training set in bytes is never needed as floats.
     """
-    count = options.broker_samples or BROKER_SAMPLES
-    if broker is None:
-        broker, train = take_out(train, count, options.seed, "broker-data", option="broker-samples")
-    elif options.broker_samples:
-        broker, _ = take_out(broker, count, options.seed, "broker-data", option="broker-samples")
+    broker, train = _split(train, broker, options)
 
     def prepared(part: Batch) -> Batch:
         return part if prepare is None else (prepare(part[0]), part[1])
@@ -72,6 +68,16 @@ def shared_task(
         augment=augment,
         prepare=prepare,
     )
+
+
+def _split(train: Batch, broker: Batch | None, options: TaskOptions) -> tuple[Batch, Batch]:
+    """Return the broker's data and the agents' training set."""
+    count = options.broker_samples or BROKER_SAMPLES
+    if broker is None:
+        return take_out(train, count, options.seed, "broker-data", option="broker-samples")
+    if options.broker_samples:
+        broker, _ = take_out(broker, count, options.seed, "broker-data", option="broker-samples")
+    return broker, train
 
 
 def share_out(train: Batch, options: TaskOptions) -> tuple[Batch, ...]:
