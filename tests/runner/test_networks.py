@@ -35,7 +35,7 @@ def test_it_trades_in_a_real_flower_run_as_in_this_process(tmp_path, task, optio
         assert all(deal.lower_bound > 0 and 0 < deal.alpha <= 1 for deal, _ in ledger.deals())
 
 
-@pytest.mark.parametrize("arm", ["fedavg", "siloed", "market-fine", "market-unaligned"])
+@pytest.mark.parametrize("arm", ["fedavg", "market-fine"])
 def test_other_arms_run_with_batch_norm(arm, tmp_path):
     configuration = configured("mnist-resnet8", tmp_path, fit_steps=2, agents=3)
     result = ENGINES["inline"](configuration.with_options(strategy=arm, train_samples=200, broker_samples=60), None)

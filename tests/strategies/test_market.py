@@ -162,11 +162,8 @@ def impostor(message, reply):
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        (broken(lambda state: state["1.weight"].fill_(float("nan"))), "'1.weight' contains NaN"),
-        (broken(lambda state: state.update({"1.weight": torch.zeros(2, 2)})), "shape"),
         (broken(lambda state: state.pop("9.bias")), "lack '9.bias'"),
         (broken(lambda state: state.update(extra=torch.zeros(1))), "contain 'extra'"),
-        (broken(lambda state: state.update({"9.bias": torch.zeros(10).double()})), "dtype"),
         (unreadable, "cannot be read"),
         (two_sets, "must have one set of parameters; got 2"),
         (nameless, "lacks the text 'name'"),
