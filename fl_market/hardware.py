@@ -1,5 +1,6 @@
 """Device and precision of the computation."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -27,6 +28,10 @@ class Hardware:
     def place(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Return tensors on the device."""
         return tuple(tensor.to(self.device) for tensor in tensors)
+
+    def place_state(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return a state dict with its tensors on the device."""
+        return {name: tensor.to(self.device) for name, tensor in state.items()}
 
     def autocast(self) -> torch.autocast:
         """Return the context in which models are evaluated."""

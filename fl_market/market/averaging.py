@@ -37,10 +37,6 @@ def average_matched(
     with reproducible(seed, "matched-average"), torch.no_grad():
         for count, agent in enumerate(others, start=2):
             aligned = aligner.align((buyer, average), (buyer, models[agent])).to_first(models[agent])
-            merged = buyer.merged(_placed(average, hardware), _placed(aligned, hardware), 1 / count)
+            merged = buyer.merged(hardware.place_state(average), hardware.place_state(aligned), 1 / count)
             average = {name: tensor.cpu() for name, tensor in merged.items()}
     return average
-
-
-def _placed(state: StateDict, hardware: Hardware) -> StateDict:
-    return dict(zip(state, hardware.place(*state.values()), strict=True))

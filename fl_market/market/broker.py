@@ -171,7 +171,7 @@ class Broker:
         data = tuple(torch.cat(parts) for parts in zip(objective.fit, objective.certify, strict=True))
 
         def mean_loss(state: StateDict) -> float:
-            placed = dict(zip(state, self.hardware.place(*state.values()), strict=True))
+            placed = self.hardware.place_state(state)
             with reproducible(self._seed, "loss"), torch.no_grad():
                 return float(objective.loss(placed, data).mean())
 

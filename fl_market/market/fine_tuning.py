@@ -37,7 +37,7 @@ def fine_tune_if_certified(
     hardware
         Device and precision of the steps.
     """
-    placed = dict(zip(state, hardware.place(*state.values()), strict=True))
+    placed = hardware.place_state(state)
     with reproducible(0, "fedavg-tuned"):
         tuned = fine_tune(placed, objective.loss, objective.fit, steps=steps, learning_rate=learning_rate)
         with torch.no_grad():

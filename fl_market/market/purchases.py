@@ -84,7 +84,9 @@ class Evaluator:
             agents = sorted(models)
             buyers = {agent: self._buyers.of(state.profiles.get(agent)) for agent in agents}
             resellers = frozenset(agent for agent in agents if self._resells(agent, buyers, models[agent], state))
-            incumbents = {agent: Incumbent.of(buyers[agent], self._placed(models[agent])) for agent in agents}
+            incumbents = {
+                agent: Incumbent.of(buyers[agent], self._hardware.place_state(models[agent])) for agent in agents
+            }
             permutations = dict(state.permutations)
             aligned: dict[Pair, StateDict] = {}  # only incremental purchases need them again
             trials: list[Trial] = []
@@ -146,9 +148,6 @@ class Evaluator:
             if novelty(spec, sold, known, self._terms.novelty) <= self._terms.novelty:
                 return True
         return False
-
-    def _placed(self, state: StateDict) -> StateDict:
-        return dict(zip(state, self._hardware.place(*state.values()), strict=True))
 
     def _fetched(self, trial: Trial) -> Trial:
         """Return a trial with its merged model in main memory."""
