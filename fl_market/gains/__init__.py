@@ -1,6 +1,7 @@
 """Gain-from-trade (paper, section 3.3): losses, splits of the broker's data, certificates."""
 
 from fl_market.choices import GAINS
+from fl_market.gains.bounds import mean_exceeds, mean_lower_bound
 from fl_market.gains.certificate import Certificate, certify, class_rises
 from fl_market.gains.losses import Loss, ModelLoss, batch_size_for
 from fl_market.gains.objectives import (
@@ -25,6 +26,8 @@ __all__ = [
     "certify",
     "check_validation",
     "class_rises",
+    "mean_exceeds",
+    "mean_lower_bound",
     "split_in_halves",
     "weighted_objective",
     "with_labels",
