@@ -2,6 +2,7 @@
 
 from fl_market.choices import GAINS
 from fl_market.gains.bounds import mean_exceeds, mean_lower_bound
+from fl_market.gains.budget import Chain, ErrorBudget, round_share
 from fl_market.gains.certificate import Certificate, certify, class_rises
 from fl_market.gains.losses import Loss, ModelLoss, batch_size_for
 from fl_market.gains.objectives import (
@@ -17,6 +18,8 @@ from fl_market.gains.splits import split_in_halves
 __all__ = [
     "GAINS",
     "Certificate",
+    "Chain",
+    "ErrorBudget",
     "Loss",
     "ModelLoss",
     "Objective",
@@ -28,6 +31,7 @@ __all__ = [
     "class_rises",
     "mean_exceeds",
     "mean_lower_bound",
+    "round_share",
     "split_in_halves",
     "weighted_objective",
     "with_labels",

@@ -57,11 +57,11 @@ def mean_lower_bound(values: NDArray[np.float64], low: float, high: float, error
     :math:`\lambda_t = \sqrt{2 \ln(1 / \delta) / (n \hat\sigma^2_{t-1})}`, with the variance of the
     values before t. They are truncated so that one value loses at most the share ``CAP``.
 
-    The choice follows a comparison on 250 and 2 500 sparse, skewed and dense differences with errors
-    from 0.05 to 1e-5. On average this bound certified 81 % of the gains, as did the best constant
-    bet if the variance is known. The capital at the end alone certified 77 %, Kelly's bets 70 %,
-    mixtures of constant bets 68 % or less, a cap of 0.5 55 %, the paper's empirical Bernstein bound
-    18 %, Hoeffding's none.
+    The choice follows a comparison on sparse, skewed and dense differences, 250 or 2 500 of them,
+    with errors from 0.05 to 1e-5. On average this bound certified 81 % of the gains, as did the
+    best constant bet with the variance known. The capital at the end alone certified 77 %, Kelly's
+    bets 70 %, mixtures of constant bets at most 68 %, this bound with a cap of 0.5 55 %, the
+    paper's empirical Bernstein bound 18 %, and Hoeffding's bound none.
 
     Examples
     --------
