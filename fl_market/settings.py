@@ -38,7 +38,6 @@ class RunSettings:
         1, "rounds between two tests of the agents' models; the last round is always tested", minimum=1
     )
     server_learning_rate: float = option(0.01, "learning rate of fedadam's server", above=0)
-    tuning_learning_rate: float = option(0.001, "learning rate of fedavg-tuned's fine-tuning", above=0)
     bind_accounts: bool = option(False, "tie each account to the node that opened it; needs node authentication")
     reply_timeout: float = option(600.0, "seconds to wait for an agent's reply", above=0, changeable=True)
     connect_timeout: float = option(120.0, "seconds to wait for the agents to connect", above=0, changeable=True)

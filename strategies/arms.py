@@ -185,7 +185,7 @@ def _control(
 def _tuned_by_the_broker(kind: type[SiloedTuned]) -> Callable[[Setting], Callable[..., ParameterMarket]]:
     def make(setting: Setting) -> Callable[..., ParameterMarket]:
         options = setting.configuration
-        return partial(kind, tuning=Tuning(options.market.fit_steps, options.run.tuning_learning_rate))
+        return partial(kind, tuning=Tuning(options.market.fit_steps, options.market.tuning_learning_rate))
 
     return make
 

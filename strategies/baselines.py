@@ -194,7 +194,7 @@ class TunedFedAvg(RecordedFedAvg):
     ) -> None:
         super().__init__(options, history)
         self._hardware = loss.hardware
-        self._objective = Objective(loss, *(loss.hardware.place(*split) for split in (fit, certify)))
+        self._objective = Objective(loss, loss.hardware.place(*fit), loss.hardware.place(*certify))
 
     def combine(self, server_round: int, replies: Sequence[Message]) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Average as FedAvg does, then fine-tune."""
@@ -206,7 +206,7 @@ class TunedFedAvg(RecordedFedAvg):
             average,
             self._objective,
             steps=self.options.market.fit_steps,
-            learning_rate=self.options.run.tuning_learning_rate,
+            learning_rate=self.options.market.tuning_learning_rate,
             confidence=self.options.market.confidence,
             hardware=self._hardware,
         )

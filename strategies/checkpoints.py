@@ -14,12 +14,12 @@ from torch import Tensor
 
 from fl_market.errors import MarketError
 from fl_market.files import synchronise, write_whole
-from fl_market.gains import Profile
+from fl_market.gains import ErrorBudget, Profile
 from fl_market.market.outcome import Outcome
 from fl_market.market.state import MarketState
 
 STATE, TENSORS = "state.json", "tensors.safetensors"
-FORMAT = 4
+FORMAT = 5
 
 
 @dataclass(frozen=True)
@@ -119,6 +119,8 @@ def _tensors(checkpoint: Checkpoint) -> dict[str, Tensor]:
     state, named = checkpoint.outcome.state, dict[str, Tensor]()
     for agent, model in state.models.items():
         named |= {f"model\n{agent}\n{name}": tensor for name, tensor in model.items()}
+    for agent, model in state.best.items():
+        named |= {f"best\n{agent}\n{name}": tensor for name, tensor in model.items()}
     for agent, models in state.delivered.items():
         for place, delivered in enumerate(models):
             named |= {f"delivered\n{agent}\n{place}\n{name}": tensor for name, tensor in delivered.items()}
@@ -149,11 +151,16 @@ def _document(checkpoint: Checkpoint) -> dict[str, Any]:
         "pseudonyms": dict(state.pseudonyms),
         "unpaid": state.unacknowledged,
         "runs": list(state.runs),
+        "budget": {
+            "error": state.budget.error,
+            "carried": [[list(chain), level] for chain, level in state.budget.carried.items()],
+        },
     }
 
 
 def _checkpoint(document: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Checkpoint:
     models: dict[str, dict[str, Tensor]] = {}
+    best: dict[str, dict[str, Tensor]] = {}
     delivered: dict[str, dict[int, dict[str, Tensor]]] = {}
     permutations: dict[tuple[str, str], dict[str, Any]] = {}
     validation: dict[str, dict[int, Tensor]] = {}
@@ -165,12 +172,18 @@ def _checkpoint(document: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> C
             validation.setdefault(names[0], {})[int(names[1])] = tensor
         elif kind == "delivered":
             delivered.setdefault(names[0], {}).setdefault(int(names[1]), {})[names[2]] = tensor
+        elif kind == "best":
+            best.setdefault(names[0], {})[names[1]] = tensor
         else:
             models.setdefault(names[0], {})[names[1]] = tensor
     state = MarketState(
         round=document["round"],
         models=models,
         profiles={agent: _profile(texts, validation.get(agent)) for agent, texts in document["profiles"].items()},
+        best=best,
+        budget=ErrorBudget(
+            document["budget"]["error"], {tuple(chain): level for chain, level in document["budget"]["carried"]}
+        ),
         delivered={agent: [some[place] for place in sorted(some)] for agent, some in delivered.items()},
         permutations=permutations,
         unacknowledged=document["unpaid"],

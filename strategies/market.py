@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.common.logger import log
 from flwr.serverapp import Grid
-from flwr.serverapp.strategy import Strategy
+from flwr.serverapp.strategy import Result, Strategy
 
 from fl_market.broker import Broker
 from fl_market.errors import MarketError
@@ -88,6 +88,7 @@ class ParameterMarket(Strategy):
         )
         self._recovery = Recovery(broker, self.history, checkpoints)
         self._grid: Grid | None = None
+        self._last = 0
         self._sent: list[Message] = []
         self._exchange: Exchange | None = None
         self._deliveries: Mapping[str, Delivery] = {}
@@ -101,6 +102,11 @@ class ParameterMarket(Strategy):
             If the checkpoint belongs to another ledger.
         """
         self.finished = self._recovery.resume(checkpoint)
+
+    def start(self, grid: Grid, initial_arrays: ArrayRecord, num_rounds: int = 3, *args: Any, **options: Any) -> Result:
+        """Run the rounds as Flower does; the last one is known to the broker."""
+        self._last = self.finished + num_rounds
+        return super().start(grid, initial_arrays, num_rounds, *args, **options)
 
     def summary(self) -> None:
         """Log the strategy's settings."""
@@ -175,7 +181,9 @@ class ParameterMarket(Strategy):
         models
             Agent -> its parameters after local training, in the order of names.
         """
-        trading = self.broker.open_round(models, market_round, trades=self.trades_in(market_round))
+        trading = self.broker.open_round(
+            models, market_round, trades=self.trades_in(market_round), last=market_round == self._last
+        )
         self._report(market_round, trading.notices)
         self.history.offers += trading.evaluated
         trading = trading.collect_debts(self._ask_debtors(trading))

@@ -3,7 +3,7 @@
 from fl_market.choices import GAINS
 from fl_market.gains.bounds import mean_exceeds, mean_lower_bound
 from fl_market.gains.budget import Chain, ErrorBudget, round_share
-from fl_market.gains.certificate import Certificate, certify, class_rises
+from fl_market.gains.certificate import Certificate, certify, certify_increment, class_rises, harms, told
 from fl_market.gains.losses import Loss, ModelLoss, batch_size_for
 from fl_market.gains.objectives import (
     Objective,
@@ -13,6 +13,7 @@ from fl_market.gains.objectives import (
     weighted_objective,
     with_labels,
 )
+from fl_market.gains.scores import Scores
 from fl_market.gains.splits import split_in_halves
 
 __all__ = [
@@ -24,15 +25,19 @@ __all__ = [
     "ModelLoss",
     "Objective",
     "Profile",
+    "Scores",
     "WeightedLoss",
     "batch_size_for",
     "certify",
+    "certify_increment",
     "check_validation",
     "class_rises",
+    "harms",
     "mean_exceeds",
     "mean_lower_bound",
     "round_share",
     "split_in_halves",
+    "told",
     "weighted_objective",
     "with_labels",
 ]

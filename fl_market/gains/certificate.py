@@ -8,6 +8,7 @@ winner's curse). Here α is chosen on the *fit* split, and the gain is certified
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +18,8 @@ from torch import Tensor
 
 from fl_market.choices import GAINS
 from fl_market.errors import MarketError
+from fl_market.gains.bounds import mean_lower_bound
+from fl_market.gains.scores import Scores
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,11 @@ class Certificate:
         Size of the certify split.
     harmed
         Classes whose loss is not certified to stay within the tolerance, if there is one.
+    over
+        The alternative that the gain is measured over: the best that the buyer could have without
+        this purchase.
+    harms
+        Measures of the whole, such as ``"loss"``, that may rise beyond the tolerance.
     """
 
     gain: float
@@ -47,6 +55,8 @@ class Certificate:
     loss_after: float
     samples: int
     harmed: tuple[int, ...] = ()
+    over: str = "own"
+    harms: tuple[str, ...] = ()
 
     @property
     def ratio(self) -> float:
@@ -56,8 +66,8 @@ class Certificate:
 
     @property
     def positive(self) -> bool:
-        """Whether the gain is certified: its lower bound is above zero, and no class is harmed."""
-        return self.lower_bound > 0 and not self.harmed
+        """Whether the gain is certified: its lower bound is above zero, and nothing is harmed."""
+        return self.lower_bound > 0 and not self.harmed and not self.harms
 
 
 def certify(before: Tensor, after: Tensor, *, confidence: float = 0.95, kind: str = "relative") -> Certificate:
@@ -106,6 +116,100 @@ def certify(before: Tensor, after: Tensor, *, confidence: float = 0.95, kind: st
         # a merged model whose loss overflows is no bargain; a number must still be reported
         gain = lower_bound = -np.finfo(float).max
     return Certificate(gain, lower_bound, confidence, float(own.mean()), float(merged.mean()), len(own))
+
+
+def certify_increment(
+    alternatives: Mapping[str, Scores], merged: Scores, *, kind: str = "relative", error: float, finite: bool = True
+) -> Certificate:
+    """Certify the increment of a merged model over the best of some alternatives.
+
+    Parameters
+    ----------
+    alternatives
+        Name -> the scores of a model that the buyer could have without this purchase; at least one.
+    merged
+        Scores of the merged model on the same samples.
+    kind
+        ``"relative"`` to the alternative's score, or the ``"difference"``.
+    error
+        Probability of a bound above the expected increment, in (0, 1).
+    finite
+        Bounds by betting, which hold for any number of samples; else Student's.
+
+    Returns
+    -------
+    Certificate
+        The gain is that over the alternative with the best Brier score. The lower bound is the
+        lowest of those over each alternative. The increment over the best of them is at most 0 only
+        if that over some alternative is, whose own bound then errs: the error is not divided among
+        the alternatives (an intersection-union test).
+
+    Examples
+    --------
+    >>> import torch
+    >>> own, merged = (Scores(some, some, some) for some in (torch.full((300,), 0.5), torch.full((300,), 0.25)))
+    >>> found = certify_increment({"own": own}, merged, error=0.01)
+    >>> found.gain, found.positive
+    (0.5, True)
+    """
+    after = _numbers(merged.brier)
+    before = {name: _numbers(scores.brier) for name, scores in alternatives.items()}
+    over = min(before, key=lambda name: (before[name].mean(), name))
+    bounds = []
+    for name, own in before.items():
+        if finite:
+            highest = max(alternatives[name].highest, merged.highest)
+            bounds.append(mean_lower_bound(own - after, -highest, highest, error))
+        else:
+            bounds.append(_mean_and_lower_bound(own - after, 1 - error)[1])
+    mean = float((before[over] - after).mean())
+    scale = 1.0 if kind == "difference" else max(float(before[over].mean()), np.finfo(float).tiny)
+    losses = [min(float(scores.loss.double().mean()), np.finfo(float).max) for scores in (alternatives[over], merged)]
+    return Certificate(mean / scale, min(bounds) / scale, 1 - error, losses[0], losses[1], len(after), over=over)
+
+
+def harms(own: Scores, merged: Scores, tolerance: float, confidence: float) -> tuple[str, ...]:
+    """Return the measures that are not certified to stay within a tolerance of the buyer's own.
+
+    Parameters
+    ----------
+    own, merged
+        Scores of the buyer's model and of the merged one on the same samples.
+    tolerance
+        Highest rise: a share of the own loss, and of all samples for the share of errors.
+    confidence
+        Level of Student's upper bound of each rise, in (0, 1).
+    """
+    found = []
+    for name, limit in (("loss", tolerance * float(own.loss.double().mean())), ("error", tolerance)):
+        before, after = _numbers(getattr(own, name)), _numbers(getattr(merged, name))
+        bound = _mean_and_lower_bound(before - after, confidence)[1]
+        if not bound >= -limit:  # also where it is not a number
+            found.append(name)
+    return tuple(found)
+
+
+def told(number: float) -> float:
+    """Return a number rounded down to one significant digit: what agents learn of a gain.
+
+    Exact gains of many proposals would tell a seller in which direction the certify split lies.
+
+    Examples
+    --------
+    >>> told(0.0376), told(0.31), told(0.0)
+    (0.03, 0.3, 0.0)
+    >>> told(-0.012)
+    -0.02
+    """
+    if number == 0 or not math.isfinite(number):
+        return number
+    digits = -math.floor(math.log10(abs(number)))
+    return round(math.floor(round(number * 10.0**digits, 9)) / 10.0**digits, max(digits, 0))
+
+
+def _numbers(values: Tensor) -> NDArray[np.float64]:
+    found: NDArray[np.float64] = values.detach().double().cpu().numpy()
+    return found
 
 
 def class_rises(before: Tensor, after: Tensor, classes: Tensor, *, confidence: float = 0.95) -> dict[int, float]:

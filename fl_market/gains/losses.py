@@ -77,12 +77,24 @@ class ModelLoss:
 
     def __call__(self, state: StateDict, data: Batch) -> Tensor:
         """Return one loss for each sample, shape (samples,)."""
+        values, size = self._values(state), self._batch_size(data)
+        parts = zip(*(torch.split(part, size) for part in data), strict=True)
+        return torch.cat([self.criterion(self._outputs(values, inputs), targets) for inputs, targets in parts])
+
+    @torch.no_grad()
+    def outputs(self, state: StateDict, data: Batch) -> Tensor:
+        """Return the model's outputs, one row for each sample."""
+        values = self._values(state)
+        return torch.cat([self._outputs(values, inputs) for inputs in torch.split(data[0], self._batch_size(data))])
+
+    def _values(self, state: StateDict) -> StateDict:
+        # running statistics are no parameters: PyTorch's BatchNorm has no gradient in them
+        return {name: tensor.detach() if name in self._buffers else tensor for name, tensor in state.items()}
+
+    def _batch_size(self, data: Batch) -> int:
         if self.batch_size is None:
             self.batch_size = batch_size_for(self.model, data[0])
-        # running statistics are no parameters: PyTorch's BatchNorm has no gradient in them
-        values = {name: tensor.detach() if name in self._buffers else tensor for name, tensor in state.items()}
-        parts = zip(*(torch.split(part, self.batch_size) for part in data), strict=True)
-        return torch.cat([self.criterion(self._outputs(values, inputs), targets) for inputs, targets in parts])
+        return self.batch_size
 
     def _outputs(self, values: StateDict, inputs: Tensor) -> Tensor:
         with self.hardware.autocast():

@@ -6,14 +6,15 @@ of its own.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from fl_market.data import Batch
 from fl_market.errors import MarketError
-from fl_market.gains.losses import Loss
+from fl_market.gains.losses import Loss, ModelLoss
+from fl_market.gains.scores import Scores, scores_of, temperature
 from fl_market.parameters import StateDict
 
 
@@ -47,11 +48,39 @@ class Objective:
         Losses of a state dict on a batch, one for each sample.
     fit, certify
         Disjoint validation data.
+    classifier
+        The architecture and criterion behind the loss; without one, there are no scores.
+    class_weights
+        Weight of each class, shape (classes,); None for the weights of the data.
     """
 
     loss: Loss
     fit: Batch
     certify: Batch
+    classifier: ModelLoss | None = None
+    class_weights: Tensor | None = None
+
+    def scores(self, state: StateDict) -> Scores:
+        """Return a model's scores on the certify split, calibrated on the fit split.
+
+        Raises
+        ------
+        MarketError
+            If there is no classifier.
+        """
+        if self.classifier is None:
+            raise MarketError("the scores of a certificate need a classifier")
+        parts = self.fit, self.certify
+        (fitted, outputs), (fit_weights, weights) = (
+            [self.classifier.outputs(state, part) for part in parts],
+            [self._weights(part[1]) for part in parts],
+        )
+        warmth = temperature(fitted, self.fit[1], fit_weights)
+        losses = self.classifier.criterion(outputs, self.certify[1])
+        return scores_of(outputs, self.certify[1], losses if weights is None else losses * weights, warmth, weights)
+
+    def _weights(self, targets: Tensor) -> Tensor | None:
+        return None if self.class_weights is None else sample_weights(self.class_weights, targets)
 
 
 class WeightedLoss:
@@ -70,8 +99,13 @@ class WeightedLoss:
 
     def __call__(self, state: StateDict, data: Batch) -> Tensor:
         """Return the weighted losses, shape (samples,)."""
-        weights = self._class_weights[data[1]]
-        return self._loss(state, data) * (weights / weights.mean())
+        return self._loss(state, data) * sample_weights(self._class_weights, data[1])
+
+
+def sample_weights(class_weights: Tensor, targets: Tensor) -> Tensor:
+    """Return the weight of each sample, with mean 1."""
+    weights = class_weights[targets]
+    return weights / weights.mean()
 
 
 def with_labels(data: Batch, labels: Sequence[int]) -> Batch:
@@ -142,4 +176,6 @@ def weighted_objective(common: Objective, class_weights: Sequence[float], classe
     parts = [tuple(part[weights[data[1]] > 0] for part in data) for data in (common.fit, common.certify)]
     if min(len(part[0]) for part in parts) < 2:
         raise MarketError("a buyer's profile must value some class of which the broker has data")
-    return Objective(WeightedLoss(common.loss, weights), parts[0], parts[1])
+    return replace(
+        common, loss=WeightedLoss(common.loss, weights), fit=parts[0], certify=parts[1], class_weights=weights
+    )

@@ -13,7 +13,7 @@ from torch import nn
 
 from fl_market.data import Batch
 from fl_market.errors import MarketError
-from fl_market.gains import Objective, Profile
+from fl_market.gains import ErrorBudget, Objective, Profile
 from fl_market.hardware import CPU, Hardware
 from fl_market.ledger import Deal, DealState, Ledger
 from fl_market.market import settlement
@@ -82,7 +82,7 @@ class Broker:
         self.terms = terms or Terms()
         self.ledger = ledger if ledger is not None else Ledger.open()
         self.spec: PermutationSpec = derive_spec(model, fit[0][:2])
-        self.state = MarketState(runs=(run,))
+        self.state = MarketState(runs=(run,), budget=ErrorBudget(1 - self.terms.confidence))
         self._run, self._seed, self.hardware = run, seed, hardware
 
         def architecture(classes: int | None) -> nn.Module:
@@ -180,7 +180,7 @@ class Broker:
     # -- rounds -----------------------------------------------------------------------------------
 
     def open_round(
-        self, models: Mapping[str, StateDict], number: int | None = None, *, trades: bool = True
+        self, models: Mapping[str, StateDict], number: int | None = None, *, trades: bool = True, last: bool = False
     ) -> TradingRound:
         """Try every purchase among the agents, and return the round.
 
@@ -192,10 +192,20 @@ class Broker:
             Number of the round; by default, the number after the last one.
         trades
             Whether agents may trade in this round.
+        last
+            Whether it is the last round: a buyer then gets its best certified model back if its own
+            is certified to be worse.
         """
         number = self.state.round + 1 if number is None else number
-        found = self._evaluator.evaluate(self.state, models) if trades and len(models) > 1 else Evaluation()
-        state = replace(self.state.with_models(models), permutations=found.permutations or self.state.permutations)
+        found = Evaluation()
+        if trades and models:
+            found = self._evaluator.evaluate(self.state, models, number)
+        state = replace(
+            self.state.with_models(models),
+            permutations=found.permutations or self.state.permutations,
+            budget=found.budget or self.state.budget,
+        )
+        restores = self.terms.restore == "always" or (last and self.terms.restore == "last")
         return TradingRound(
             number=number,
             run=self._run,
@@ -205,6 +215,9 @@ class Broker:
             agents=tuple(sorted(models)),
             trials=found.trials,
             notices=_notices(found),
+            served=found.served,
+            restored=found.restored if restores else {},
+            restores=restores,
         )
 
     def try_before_purchase(self, models: Mapping[str, StateDict]) -> Sequence[Trial]:

@@ -127,11 +127,12 @@ class Buyers:
             repair = repair_for(model, fit[0]) if self._repaired else None
             # measured: of the repaired networks, one call for the grid speeds up only perceptrons
             owners = [module for module in model.modules() if next(module.parameters(recurse=False), None) is not None]
+            loss = ModelLoss(model, self._criterion, hardware=self._hardware)
             self._by_labels[labels] = Buyer(
                 labels,
                 model,
                 {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()},
-                Objective(ModelLoss(model, self._criterion, hardware=self._hardware), fit, certify),
+                Objective(loss, fit, certify, classifier=loss),
                 repair,
                 isinstance(repair, Repair) and all(isinstance(module, nn.Linear) for module in owners),
             )

@@ -4,6 +4,8 @@ No purchase, but the control that every purchase must be measured against: the p
 the broker's labels bring alone.
 """
 
+from collections.abc import Collection
+
 import torch
 
 from fl_market.gains import Objective, certify
@@ -20,6 +22,8 @@ def fine_tune_if_certified(
     steps: int,
     learning_rate: float,
     confidence: float,
+    batch_size: int = 0,
+    layers: Collection[str] | None = None,
     hardware: Hardware = CPU,
 ) -> StateDict:
     """Return the fine-tuned parameters if their gain is certified, else the given ones.
@@ -34,14 +38,25 @@ def fine_tune_if_certified(
         Adam's.
     confidence
         Level of the gain's lower bound.
+    batch_size, layers
+        As :func:`fl_market.merging.fine_tune` takes them.
     hardware
         Device and precision of the steps.
     """
     placed = hardware.place_state(state)
     with reproducible(0, "fedavg-tuned"):
-        tuned = fine_tune(placed, objective.loss, objective.fit, steps=steps, learning_rate=learning_rate)
+        tuned = fine_tune(
+            placed,
+            objective.loss,
+            objective.fit,
+            steps=steps,
+            learning_rate=learning_rate,
+            batch_size=batch_size,
+            layers=layers,
+        )
         with torch.no_grad():
             before, after = (objective.loss(model, objective.certify) for model in (placed, tuned))
     if not certify(before, after, confidence=confidence).positive:
         return state
-    return {name: tensor.cpu() for name, tensor in tuned.items()}
+    home = next(iter(state.values())).device
+    return {name: tensor.to(home) for name, tensor in tuned.items()}

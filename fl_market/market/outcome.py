@@ -25,9 +25,9 @@ class Delivery:
     Attributes
     ----------
     purchase
-        The merged model that the agent bought; None without a purchase.
+        The model that the agent receives, bought or free of charge; None if it keeps its own.
     digest
-        SHA-256 of that model; empty without a purchase.
+        SHA-256 of that model; empty without one.
     receipts
         Its purchases and sales.
     """

@@ -4,13 +4,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 
+from fl_market.gains import ErrorBudget
 from fl_market.hardware import Hardware
 from fl_market.market.alignment import Aligner
 from fl_market.market.buyers import Buyer, Buyers
+from fl_market.market.incumbents import Incumbent, incumbent_of
 from fl_market.market.novelty import novelty
+from fl_market.market.spending import Spending, chain_of
 from fl_market.market.state import MarketState
 from fl_market.market.terms import Terms
-from fl_market.market.trials import Incumbent, Trial, evaluate_purchase, highest_lower_bound, no_purchase
+from fl_market.market.trials import Trial, evaluate_purchase, no_purchase
+from fl_market.merging import layers_of
 from fl_market.parameters import StateDict
 from fl_market.permutation import Permutation
 from fl_market.seeds import reproducible
@@ -32,11 +36,20 @@ class Evaluation:
         Agents whose parameters match a delivered model: they have nothing to sell.
     permutations
         Pair of agents -> its permutation, from which the next search starts.
+    served
+        Agent -> its model after the broker's free service, if its gain is certified.
+    restored
+        Agent -> its best certified model, if its own is certified to be worse.
+    budget
+        The error budget after the round; None without trials.
     """
 
     trials: Sequence[Trial] = ()
     resellers: frozenset[str] = frozenset()
     permutations: Mapping[Pair, Permutation] = field(default_factory=dict)
+    served: Mapping[str, StateDict] = field(default_factory=dict)
+    restored: Mapping[str, StateDict] = field(default_factory=dict)
+    budget: ErrorBudget | None = None
 
 
 class Evaluator:
@@ -70,7 +83,7 @@ class Evaluator:
         self._buyers, self._aligner, self._terms = buyers, aligner, terms
         self._for_sale, self._hardware, self._seed = for_sale, hardware, seed
 
-    def evaluate(self, state: MarketState, models: Mapping[str, StateDict]) -> Evaluation:
+    def evaluate(self, state: MarketState, models: Mapping[str, StateDict], market_round: int) -> Evaluation:
         """Try every purchase among some agents, on their models before any trade of the round.
 
         Parameters
@@ -79,14 +92,19 @@ class Evaluator:
             State of the market before the round.
         models
             Agent -> its parameters after local training.
+        market_round
+            Number of the round, which decides its share of the error budget.
         """
         with reproducible(self._seed, "try-before-purchase"):
             agents = sorted(models)
             buyers = {agent: self._buyers.of(state.profiles.get(agent)) for agent in agents}
             resellers = frozenset(agent for agent in agents if self._resells(agent, buyers, models[agent], state))
+            best = {agent: self._placed(state.best.get(agent)) for agent in agents}
             incumbents = {
-                agent: Incumbent.of(buyers[agent], self._hardware.place_state(models[agent])) for agent in agents
+                agent: self._incumbent(buyers[agent], self._hardware.place_state(models[agent]), best[agent])
+                for agent in agents
             }
+            spending = Spending(state.budget, market_round, agents, self._terms)
             permutations = dict(state.permutations)
             aligned: dict[Pair, StateDict] = {}  # only incremental purchases need them again
             trials: list[Trial] = []
@@ -100,44 +118,84 @@ class Evaluator:
                         trials.append(no_purchase(pair, incumbents[buyer], self._terms))
                         continue
                     offered = in_order(incumbents[seller].state)
-                    trials.append(self._evaluate(pair, incumbents[buyer], offered, buyers[seller]))
+                    trials.append(self._evaluate(pair, incumbents[buyer], offered, buyers[seller], spending))
                     if self._terms.max_purchases > 1:
                         aligned[pair] = offered
             trials.sort(key=lambda trial: (trial.buyer, trial.seller))
             for agent in agents:
-                trials += self._incremental(agent, trials, aligned, buyers)
-            return Evaluation([self._fetched(trial) for trial in trials], resellers, permutations)
+                own = [trial for trial in trials if trial.buyer == agent]
+                trials += self._incremental(own, aligned, buyers, best[agent], spending)
+            return Evaluation(
+                trials=[self._fetched(trial) for trial in trials],
+                resellers=resellers,
+                permutations=permutations,
+                served=self._without_seller(incumbents, "service"),
+                restored=self._without_seller(incumbents, "restored"),
+                budget=spending.left,
+            )
 
-    def _evaluate(self, pair: Pair, incumbent: Incumbent, aligned: StateDict, seller: Buyer) -> Trial:
+    def _incumbent(self, buyer: Buyer, model: StateDict, best: StateDict | None) -> Incumbent:
+        def aligned(placebo: StateDict) -> StateDict:
+            return self._aligner.align((buyer, model), (buyer, placebo)).to_first(placebo)
+
+        for_sale = tuple(layer for layer in layers_of(model) if layer in self._for_sale)
+        return incumbent_of(buyer, model, self._terms, aligned=aligned, for_sale=for_sale, best=best, seed=self._seed)
+
+    def _evaluate(
+        self, pair: Pair, incumbent: Incumbent, aligned: StateDict, seller: Buyer, spending: Spending, place: int = 1
+    ) -> Trial:
         layers = self._buyers.shared_layers(incumbent.buyer, seller)
         for_sale = [layer for layer in layers if layer in self._for_sale]
-        return evaluate_purchase(pair, incumbent, aligned, for_sale, self._terms)
+        chain = chain_of(*pair, place)
+        errors, share = spending.errors(chain), 1 / (1 + place)
+        trial = evaluate_purchase(pair, incumbent, aligned, for_sale, self._terms, errors, share=share)
+        spending.record(chain, trial)
+        return trial
 
     def _incremental(
         self,
-        buyer: str,
         trials: Sequence[Trial],
         aligned: Mapping[Pair, StateDict],
         buyers: Mapping[str, Buyer],
+        best: StateDict | None,
+        spending: Spending,
     ) -> list[Trial]:
         """Return a buyer's incremental purchases after its best one.
 
-        Each is from the seller whose marginal gain has the highest lower bound.
+        Its certified sellers are tried once each, in the order of the lower bounds of their own
+        gains; each must gain over the bundle before it.
         """
-        best = highest_lower_bound(trial for trial in trials if trial.buyer == buyer)
+        ranked = sorted(
+            (trial for trial in trials if trial.certificate.positive),
+            key=lambda trial: (trial.certificate.lower_bound, trial.seller),
+            reverse=True,
+        )
         added: list[Trial] = []
-        while best is not None and len(added) + 1 < self._terms.max_purchases:
-            bundle = best.sellers
-            incumbent = Incumbent.of(buyers[buyer], best.merged)
-            candidates = [
-                self._evaluate(pair, incumbent, state, buyers[pair[1]])
-                for pair, state in aligned.items()
-                if pair[0] == buyer and pair[1] not in bundle
-            ]
-            best = highest_lower_bound(replace(trial, after=bundle) for trial in candidates)
-            if best is not None:
-                added.append(best)
+        bundle = ranked[:1]
+        for trial in ranked[1:]:
+            if len(bundle) == self._terms.max_purchases:
+                break
+            pair = trial.buyer, trial.seller
+            incumbent = self._incumbent(buyers[trial.buyer], bundle[-1].merged, best)
+            seller = buyers[trial.seller]
+            more = self._evaluate(pair, incumbent, aligned[pair], seller, spending, len(bundle) + 1)
+            if more.certificate.positive:
+                bundle.append(replace(more, after=bundle[-1].sellers))
+                added.append(bundle[-1])
         return added
+
+    def _without_seller(self, incumbents: Mapping[str, Incumbent], kind: str) -> dict[str, StateDict]:
+        found = {agent: getattr(incumbent, kind) for agent, incumbent in incumbents.items()}
+        return {agent: self._in_memory(model) for agent, model in found.items() if model is not None}
+
+    def _placed(self, model: StateDict | None) -> StateDict | None:
+        return None if model is None else self._hardware.place_state(model)
+
+    def _in_memory(self, model: StateDict) -> StateDict:
+        """Return a model in main memory."""
+        if self._hardware.device.type == "cpu":
+            return model
+        return {name: tensor.cpu() for name, tensor in model.items()}
 
     def _resells(self, agent: str, buyers: Mapping[str, Buyer], model: StateDict, state: MarketState) -> bool:
         """Return whether an agent's parameters match a delivery, in any order of the units."""
@@ -151,6 +209,5 @@ class Evaluator:
 
     def _fetched(self, trial: Trial) -> Trial:
         """Return a trial with its merged model in main memory."""
-        if self._hardware.device.type == "cpu":
-            return trial
-        return replace(trial, merged={name: tensor.cpu() for name, tensor in trial.merged.items()})
+        merged = self._in_memory(trial.merged)
+        return trial if merged is trial.merged else replace(trial, merged=merged)

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from fl_market.errors import MarketError
+from fl_market.gains import told
 from fl_market.ledger import Deal, DealState, Ledger
 from fl_market.market import settlement
 from fl_market.market.answers import asked_amounts, chosen_purchases
@@ -24,7 +25,7 @@ from fl_market.market.outcome import Acknowledgement, Delivery, Notice, Outcome
 from fl_market.market.state import MarketState
 from fl_market.market.terms import Terms
 from fl_market.market.trials import Trial
-from fl_market.parameters import digest
+from fl_market.parameters import StateDict, digest
 from fl_market.protocol import Ask, Bid, Debt, DisclosedQuote, Offer, PublicPrice, QuoteRequest, Receipt
 
 PUBLIC_PRICES = 100
@@ -51,6 +52,13 @@ class TradingRound:
         All tried purchases, certified or not.
     notices
         Agents with nothing to sell, or with parameters that would harm a buyer in some class.
+    served
+        Agent -> its model after the broker's free service, which it gets without a purchase.
+    restored
+        Agent -> its best certified model, which it gets back without a purchase.
+    restores
+        Whether best models are given back in this round; a purchase that is certified to be worse
+        than the buyer's best model is then no offer.
     """
 
     number: int
@@ -61,6 +69,14 @@ class TradingRound:
     agents: tuple[str, ...]
     trials: Sequence[Trial] = ()
     notices: tuple[Notice, ...] = ()
+    served: Mapping[str, StateDict] = field(default_factory=dict)
+    restored: Mapping[str, StateDict] = field(default_factory=dict)
+    restores: bool = False
+
+    @property
+    def given(self) -> dict[str, StateDict]:
+        """Agent -> the model that it gets free of charge if it buys nothing."""
+        return {**self.served, **self.restored}
 
     @property
     def evaluated(self) -> int:
@@ -94,7 +110,10 @@ class TradingRound:
 
     @property
     def offers(self) -> dict[str, list[Offer]]:
-        """Buyer -> its certified purchases, which no other agent may see."""
+        """Buyer -> its certified purchases, which no other agent may see.
+
+        The gain is what the buyer pays for: 0 for a purchase on approval.
+        """
         offers: dict[str, list[Offer]] = {}
         for trial in self._offered():
             names = self.state.pseudonyms
@@ -104,8 +123,8 @@ class TradingRound:
                     seller=names[trial.seller],
                     layers=trial.layers,
                     alpha=trial.alpha,
-                    gain=trial.certificate.gain,
-                    lower_bound=trial.certificate.lower_bound,
+                    gain=_payable(trial),
+                    lower_bound=told(trial.certificate.lower_bound),
                     after=offer_id(self.number, trial.after, names) if trial.after else "",
                 )
             )
@@ -134,7 +153,14 @@ class TradingRound:
         return Bidding(self, wanted, tuple(notices))
 
     def _offered(self) -> list[Trial]:
-        return [trial for trial in self.trials if trial.certificate.positive and self._may_buy(trial.buyer)]
+        return [
+            trial
+            for trial in self.trials
+            if trial.certificate.positive
+            and (self.terms.approval or not trial.on_approval)
+            and not (self.restores and trial.regress)
+            and self._may_buy(trial.buyer)
+        ]
 
     def _may_buy(self, buyer: str) -> bool:
         return len(self.state.unacknowledged.get(buyer, ())) < self.terms.unpaid_deliveries
@@ -227,7 +253,8 @@ class Bidding:
             for buyer in sorted(self.wanted):
                 key = partner_id(self.round.number, buyer, self.round.state.pseudonyms)
                 for trial, _ in sorted(self.wanted[buyer], key=lambda wish: wish[0].seller):
-                    yield key, trial
+                    if not trial.on_approval:
+                        yield key, trial
 
     def _request(self, key: str, bought: Trial) -> QuoteRequest:
         """Return a quote request with the information that the disclosure policy allows.
@@ -239,11 +266,15 @@ class Bidding:
             return QuoteRequest(key, bought.layers)
         pair = bought.seller, bought.buyer
         own = next(trial for trial in self.round.trials if (trial.buyer, trial.seller) == pair and not trial.after)
-        return DisclosedQuote(key, bought.layers, own.alpha, bought.alpha, own.certificate.ratio)
+        ratio = 1 + told(own.certificate.ratio - 1)
+        return DisclosedQuote(key, bought.layers, own.alpha, bought.alpha, ratio)
 
     def _deal(self, trial: Trial, bid: int, ask: int | None) -> Deal | None:
         rule = self.round.terms.rule
-        price = None if ask is None and rule.asks else rule.price(bid, ask or 0)
+        if trial.on_approval:
+            price: int | None = 0
+        else:
+            price = None if ask is None and rule.asks else rule.price(bid, ask or 0)
         if price is None:
             return None
         return Deal(
@@ -254,10 +285,15 @@ class Bidding:
             bid=bid,
             ask=ask or 0,
             price=price,
-            gain=trial.certificate.gain,
-            lower_bound=trial.certificate.lower_bound,
+            gain=_payable(trial),
+            lower_bound=told(trial.certificate.lower_bound),
             alpha=trial.alpha,
         )
+
+
+def _payable(trial: Trial) -> float:
+    """Return the rounded gain that a buyer is told and pays for."""
+    return 0.0 if trial.on_approval else max(0.0, told(trial.due.gain))
 
 
 @dataclass(frozen=True)
@@ -285,8 +321,13 @@ class Bargain:
 
     @cached_property
     def digests(self) -> dict[str, str]:
-        """Buyer -> SHA-256 of the merged model that it bought."""
-        return {buyer: digest(deals[-1][1].merged) for buyer, deals in self.deals.items()}
+        """Agent -> SHA-256 of the model that it receives, bought or free of charge."""
+        return {agent: digest(model) for agent, model in self._received.items()}
+
+    @cached_property
+    def _received(self) -> dict[str, StateDict]:
+        bought = {buyer: deals[-1][1].merged for buyer, deals in self.deals.items()}
+        return {**self.round.given, **bought}
 
     def deliver(self) -> dict[str, Delivery]:
         """Record the deliveries, and return the delivery to each agent of the round."""
@@ -297,9 +338,8 @@ class Bargain:
                 receipt = Receipt(key, side, self.round.state.pseudonyms[partner], deal.price)
                 receipts.setdefault(agent, []).append(receipt)
             self.round.ledger.deliver(deal.id)
-        bought = {buyer: deals[-1][1].merged for buyer, deals in self.deals.items()}
         return {
-            agent: Delivery(bought.get(agent), self.digests.get(agent, ""), tuple(receipts.get(agent, ())))
+            agent: Delivery(self._received.get(agent), self.digests.get(agent, ""), tuple(receipts.get(agent, ())))
             for agent in self.round.agents
         }
 
@@ -313,6 +353,9 @@ class Bargain:
             buyer's model only with the acknowledgement of exactly this model.
         """
         state, notices = self.round.state.after(self.round.number), []
+        state = state.with_models(
+            {agent: model for agent, model in self.round.served.items() if agent not in self.deals}
+        )
         settled: list[str] = []
         refunded: list[str] = []
         for buyer, deals in self.deals.items():
@@ -320,6 +363,8 @@ class Bargain:
             if acknowledgements.get(buyer) == Acknowledgement(self.digests[buyer]):
                 settled += identifiers
                 state = state.with_models({buyer: merged}).with_delivery(buyer, merged)
+                if not deals[-1][1].on_approval and self.round.terms.certificate != "published":
+                    state = state.with_best(buyer, merged)
             else:
                 refunded += identifiers
                 state = state.with_delivery(buyer, merged, identifiers)

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from fl_market.gains import Profile
+from fl_market.gains import ErrorBudget, Profile
 from fl_market.market.identifiers import Pseudonyms, with_pseudonyms
 from fl_market.parameters import StateDict
 from fl_market.permutation import Permutation
@@ -24,6 +24,10 @@ class MarketState:
         Agent -> the broker's record of its current model.
     profiles
         Agent -> the description of its objective, if it registered one.
+    best
+        Agent -> its best certified model, from which the gains of its purchases count.
+    budget
+        The error budget that the certificates of the run have left.
     delivered
         Agent -> the last models that were delivered to it, acknowledged or not.
     permutations
@@ -39,6 +43,8 @@ class MarketState:
     round: int = 0
     models: Mapping[str, StateDict] = field(default_factory=dict)
     profiles: Mapping[str, Profile] = field(default_factory=dict)
+    best: Mapping[str, StateDict] = field(default_factory=dict)
+    budget: ErrorBudget = field(default_factory=ErrorBudget)
     delivered: Mapping[str, Sequence[StateDict]] = field(default_factory=dict)
     permutations: Mapping[tuple[str, str], Permutation] = field(default_factory=dict)
     unacknowledged: Mapping[str, Sequence[Sequence[str]]] = field(default_factory=dict)
@@ -48,6 +54,10 @@ class MarketState:
     def with_models(self, models: Mapping[str, StateDict]) -> "MarketState":
         """Return the state with new records of some agents' models, and a pseudonym for each."""
         return replace(self, models={**self.models, **models}).with_pseudonyms(models)
+
+    def with_best(self, buyer: str, model: StateDict) -> "MarketState":
+        """Return the state with a new best certified model of a buyer."""
+        return replace(self, best={**self.best, buyer: model})
 
     def after(self, market_round: int) -> "MarketState":
         """Return the state after a round."""

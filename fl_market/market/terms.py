@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fl_market.catalogue import ALIGNMENT_METHOD, MERGE_METHOD, PRICING_RULE
-from fl_market.choices import GAINS, GRANULARITIES
+from fl_market.choices import CERTIFICATES, GAINS, GRANULARITIES, RESTORATIONS, SELECTIONS, SERVICES
 from fl_market.errors import OptionError
 from fl_market.options import check_options, option
 from fl_market.plugins import find
@@ -47,12 +47,46 @@ class Terms:
     fit_batch_size: int = option(
         0, "samples in each of the --fit-steps, and in the search for a single purchased weight; 0 for all", minimum=0
     )
+    selection: str = option(
+        "patient",
+        "choice of the single purchased weight: the nearest to an equal share that is no worse than the best "
+        "(patient), or the least loss of this round (greedy, as published)",
+        choices=SELECTIONS,
+    )
     gain: str = option(
         "relative",
-        "gain-from-trade: the reduction of the loss, relative to the loss before or as a difference",
+        "gain-from-trade: the reduction of the score, relative to the score before or as a difference",
         choices=GAINS,
     )
+    certificate: str = option(
+        "run",
+        "scope of the certificates' confidence: all purchases of the run, or each trial by itself; published for "
+        "the gain over the buyer's model as it is",
+        choices=CERTIFICATES,
+    )
     confidence: float = option(0.95, "confidence level of the certified gain's lower bound", above=0, below=1)
+    tolerance: float = option(
+        0.02,
+        "highest rise of a buyer's loss (as a share of it) and of its share of errors that a purchase may cause",
+        minimum=0,
+    )
+    service: str = option(
+        "tune",
+        "what the broker does free of charge, with or without a seller: --fit-steps gradient steps on its fit "
+        "split (tune), or nothing",
+        choices=SERVICES,
+    )
+    tuning_learning_rate: float = option(0.001, "learning rate of the broker's gradient steps on models", above=0)
+    approval: bool = option(
+        True,
+        "deliver merged models without a certified gain over the buyer's best model so far on approval, without "
+        "a price, if they are certified to gain over all that the broker can do without the seller",
+    )
+    restore: str = option(
+        "last",
+        "rounds after which a buyer whose model is certified worse than its best one gets that one back, free",
+        choices=RESTORATIONS,
+    )
     class_tolerance: float = option(
         0.0, "highest rise of any class's loss that a purchase may cause; 0 for no limit", minimum=0
     )

@@ -1,22 +1,21 @@
 """Try before purchase (paper, section 3.1): one possible purchase, merged and certified."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from fl_market.data import Batch
-from fl_market.errors import MarketError
-from fl_market.gains import Certificate, Objective, certify, class_rises
+from fl_market.gains import Certificate, certify, certify_increment, class_rises, harms
 from fl_market.market.buyers import Buyer
+from fl_market.market.incumbents import BEST, OWN, Incumbent
+from fl_market.market.merges import best_merge, serve
 from fl_market.market.terms import Terms
 from fl_market.merging import (
     ALL,
     Alpha,
-    Merge,
     best_layers,
-    fit_weights,
     hold_out,
     layer_of,
     layer_sizes,
@@ -40,12 +39,19 @@ class Trial:
     alpha
         Purchased weight, averaged over the purchased parameters.
     certificate
-        The certified gain.
+        The certified gain over the buyer's model and its merges with placebo sellers.
     merged
         The buyer's model after the purchase.
     after
         Sellers of the purchases before this incremental purchase; its gain is measured after
         theirs.
+    progress
+        The certificate of the gain that has a price: over the buyer's best certified model, and over
+        what it could have free of charge. A certified purchase without it is delivered on approval,
+        without a price. None where no gain is certified, and for gains as published, which have a
+        price as they are.
+    regress
+        Whether the merged model is certified to be worse than the best one.
     """
 
     buyer: str
@@ -55,6 +61,18 @@ class Trial:
     certificate: Certificate
     merged: StateDict
     after: tuple[str, ...] = ()
+    progress: Certificate | None = None
+    regress: bool = False
+
+    @property
+    def due(self) -> Certificate:
+        """The certificate that counts for payment: progress is bought once."""
+        return self.progress or self.certificate
+
+    @property
+    def on_approval(self) -> bool:
+        """Whether the purchase has no certified progress, and therefore no price."""
+        return self.progress is not None and self.progress.lower_bound <= 0
 
     @property
     def sellers(self) -> tuple[str, ...]:
@@ -63,27 +81,19 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Incumbent:
-    """A buyer's model before a purchase, the reference of the gain.
+class Errors:
+    """Probabilities of error that one trial may spend.
 
     Attributes
     ----------
-    buyer
-        Objective and repair.
-    state
-        Parameters.
-    losses
-        Their losses on the buyer's certify split, shape (samples,).
+    gain
+        Of the gain over all that the buyer could have without the seller.
+    progress
+        Of the gain that has a price.
     """
 
-    buyer: Buyer
-    state: StateDict
-    losses: Tensor
-
-    @classmethod
-    def of(cls, buyer: Buyer, state: StateDict) -> "Incumbent":
-        """Return the incumbent of a buyer with the given parameters."""
-        return cls(buyer, state, certified_losses(buyer.objective, state))
+    gain: float
+    progress: float
 
 
 def no_purchase(names: tuple[str, str], incumbent: Incumbent, terms: Terms) -> Trial:
@@ -93,7 +103,14 @@ def no_purchase(names: tuple[str, str], incumbent: Incumbent, terms: Terms) -> T
 
 
 def evaluate_purchase(
-    names: tuple[str, str], incumbent: Incumbent, aligned: StateDict, for_sale: Sequence[str], terms: Terms
+    names: tuple[str, str],
+    incumbent: Incumbent,
+    aligned: StateDict,
+    for_sale: Sequence[str],
+    terms: Terms,
+    errors: Errors,
+    *,
+    share: float = 0.5,
 ) -> Trial:
     """Return the trial of one purchase.
 
@@ -102,13 +119,17 @@ def evaluate_purchase(
     names
         Buyer and seller.
     incumbent
-        The buyer's model before the purchase.
+        The buyer before the purchase.
     aligned
         The seller's parameters in the order of the buyer's units.
     for_sale
         Layers that the purchase may comprise.
     terms
         Terms of the market.
+    errors
+        Probabilities of error of the two certificates.
+    share
+        An equal share of the seller among all models merged so far, for a patient choice of α.
 
     Notes
     -----
@@ -120,47 +141,48 @@ def evaluate_purchase(
     layers = tuple(for_sale) if by_row else _layers_within_budget(incumbent, aligned, for_sale, terms)
     if not layers:
         return no_purchase(names, incumbent, terms)
-    bought = only_layers(own, aligned, layers)
-    merge = _merging(own, bought, buyer, terms)
-    try:
-        alpha = _fitted(own, bought, merge, buyer, terms.granularity, terms)
-        if mean_alpha(alpha, own, layers) == 0:  # no row gains anything
-            return no_purchase(names, incumbent, terms)
-    except MarketError:
+    towards = share if terms.selection == "patient" else None
+    found = best_merge(own, only_layers(own, aligned, layers), buyer, terms, towards=towards, layers=layers)
+    if found is None:  # no finite loss, or no row gains anything
         return no_purchase(names, incumbent, terms)
-    with torch.no_grad():
-        merged = merge(alpha)
-    after = certified_losses(buyer.objective, merged)
-    certificate = _certificate(incumbent.losses, after, buyer.objective.certify, terms)
-    return Trial(*names, _described(layers, alpha, own), mean_alpha(alpha, own, layers), certificate, merged)
-
-
-def highest_lower_bound(trials: Iterable[Trial]) -> Trial | None:
-    """Return the certified trial with the highest lower bound of its gain, or None."""
-    certified = [trial for trial in trials if trial.certificate.positive]
-    return max(certified, key=lambda trial: (trial.certificate.lower_bound, trial.seller), default=None)
-
-
-def certified_losses(objective: Objective, state: StateDict) -> Tensor:
-    """Return the losses of a model on the certify split, shape (samples,)."""
-    with torch.no_grad():
-        return objective.loss(state, objective.certify)
-
-
-def _fitted(own: StateDict, bought: StateDict, merge: Merge, buyer: Buyer, granularity: str, terms: Terms) -> Alpha:
-    return fit_weights(
-        own,
-        bought,
-        buyer.objective.loss,
-        buyer.objective.fit,
-        granularity,
-        merge=merge,
-        together=buyer.together and terms.merge == "interpolation",  # other methods need not support torch.vmap
-        steps=terms.fit_steps,
-        learning_rate=terms.fit_learning_rate,
-        batch_size=terms.fit_batch_size,
-        budget=_budget(own, terms) if terms.layer_budget < 1 else None,
+    trial = Trial(
+        *names,
+        layers=_described(layers, found.alpha, own),
+        alpha=mean_alpha(found.alpha, own, layers),
+        certificate=_gain(found.state, incumbent, terms, errors.gain),
+        merged=found.state,
     )
+    if terms.certificate == "published" or not trial.certificate.positive:
+        return trial
+    after = serve(found.state, buyer, terms, layers)
+    return _with_progress(trial if after is None else replace(trial, merged=after), incumbent, terms, errors.progress)
+
+
+def _gain(merged: StateDict, incumbent: Incumbent, terms: Terms, error: float) -> Certificate:
+    """Return the certificate of a merged model, before any service."""
+    objective = incumbent.buyer.objective
+    if terms.certificate == "published":
+        with torch.no_grad():
+            after = objective.loss(merged, objective.certify)
+        return _certificate(incumbent.losses, after, objective.certify, terms)
+    scores, own = objective.scores(merged), incumbent.alternatives[OWN]
+    found = certify_increment(
+        incumbent.alternatives, scores, kind=terms.gain, error=error, finite=terms.certificate == "run"
+    )
+    return replace(
+        found,
+        harms=harms(own, scores, terms.tolerance, terms.confidence),
+        harmed=_harmed(own.loss, scores.loss, objective.certify, terms),
+    )
+
+
+def _with_progress(trial: Trial, incumbent: Incumbent, terms: Terms, error: float) -> Trial:
+    """Return a trial with the certificate of its progress, after the service on both sides."""
+    scores, finite = incumbent.buyer.objective.scores(trial.merged), terms.certificate == "run"
+    progress = certify_increment(incumbent.priced, scores, kind=terms.gain, error=error, finite=finite)
+    best = incumbent.priced.get(BEST)
+    regress = best is not None and certify(scores.brier, best.brier, confidence=terms.confidence).positive
+    return replace(trial, progress=progress, regress=regress)
 
 
 def _budget(own: StateDict, terms: Terms) -> int:
@@ -192,44 +214,26 @@ def _gain_of_layers(
         before = buyer.objective.loss(own, held_out)
 
     def gain(layers: frozenset[str]) -> float:
-        bought = only_layers(own, aligned, tuple(layers))
-        merge = _merging(own, bought, buyer, terms)
-        try:
-            alpha = _fitted(own, bought, merge, chooser, "model", terms)
-        except MarketError:
+        found = best_merge(own, only_layers(own, aligned, tuple(layers)), chooser, terms)
+        if found is None:
             return -float("inf")
         with torch.no_grad():
-            return _certificate(before, buyer.objective.loss(merge(alpha), held_out), held_out, terms).lower_bound
+            return _certificate(before, buyer.objective.loss(found.state, held_out), held_out, terms).lower_bound
 
     return gain
 
 
 def _certificate(before: Tensor, after: Tensor, data: Batch, terms: Terms) -> Certificate:
     certificate = certify(before, after, confidence=terms.confidence, kind=terms.gain)
+    return replace(certificate, harmed=_harmed(before, after, data, terms))
+
+
+def _harmed(before: Tensor, after: Tensor, data: Batch, terms: Terms) -> tuple[int, ...]:
+    """Return the classes whose loss may rise beyond the tolerance for classes, if there is one."""
     if not terms.class_tolerance:
-        return certificate
+        return ()
     rises = class_rises(before, after, data[1], confidence=terms.confidence)
-    return replace(certificate, harmed=tuple(c for c, rise in rises.items() if rise > terms.class_tolerance))
-
-
-def _merging(own: StateDict, aligned: StateDict, buyer: Buyer, terms: Terms) -> Merge:
-    """Return the merge of a buyer and a seller as a function of the purchased weight.
-
-    A repair keeps a merged network as confident as the two models. If both are overconfident,
-    because they know different classes, the merge without repair is better. The fit split decides
-    at the midpoint, where the two merges differ most.
-    """
-    method = terms.merge_method
-
-    def plain(alpha: Alpha) -> StateDict:
-        return method(own, aligned, alpha)
-
-    if buyer.repair is None:
-        return plain
-    repaired = buyer.repair.merging(own, aligned, method)
-    with torch.no_grad():
-        losses = [float(buyer.objective.loss(merge(0.5), buyer.objective.fit).mean()) for merge in (plain, repaired)]
-    return repaired if losses[1] < losses[0] else plain
+    return tuple(number for number, rise in rises.items() if rise > terms.class_tolerance)
 
 
 def _described(layers: Sequence[str], alpha: Alpha, own: StateDict) -> str:

@@ -2,6 +2,7 @@
 
 from fl_market.choices import GRANULARITIES
 from fl_market.merging.descent import hold_out
+from fl_market.merging.fine_tuning import fine_tune
 from fl_market.merging.interpolation import Alpha, Merge, interpolate
 from fl_market.merging.layers import ALL, best_layers, layer_of, layer_sizes, layers_of, only_layers, select_layers
 from fl_market.merging.methods import MERGE_METHODS, MergeMethod
@@ -20,6 +21,7 @@ __all__ = [
     "NormStatistics",
     "Repair",
     "best_layers",
+    "fine_tune",
     "fit_simplex",
     "fit_weights",
     "hold_out",

@@ -1,15 +1,25 @@
 """Fine-tune a model on the broker's data: not a trade, but the fair control for FedAvg."""
 
+from collections.abc import Collection
+
 from torch import Tensor
 
 from fl_market.data import Batch
 from fl_market.gains.losses import Loss
 from fl_market.merging.descent import Variables, descend
+from fl_market.merging.layers import layer_of
 from fl_market.parameters import StateDict, copied
 
 
 def fine_tune(
-    state: StateDict, loss: Loss, fit_data: Batch, *, steps: int = 40, learning_rate: float = 1e-3
+    state: StateDict,
+    loss: Loss,
+    fit_data: Batch,
+    *,
+    steps: int = 40,
+    learning_rate: float = 1e-3,
+    batch_size: int = 0,
+    layers: Collection[str] | None = None,
 ) -> dict[str, Tensor]:
     """Return the parameters with the least held-out loss, after some Adam steps.
 
@@ -23,6 +33,10 @@ def fine_tune(
         The fit split: the steps see all but its held-out part.
     steps, learning_rate
         Adam's.
+    batch_size
+        Samples of each step, in turn; 0 for all.
+    layers
+        Names of the layers that the steps change; None for all.
     """
 
     def with_weights(weights: Variables) -> dict[str, Tensor]:
@@ -31,8 +45,11 @@ def fine_tune(
         return tuned
 
     weights = {
-        name: tensor.detach().clone().requires_grad_() for name, tensor in state.items() if tensor.is_floating_point()
+        name: tensor.detach().clone().requires_grad_()
+        for name, tensor in state.items()
+        if tensor.is_floating_point() and (layers is None or layer_of(name) in layers)
     }
-    return with_weights(
-        descend(weights, with_weights, loss, fit_data, steps=steps, learning_rate=learning_rate).variables
+    found = descend(
+        weights, with_weights, loss, fit_data, steps=steps, learning_rate=learning_rate, batch_size=batch_size
     )
+    return with_weights(found.variables)

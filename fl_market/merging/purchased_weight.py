@@ -41,6 +41,7 @@ def fit_weights(
     learning_rate: float = 0.1,
     batch_size: int = 0,
     budget: int | None = None,
+    towards: float | None = None,
 ) -> Alpha:
     """Return the purchased weight that minimises the broker's loss on the fit split.
 
@@ -69,6 +70,10 @@ def fit_weights(
     budget
         For rows: the most parameters that may be bought. The best rows are; all others have the
         weight 0.
+    towards
+        A patient choice of the single α: of those that are no worse than the best one beyond the
+        standard error of the difference, the nearest to this weight. None for the best one, as
+        published.
 
     Returns
     -------
@@ -90,7 +95,7 @@ def fit_weights(
     def mean_loss(alpha: Alpha) -> Tensor:
         return loss(merged(alpha), searched).mean()
 
-    single = _fit_single(own, mean_loss, together=together)
+    single = _fit_single(own, lambda alpha: loss(merged(alpha), searched), towards, together=together)
     if granularity == "model":
         return single
     shares = Shares(own, single, by_row=granularity == "row")
@@ -129,18 +134,39 @@ def _descended(
     return shares.alpha(shares.weights(found.variables))
 
 
-def _fit_single(own: StateDict, mean_loss: Callable[[Alpha], Tensor], *, together: bool) -> float:
-    """Return the best α for the whole model."""
+def _fit_single(own: StateDict, losses: Callable[[Alpha], Tensor], towards: float | None, *, together: bool) -> float:
+    """Return the α for the whole model."""
     names = [name for name, tensor in own.items() if tensor.is_floating_point()]
+    known: dict[float, Tensor] = {}
 
     def mean_losses(alphas: Sequence[float]) -> list[float]:
-        if not together:
-            return [float(mean_loss(alpha)) for alpha in alphas]
-        batched = torch.vmap(lambda alpha: mean_loss({name: alpha for name in names}))  # noqa: C420  (mypy)
-        return [float(value) for value in batched(torch.tensor(alphas))]
+        if together:
+            batched = torch.vmap(lambda alpha: losses({name: alpha for name in names}))  # noqa: C420  (mypy)
+            found = list(batched(torch.tensor(alphas)))
+        else:
+            found = [losses(alpha) for alpha in alphas]
+        known.update(zip(alphas, found, strict=True))
+        return [float(some.mean()) for some in found]
 
     with torch.no_grad():
-        return minimise_scalar(mean_losses)
+        best = minimise_scalar(mean_losses)
+        if towards is None:
+            return best
+        if towards not in known:
+            mean_losses([towards])
+        as_good = [alpha for alpha in known if _as_good(known[alpha], known[best])]
+        return min(as_good, key=lambda alpha: (abs(alpha - towards), alpha))
+
+
+def _as_good(losses: Tensor, best: Tensor) -> bool:
+    """Return whether losses exceed the best ones by at most the standard error of the difference.
+
+    The one-standard-error rule of model selection, on paired differences: the best α of this round
+    by a hair is not the best for the rounds to come, in which averages of all agents have less
+    noise (Breiman et al. 1984, section 3.4.3, for the rule).
+    """
+    excess = (losses - best).double()
+    return bool(excess.mean() <= excess.std() / len(excess) ** 0.5)
 
 
 def mean_alpha(alpha: Alpha, state: StateDict, layers: Collection[str] | None = None) -> float:

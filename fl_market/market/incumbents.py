@@ -1,0 +1,112 @@
+"""The buyer without a seller: all that a purchase must beat (beyond the paper, section 3.3).
+
+The paper measures a gain against the buyer's model as it is. The merge then counts what the
+broker's data and steps bring alone. Here the broker first does for the buyer all that it could do
+without a seller, with the same freedoms; a purchase gains what its seller adds to that.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from fl_market.gains import Scores, certify
+from fl_market.market.buyers import Buyer
+from fl_market.market.merges import best_merge, serve
+from fl_market.market.placebos import placebos
+from fl_market.market.terms import Terms
+from fl_market.merging import only_layers
+from fl_market.parameters import StateDict
+from fl_market.seeds import reproducible
+
+OWN, BEST = "own", "best"
+
+
+@dataclass(frozen=True)
+class Incumbent:
+    """A buyer before a purchase, with all that it could have without the seller.
+
+    Attributes
+    ----------
+    buyer
+        Objective and repair.
+    state
+        Parameters.
+    losses
+        Their losses on the buyer's certify split, shape (samples,).
+    alternatives
+        Name -> scores of the model as it is, and of its merges with placebo sellers: a merged model
+        must beat them all. Empty if gains are as published, over the model as it is.
+    priced
+        Name -> scores of what the buyer could have free of charge: the model and its best merge
+        with a placebo after the broker's service, and its best certified model. Only what a merged
+        model gains over them has a price.
+    service
+        The model after the service, if its gain is certified; else None.
+    restored
+        The best certified model, if the buyer's own is certified to be worse; else None.
+    """
+
+    buyer: Buyer
+    state: StateDict
+    losses: Tensor
+    alternatives: Mapping[str, Scores] = field(default_factory=dict)
+    priced: Mapping[str, Scores] = field(default_factory=dict)
+    service: StateDict | None = None
+    restored: StateDict | None = None
+
+
+def incumbent_of(
+    buyer: Buyer,
+    state: StateDict,
+    terms: Terms,
+    *,
+    aligned: Callable[[StateDict], StateDict],
+    for_sale: tuple[str, ...],
+    best: StateDict | None = None,
+    seed: int = 0,
+) -> Incumbent:
+    """Return a buyer with its alternatives to a purchase.
+
+    Parameters
+    ----------
+    buyer, state
+        The buyer and its parameters.
+    terms
+        Terms of the market.
+    aligned
+        Brings a placebo's units into the order of the buyer's.
+    for_sale
+        Layers that purchases may comprise.
+    best
+        The buyer's best certified model, if it has one.
+    seed
+        Decides the placebos.
+    """
+    objective = buyer.objective
+    with torch.no_grad():
+        losses = objective.loss(state, objective.certify)
+    if terms.certificate == "published":
+        return Incumbent(buyer, state, losses)
+    with reproducible(seed, "placebos"):
+        sellers = {name: aligned(seller) for name, seller in placebos(buyer.model, state).items()}
+    found = {
+        name: merge
+        for name, seller in sellers.items()
+        if (merge := best_merge(state, only_layers(state, seller, for_sale), buyer, terms, layers=for_sale))
+    }
+    alternatives = {name: objective.scores(merge.state) for name, merge in found.items()}
+    alternatives[OWN] = objective.scores(state)
+    service = serve(state, buyer, terms, for_sale)
+    priced = {OWN: alternatives[OWN] if service is None else objective.scores(service)}
+    if found:
+        name = min(found, key=lambda name: (found[name].loss, name))
+        after = serve(found[name].state, buyer, terms, for_sale)
+        priced[name] = alternatives[name] if after is None else objective.scores(after)
+    restored = None
+    if best is not None:
+        priced[BEST] = objective.scores(best)
+        if certify(priced[OWN].brier, priced[BEST].brier, confidence=terms.confidence).positive:
+            restored = best
+    return Incumbent(buyer, state, losses, alternatives, priced, service, restored)

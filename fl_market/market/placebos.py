@@ -1,0 +1,64 @@
+"""Placebo sellers: parameters that know nothing about the task.
+
+A gain that a buyer also has with one of them comes from the merge and from the broker's data, and
+not from a seller.
+"""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from fl_market.parameters import StateDict, copied
+
+TINY = 1e-6
+"""Standard deviation of the parameters of ``zeros``; a matching needs some order of the units."""
+
+
+def placebos(model: nn.Module, own: StateDict) -> dict[str, StateDict]:
+    """Return placebo sellers for one buyer; torch's global generator draws them.
+
+    Parameters
+    ----------
+    model
+        The buyer's architecture.
+    own
+        Its parameters.
+
+    Returns
+    -------
+    dict
+        ``"zeros"``; ``"untrained"``, a new initialisation; ``"noise"``, each tensor with the norm
+        of the buyer's. Buffers are the buyer's own: running statistics of noise have no meaning.
+    """
+    parameters = {name for name, _ in model.named_parameters()}
+
+    def drawn(make: dict[str, Tensor]) -> StateDict:
+        return copied(own) | make
+
+    fresh = _initialised(model)
+    return {
+        "zeros": drawn({name: TINY * _normal(own[name]) for name in sorted(parameters)}),
+        "untrained": drawn({name: fresh[name].to(own[name]) for name in parameters}),
+        "noise": drawn({name: _noise_like(own[name]) for name in sorted(parameters)}),
+    }
+
+
+def _initialised(model: nn.Module) -> StateDict:
+    fresh = copy.deepcopy(model).cpu()
+    for module in fresh.modules():
+        reset = getattr(module, "reset_parameters", None)
+        if callable(reset):
+            reset()
+    return {name: tensor.detach() for name, tensor in fresh.state_dict().items()}
+
+
+def _normal(tensor: Tensor) -> Tensor:
+    return torch.randn(tensor.shape).to(tensor)  # drawn on the processor: the same on every device
+
+
+def _noise_like(tensor: Tensor) -> Tensor:
+    noise = _normal(tensor)
+    norm = torch.linalg.vector_norm(tensor)
+    scaled: Tensor = noise * (norm / torch.linalg.vector_norm(noise).clamp(min=1e-12))
+    return scaled
