@@ -73,7 +73,7 @@ def add_experiments(commands: "Commands") -> None:
 
 def add_bench(commands: "Commands") -> None:
     """Add the benchmarks."""
-    parser = commands.add_parser("bench", help="measure speed relative to a reference, or test recovery from crashes")
+    parser = commands.add_parser("bench", help="measure speed relative to a reference, test recovery or certificates")
     benches = parser.add_subparsers(required=True, metavar="NAME")
     add_overhead(benches)
     align = benches.add_parser(
@@ -84,6 +84,14 @@ def add_bench(commands: "Commands") -> None:
     )
     _add_bench_options(align, "align.json")
     align.set_defaults(command=_align)
+    certificates = benches.add_parser(
+        "certificates", help="count runs with a false certificate in simulations; about two minutes"
+    )
+    certificates.add_argument(
+        "--runs", type=whole(1), default=1000, metavar="N", help="runs of each kind of seller (default: %(default)s)"
+    )
+    _add_bench_options(certificates, "certificates.json and certificates.png")
+    certificates.set_defaults(command=_certificates)
     chaos = benches.add_parser("chaos", help="kill processes of deployed markets at random; about an hour")
     chaos.add_argument("--kills", type=whole(1), default=50, metavar="N", help="number of kills (default: %(default)s)")
     _add_bench_options(chaos, "chaos.json, the deployment and its logs")
@@ -146,6 +154,16 @@ def _align(options: argparse.Namespace) -> int:
     out_dir = options.out or new_folder("bench-align")
     print(align(options.data_dir, out_dir, seed=options.seed, overwrite=options.overwrite))
     print(Path(out_dir) / "align.json")
+    return 0
+
+
+def _certificates(options: argparse.Namespace) -> int:
+    from fl_market.benchmarks.certificates import certificates
+
+    out_dir = options.out or new_folder("bench-certificates")
+    print(certificates(out_dir, runs=options.runs, seed=options.seed, overwrite=options.overwrite))
+    for suffix in ("json", "png"):
+        print(Path(out_dir) / f"certificates.{suffix}")
     return 0
 
 
