@@ -6,10 +6,10 @@ This module imports nothing, so that ``--help`` answers at once.
 GAINS = ("relative", "difference")
 """Forms of the gain-from-trade: a share of the loss before the purchase, or loss units."""
 CERTIFICATES = ("run", "trial", "published")
-"""Scope of a certificate's confidence: all purchases of the run, each trial by itself, or the published
-gain over the buyer's model as it is, each trial by itself."""
+"""Scope of a certificate's confidence: all purchases of the run, or each trial by itself; published
+is the gain over the buyer's model as it is, each trial by itself."""
 SELECTIONS = ("patient", "greedy")
-"""Choice of α: near an equal share where that is no worse, or the least loss of this round (published)."""
+"""Choice of α: near an equal share where that is no worse, or the least loss (as published)."""
 SERVICES = ("tune", "none")
 """The broker's free service: gradient steps on its fit split, or nothing."""
 RESTORATIONS = ("last", "always", "never")

@@ -151,6 +151,7 @@ def _document(checkpoint: Checkpoint) -> dict[str, Any]:
         "pseudonyms": dict(state.pseudonyms),
         "unpaid": state.unacknowledged,
         "runs": list(state.runs),
+        "declined": dict(state.declined),
         "budget": {
             "error": state.budget.error,
             "carried": [[list(chain), level] for chain, level in state.budget.carried.items()],
@@ -181,6 +182,7 @@ def _checkpoint(document: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> C
         models=models,
         profiles={agent: _profile(texts, validation.get(agent)) for agent, texts in document["profiles"].items()},
         best=best,
+        declined=document["declined"],
         budget=ErrorBudget(
             document["budget"]["error"], {tuple(chain): level for chain, level in document["budget"]["carried"]}
         ),

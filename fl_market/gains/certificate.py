@@ -147,7 +147,8 @@ def certify_increment(
     Examples
     --------
     >>> import torch
-    >>> own, merged = (Scores(some, some, some) for some in (torch.full((300,), 0.5), torch.full((300,), 0.25)))
+    >>> before, after = torch.full((300,), 0.5), torch.full((300,), 0.25)
+    >>> own, merged = Scores(before, before, before), Scores(after, after, after)
     >>> found = certify_increment({"own": own}, merged, error=0.01)
     >>> found.gain, found.positive
     (0.5, True)

@@ -11,7 +11,7 @@ This module does not depend on messages. An agent's invalid answer becomes a :cl
 excludes this agent from its part of the round; the round continues without it.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -22,6 +22,7 @@ from fl_market.market import settlement
 from fl_market.market.answers import asked_amounts, chosen_purchases
 from fl_market.market.identifiers import deal_id, offer_id, partner_id
 from fl_market.market.outcome import Acknowledgement, Delivery, Notice, Outcome
+from fl_market.market.spending import with_success
 from fl_market.market.state import MarketState
 from fl_market.market.terms import Terms
 from fl_market.market.trials import Trial
@@ -30,6 +31,10 @@ from fl_market.protocol import Ask, Bid, Debt, DisclosedQuote, Offer, PublicPric
 
 PUBLIC_PRICES = 100
 """Largest number of past prices sent to sellers."""
+
+
+TOLD = 10
+"""Number of rounds in which a buyer is told new gains without paying for any."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +128,7 @@ class TradingRound:
                     seller=names[trial.seller],
                     layers=trial.layers,
                     alpha=trial.alpha,
-                    gain=_payable(trial),
+                    gain=self.payable(trial),
                     lower_bound=told(trial.certificate.lower_bound),
                     after=offer_id(self.number, trial.after, names) if trial.after else "",
                 )
@@ -151,6 +156,18 @@ class TradingRound:
             except MarketError as error:
                 notices.append(Notice(buyer, str(error)))
         return Bidding(self, wanted, tuple(notices))
+
+    def payable(self, trial: Trial) -> float:
+        """Return the rounded gain that a buyer is told and pays for.
+
+        After ``TOLD`` rounds with gains that it did not pay for, a buyer is told no higher gain
+        than the least of them until it pays for one. Otherwise it could compare many proposals by
+        their gains on the certify split.
+        """
+        if trial.on_approval:
+            return 0.0
+        gain, declined = max(0.0, told(trial.due.gain)), self.state.declined.get(trial.buyer, ())
+        return gain if len(declined) < TOLD else min(gain, *declined)
 
     def _offered(self) -> list[Trial]:
         return [
@@ -285,15 +302,10 @@ class Bidding:
             bid=bid,
             ask=ask or 0,
             price=price,
-            gain=_payable(trial),
+            gain=self.round.payable(trial),
             lower_bound=told(trial.certificate.lower_bound),
             alpha=trial.alpha,
         )
-
-
-def _payable(trial: Trial) -> float:
-    """Return the rounded gain that a buyer is told and pays for."""
-    return 0.0 if trial.on_approval else max(0.0, told(trial.due.gain))
 
 
 @dataclass(frozen=True)
@@ -363,10 +375,32 @@ class Bargain:
             if acknowledgements.get(buyer) == Acknowledgement(self.digests[buyer]):
                 settled += identifiers
                 state = state.with_models({buyer: merged}).with_delivery(buyer, merged)
-                if not deals[-1][1].on_approval and self.round.terms.certificate != "published":
-                    state = state.with_best(buyer, merged)
+                state = self._after_payments(state, buyer, [trial for _, trial in deals])
             else:
                 refunded += identifiers
                 state = state.with_delivery(buyer, merged, identifiers)
                 notices.append(Notice(buyer, "it did not acknowledge its purchase, which is refunded"))
+        state = replace(state, declined=self._declined(settled))
         return Outcome(tuple(settled), tuple(refunded), state, tuple(notices))
+
+    def _after_payments(self, state: MarketState, buyer: str, bought: Sequence[Trial]) -> MarketState:
+        """Return the state with the certified progress of a buyer's settled bundle."""
+        terms = self.round.terms
+        for trial in bought:
+            if not trial.on_approval and terms.certificate != "published":
+                state = state.with_best(buyer, bought[-1].merged)
+                if terms.certificate == "run":
+                    state = replace(state, budget=with_success(state.budget, trial))
+        return state
+
+    def _declined(self, settled: Collection[str]) -> dict[str, Sequence[float]]:
+        """Return, for each buyer, the gains that it was told since it last paid for one."""
+        declined = dict(self.round.state.declined)
+        for buyer, offers in self.round.offers.items():
+            gains = [offer.gain for offer in offers if offer.gain > 0]
+            if gains:
+                declined[buyer] = [*declined.get(buyer, ()), min(gains)][-TOLD:]
+        for buyer, deals in self.deals.items():
+            if any(deal.id in settled and deal.gain > 0 for deal, _ in deals):
+                declined.pop(buyer, None)
+        return declined

@@ -37,7 +37,7 @@ class Spending:
     def __init__(self, budget: ErrorBudget, market_round: int, agents: Sequence[str], terms: Terms) -> None:
         self._budget, self._round, self._terms = budget, market_round, terms
         pairs = len(agents) * (len(agents) - 1)
-        self._results: dict[Chain, tuple[float, bool]] = {}
+        self._spent: dict[Chain, float] = {}
         self._tests = max(1, 2 * pairs * min(terms.max_purchases, len(agents) - 1))
 
     def errors(self, chain: Chain) -> Errors:
@@ -47,16 +47,34 @@ class Spending:
         return Errors(self._level((*chain, GAIN)), self._level((*chain, PROGRESS)))
 
     def record(self, chain: Chain, trial: Trial) -> None:
-        """Record the results of a trial's tests."""
-        for kind, certificate in ((GAIN, trial.certificate), (PROGRESS, trial.progress)):
-            if certificate is not None:
-                test = (*chain, kind)
-                self._results[test] = self._level(test), certificate.lower_bound > 0
+        """Record that the tests of a trial took place: whatever their chains carried is spent."""
+        self._spent.update(_levels(chain, trial))
 
     @property
     def left(self) -> ErrorBudget:
-        """The budget after the recorded trials."""
-        return self._budget.after(self._results) if self._terms.certificate == "run" else self._budget
+        """The budget after the recorded trials; :func:`with_success` returns levels to it."""
+        if self._terms.certificate != "run":
+            return self._budget
+        return self._budget.after({test: (level, False) for test, level in self._spent.items()})
 
     def _level(self, test: Chain) -> float:
         return self._budget.level(self._round, self._tests, test)
+
+
+def with_success(budget: ErrorBudget, trial: Trial) -> ErrorBudget:
+    """Return the budget after a paid purchase, which passes its levels on to the next of its chain.
+
+    A certificate that leads to no payment passes nothing on. An agent could otherwise collect
+    certificates that it never pays for, learn a little of the certify split from each, and sell all
+    of it at the level that they passed on.
+    """
+    chain = chain_of(trial.buyer, trial.seller, len(trial.sellers))
+    return budget.after({test: (level, True) for test, level in _levels(chain, trial).items()})
+
+
+def _levels(chain: Chain, trial: Trial) -> dict[Chain, float]:
+    """Return the tests of a trial that took place, each with its level."""
+    if trial.errors is None:
+        return {}
+    levels = {(*chain, GAIN): trial.errors.gain}
+    return levels if trial.progress is None else levels | {(*chain, PROGRESS): trial.errors.progress}

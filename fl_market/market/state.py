@@ -28,6 +28,8 @@ class MarketState:
         Agent -> its best certified model, from which the gains of its purchases count.
     budget
         The error budget that the certificates of the run have left.
+    declined
+        Buyer -> the last gains that it was told since it last paid for one.
     delivered
         Agent -> the last models that were delivered to it, acknowledged or not.
     permutations
@@ -45,6 +47,7 @@ class MarketState:
     profiles: Mapping[str, Profile] = field(default_factory=dict)
     best: Mapping[str, StateDict] = field(default_factory=dict)
     budget: ErrorBudget = field(default_factory=ErrorBudget)
+    declined: Mapping[str, Sequence[float]] = field(default_factory=dict)
     delivered: Mapping[str, Sequence[StateDict]] = field(default_factory=dict)
     permutations: Mapping[tuple[str, str], Permutation] = field(default_factory=dict)
     unacknowledged: Mapping[str, Sequence[Sequence[str]]] = field(default_factory=dict)

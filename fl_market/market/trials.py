@@ -27,6 +27,22 @@ from fl_market.parameters import StateDict
 
 
 @dataclass(frozen=True)
+class Errors:
+    """Probabilities of error that one trial may spend.
+
+    Attributes
+    ----------
+    gain
+        Of the gain over all that the buyer could have without the seller.
+    progress
+        Of the gain that has a price.
+    """
+
+    gain: float
+    progress: float
+
+
+@dataclass(frozen=True)
 class Trial:
     """One purchase that the broker tried.
 
@@ -46,12 +62,14 @@ class Trial:
         Sellers of the purchases before this incremental purchase; its gain is measured after
         theirs.
     progress
-        The certificate of the gain that has a price: over the buyer's best certified model, and over
-        what it could have free of charge. A certified purchase without it is delivered on approval,
-        without a price. None where no gain is certified, and for gains as published, which have a
-        price as they are.
+        The certificate of the gain that has a price: over the buyer's best certified model, and
+        over what it could have free of charge. A certified purchase without it is delivered on
+        approval, without a price. None where no gain is certified, and for gains as published,
+        which have a price as they are.
     regress
         Whether the merged model is certified to be worse than the best one.
+    errors
+        Probabilities of error that its certificates spent.
     """
 
     buyer: str
@@ -63,6 +81,7 @@ class Trial:
     after: tuple[str, ...] = ()
     progress: Certificate | None = None
     regress: bool = False
+    errors: Errors | None = None
 
     @property
     def due(self) -> Certificate:
@@ -78,22 +97,6 @@ class Trial:
     def sellers(self) -> tuple[str, ...]:
         """The sellers of the bundle that ends with this purchase."""
         return (*self.after, self.seller)
-
-
-@dataclass(frozen=True)
-class Errors:
-    """Probabilities of error that one trial may spend.
-
-    Attributes
-    ----------
-    gain
-        Of the gain over all that the buyer could have without the seller.
-    progress
-        Of the gain that has a price.
-    """
-
-    gain: float
-    progress: float
 
 
 def no_purchase(names: tuple[str, str], incumbent: Incumbent, terms: Terms) -> Trial:
@@ -151,6 +154,7 @@ def evaluate_purchase(
         alpha=mean_alpha(found.alpha, own, layers),
         certificate=_gain(found.state, incumbent, terms, errors.gain),
         merged=found.state,
+        errors=errors,
     )
     if terms.certificate == "published" or not trial.certificate.positive:
         return trial
