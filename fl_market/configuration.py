@@ -19,6 +19,7 @@ from fl_market.settings import (
 if TYPE_CHECKING:  # the command line reads the declarations, and must not import torch
     from fl_market.hardware import Hardware
     from fl_market.tasks import Task
+    from fl_market.tasks.task import Party
 
 __all__ = ["PRIVATE_OPTIONS", "PUBLISHED_FIRST_ROUND", "TRAINING_OPTIONS", "Configuration", "agent_number"]
 
@@ -142,7 +143,7 @@ class Configuration:
             raise OptionError(
                 f"unknown option {unknown[0]!r} of a node configuration; known are partition-id, {', '.join(accepted)}"
             )
-        simulated = "num-partitions" in node
+        simulated = is_simulated(node)
         common = {name: value for name, value in run.items() if simulated or name not in PRIVATE_OPTIONS}
         options = {name: value for name, value in {**common, **own}.items() if name not in BROKER_PLUGINS}
         if not options.get("learn-prior"):
@@ -181,8 +182,13 @@ class Configuration:
         """First round in which the market trades."""
         return self.run.trading_starts
 
-    def load_task(self) -> "Task":
-        """Return the task with its data.
+    def load_task(self, party: "Party" = None) -> "Task":
+        """Return the task with the data of one party.
+
+        Parameters
+        ----------
+        party
+            The number of an agent, or ``"broker"``; None for the data of all.
 
         Raises
         ------
@@ -193,7 +199,8 @@ class Configuration:
         from fl_market.tasks import TaskOptions, load_task
 
         shared = {each.name: getattr(self.task, each.name) for each in fields(TaskSettings)}
-        options = TaskOptions(**shared, agents=self.run.agents, seed=self.run.seed, augment=self.training.augment)
+        run, augment = self.run, self.training.augment
+        options = TaskOptions(**shared, agents=run.agents, seed=run.seed, augment=augment, party=party)
         task = load_task(self.task.name, options)
         if self.market.layers != ALL:
             select_layers(task.template, self.market.layers)
@@ -230,6 +237,11 @@ def agent_number(node: Mapping[str, Any]) -> int:
     if not isinstance(index, int) or isinstance(index, bool) or index < 0:
         raise MarketError("the node configuration lacks partition-id, the number of the agent: 0, 1, …")
     return index
+
+
+def is_simulated(node: Mapping[str, Any]) -> bool:
+    """Return whether a node configuration is one of a simulation: one operator plays all."""
+    return "num-partitions" in node
 
 
 def _declaration(key: str) -> tuple[str, Option]:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from fl_market.catalogue import ARM, LOCAL_PRIVACY, PARTITION, PRIOR, TASK, VALUATION
+from fl_market.choices import LEAST_CERTIFY_SAMPLES
 from fl_market.errors import OptionError
 from fl_market.options import check_options, option
 
@@ -38,6 +39,15 @@ class RunSettings:
         1, "rounds between two tests of the agents' models; the last round is always tested", minimum=1
     )
     server_learning_rate: float = option(0.01, "learning rate of fedadam's server", above=0)
+    fit_samples: int = option(
+        0, "samples of the broker's validation data that fit purchases, the rest certifies; 0 for half", minimum=0
+    )
+    split_seed: int = option(
+        -1,
+        "seed of the division of the broker's data into fit and certify; -1 for --seed in a simulation, and for the "
+        "operating system's randomness in a deployment",
+        minimum=-1,
+    )
     bind_accounts: bool = option(False, "tie each account to the node that opened it; needs node authentication")
     reply_timeout: float = option(600.0, "seconds to wait for an agent's reply", above=0, changeable=True)
     connect_timeout: float = option(120.0, "seconds to wait for the agents to connect", above=0, changeable=True)
@@ -122,7 +132,8 @@ class AgentSettings:
     )
     validation_samples: int = option(
         0,
-        "training samples that an agent gives the broker as validation data for its purchases; 0 for none",
+        "training samples that an agent gives the broker as validation data for its purchases, at least 200; 0 for "
+        "none",
         owner="agent",
         minimum=0,
     )
@@ -163,6 +174,11 @@ class AgentSettings:
         if self.local_privacy and self.validation_samples:
             raise OptionError(
                 "validation-samples must be 0 with local-privacy, which protects parameters only; "
+                f"got {self.validation_samples}"
+            )
+        if 0 < self.validation_samples < 2 * LEAST_CERTIFY_SAMPLES:
+            raise OptionError(
+                f"validation-samples must be 0 or at least {2 * LEAST_CERTIFY_SAMPLES}, half of which certify; "
                 f"got {self.validation_samples}"
             )
 

@@ -20,7 +20,7 @@ from fl_market.experiments.network_tables import (
 from fl_market.runner import cells as cells_module
 from fl_market.runner.cells import run_cells
 
-SMALL = {"num_server_rounds": 3, "first_round": 2, "fit_steps": 2, "learning_rate": 0.1, "broker_samples": 100}
+SMALL = {"num_server_rounds": 3, "first_round": 2, "fit_steps": 2, "learning_rate": 0.1, "broker_samples": 200}
 
 
 @pytest.fixture
