@@ -54,10 +54,19 @@ def load_agent_data(options: Configuration, index: int) -> AgentData:
     if options.agent.local_data:
         training = read_local_data(options.agent.local_data, whole)
         training = with_labels(training, options.label_set) if options.label_set else training
+    if options.agent.faults == "random-labels":
+        training = random_labels(training, task.classes, options.run.seed, index)
     if options.agent.validation_samples:
         training, validation = _hold_out(training, options.agent.validation_samples, options.run.seed, index)
     labels = options.label_set or tuple(range(task.classes))
     return AgentData(task, training, validation, class_weights(options.agent.profile, training[1], labels))
+
+
+def random_labels(data: Batch, classes: int, seed: int, index: int) -> Batch:
+    """Return an agent's data with targets drawn at random: a simulated fault."""
+    inputs, targets = data
+    generator = torch_generator(seed, "random-labels", index)
+    return inputs, torch.randint(classes, targets.shape, generator=generator, dtype=targets.dtype)
 
 
 def pooled(task: Task) -> Batch:

@@ -27,6 +27,7 @@ from strategies.baselines import (
     Ensemble,
     FedALA,
     LateFedAvg,
+    LocalFedAvg,
     Pooled,
     RecordedFedAdam,
     RecordedFedAvg,
@@ -51,9 +52,14 @@ _PRICED = frozenset(
 """Options about money: without effect if every certified gain leads to a purchase."""
 _RECORDED = frozenset({"checkpoints-kept", "resume", "bind-accounts"})
 _TUNED = frozenset({"fit-steps", "tuning-learning-rate", "confidence"})
-_LATE = frozenset({"first-round", "common-init", "profile"})
+_LATE = frozenset({"first-round", "last-round", "common-init", "profile"})
 _FITTED = frozenset({"fit-steps", "fit-learning-rate"})
 _TRADED = frozenset(option.key for option in options_of(Terms)) - _PRICED - _FITTED | _RECORDED | _LATE
+
+
+def broker_splits(configuration: Configuration, task: Task) -> tuple[Batch, Batch]:
+    """Return the broker's fit and certify splits."""
+    return split_in_halves(task.broker, configuration.run.seed)
 
 
 @dataclass(frozen=True)
@@ -68,7 +74,7 @@ class Setting:
     @property
     def splits(self) -> tuple[Batch, Batch]:
         """The broker's fit and certify splits."""
-        return split_in_halves(self.task.broker, self.configuration.run.seed)
+        return broker_splits(self.configuration, self.task)
 
 
 @dataclass(frozen=True)
@@ -151,6 +157,8 @@ def _among_nodes(
         broker,
         agents=run.agents,
         first_round=first,
+        last_round=run.last_round,
+        joins=options.joins,
         common_init=common_init,
         reply_timeout=run.reply_timeout,
         connect_timeout=run.connect_timeout,
@@ -243,7 +251,10 @@ def _fedavg(
 ARMS = {
     "siloed": Arm("siloed", _siloed, "independent", lambda _: None, frozenset()),
     "fedavg": _fedavg("FedAvg", RecordedFedAvg),
-    "fedavg-late": Arm("FedAvg, late", _late_fedavg, "independent", _published_first_round, frozenset({"first-round"})),
+    "fedavg-local": _fedavg("FedAvg, then local fine-tuning", LocalFedAvg),
+    "fedavg-late": Arm(
+        "FedAvg, late", _late_fedavg, "independent", _published_first_round, frozenset({"first-round", "last-round"})
+    ),
     "fedavg-tuned": Arm(
         "FedAvg, tuned by the broker",
         _tuned,

@@ -1,7 +1,7 @@
 """The broker's Flower app: runs one arm and reports the result."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from logging import INFO
 from pathlib import Path
@@ -30,11 +30,14 @@ from fl_market.run_folder import (
     write_configuration,
     write_results,
 )
-from strategies.arms import Setting, arm_named
+from fl_market.tasks import Task
+from strategies.arms import Setting, arm_named, broker_splits
+from strategies.baselines import Ensemble, RecordedFedAvg
 from strategies.checkpoints import Checkpoints
 from strategies.exchange import names_at
 from strategies.history import History, Observer
 from strategies.market import ParameterMarket
+from strategies.selection import Score, score_models
 
 app = ServerApp()
 
@@ -89,13 +92,14 @@ def run_arm(grid: Grid, configuration: Configuration, observer: Observer | None 
                 timeout=configuration.run.reply_timeout,
             )
         seconds = perf_counter() - started
+        scores = _scores(strategy, configuration, task)
         trades = strategy.broker.trades if isinstance(strategy, ParameterMarket) else []
         _identify_strangers(grid, configuration, history)
         result = ArmResult(
             arm=label(configuration.run.strategy),
             initialisation=arm.initialisation_in(configuration),
             trading_from=arm.exchanges_from(configuration),
-            agents=_agents(configuration, history, ledger, trades),
+            agents=_agents(configuration, history, ledger, trades, scores),
             rounds=configuration.run.num_server_rounds,
             deals=history.deals,
             offers=history.offers,
@@ -162,8 +166,21 @@ def _identify_strangers(grid: Grid, configuration: Configuration, history: Histo
     history.identify(names_at(grid, strangers, configuration.run.num_server_rounds, configuration.run.reply_timeout))
 
 
+def _scores(strategy: Strategy, configuration: Configuration, task: Task) -> dict[str, Score]:
+    """Return the score of each agent's final model, if the server knows it."""
+    if isinstance(strategy, Ensemble) or not isinstance(strategy, ParameterMarket | RecordedFedAvg):
+        return {}
+    _, certify = broker_splits(configuration, task)
+    seed, hardware = configuration.run.seed, configuration.hardware
+    return score_models(strategy.final_models, task, certify, seed=seed, hardware=hardware)
+
+
 def _agents(
-    configuration: Configuration, history: History, ledger: Ledger, trades: Sequence[tuple[Deal, DealState]]
+    configuration: Configuration,
+    history: History,
+    ledger: Ledger,
+    trades: Sequence[tuple[Deal, DealState]],
+    scores: Mapping[str, Score],
 ) -> dict[str, AgentResult]:
     settled = [deal for deal, state in trades if state.paid]
     balances = ledger.balances()
@@ -175,6 +192,8 @@ def _agents(
             paid=sum(deal.price for deal in settled if deal.buyer == name),
             earned=sum(deal.price for deal in settled if deal.seller == name),
             balance=balances.get(name, 0),
+            broker_loss=scores[name].loss if name in scores else None,
+            broker_accuracy=scores[name].accuracy if name in scores else None,
         )
         for name in _names(configuration, history)
     }
