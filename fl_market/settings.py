@@ -88,6 +88,9 @@ class TaskSettings:
         maximum=1,
     )
     broker_samples: int = option(0, "samples in the broker's validation data; 0 for the task's default", minimum=0)
+    fit_samples: int = option(
+        0, "samples of the broker's data in the fit split, of which the others certify; 0 for one half", minimum=0
+    )
     train_samples: int = option(0, "number of training samples in all; 0 for the whole set", minimum=0)
     norm: str = option("batch", "normalisation layers of residual networks", choices=("batch", "layer", "group"))
     widen: int = option(

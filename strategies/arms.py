@@ -9,13 +9,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from flwr.serverapp.strategy import Strategy
 
 from fl_market.broker import Broker, Terms
 from fl_market.catalogue import ARM
 from fl_market.configuration import PUBLISHED_FIRST_ROUND, Configuration
 from fl_market.data import Batch
-from fl_market.errors import MarketError
+from fl_market.errors import MarketError, OptionError
 from fl_market.gains import ModelLoss, split_in_halves
 from fl_market.ledger import Ledger
 from fl_market.options import options_of
@@ -58,8 +59,21 @@ _TRADED = frozenset(option.key for option in options_of(Terms)) - _PRICED - _FIT
 
 
 def broker_splits(configuration: Configuration, task: Task) -> tuple[Batch, Batch]:
-    """Return the broker's fit and certify splits."""
-    return split_in_halves(task.broker, configuration.run.seed)
+    """Return the broker's fit and certify splits; ``fit-samples`` moves the end of the first.
+
+    Raises
+    ------
+    OptionError
+        If it leaves fewer than two samples to one of them.
+    """
+    halves = split_in_halves(task.broker, configuration.run.seed)
+    count, samples = configuration.task.fit_samples, len(task.broker[0])
+    if not count:
+        return halves
+    if not 2 <= count <= samples - 2:
+        raise OptionError(f"fit-samples must be from 2 to {samples - 2}, for the broker has {samples}; got {count}")
+    whole = [torch.cat(parts) for parts in zip(*halves, strict=True)]
+    return tuple(part[:count] for part in whole), tuple(part[count:] for part in whole)
 
 
 @dataclass(frozen=True)
@@ -174,15 +188,23 @@ def _fedfomo(setting: Setting) -> Strategy:
 
 
 def _control(
-    kind: Callable[[Setting], Callable[..., ParameterMarket]], *, late: bool = True
+    kind: Callable[[Setting], Callable[..., ParameterMarket]], *, late: bool = True, labels: bool = False
 ) -> Callable[[Setting], Strategy]:
     """Return the function that builds a control without prices, from the first trading round on.
 
-    Controls that are not late exchange models from round 1 and the common initialisation on.
+    Parameters
+    ----------
+    kind
+        Makes the strategy's class, or a function in its place.
+    late
+        Whether models are exchanged from the first trading round on, rather than from round 1 and
+        the common initialisation on.
+    labels
+        Whether agents may have label spaces of their own.
     """
 
     def build(setting: Setting) -> Strategy:
-        run = _one_architecture(setting).run
+        run = (setting.configuration if labels else _one_architecture(setting)).run
         terms = replace(setting.configuration.market, pricing="free")
         common, first = (run.common_init, run.trading_starts) if late else (True, 1)
         return _among_nodes(kind(setting), setting, terms, common_init=common, first=first)
@@ -272,7 +294,9 @@ ARMS = {
     "market-priced": Arm("market, priced", market(priced=True), uses=_TRADED | _PRICED),
     "market-placebo": Arm("market, one seller untrained", _control(_with_placebo), uses=_TRADED),
     "siloed-tuned": Arm(
-        "siloed, tuned by the broker", _control(_tuned_by_the_broker(SiloedTuned)), uses=_RECORDED | _TUNED | _LATE
+        "siloed, tuned by the broker",
+        _control(_tuned_by_the_broker(SiloedTuned), labels=True),
+        uses=_RECORDED | _TUNED | _LATE,
     ),
     "broker-only": Arm(
         "the broker's data alone",

@@ -4,6 +4,7 @@ They choose learning rates: the test set decides nothing. Only the certify split
 the fit split has had gradient steps in some arms.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -37,9 +38,12 @@ class FinalModel:
 
 @dataclass(frozen=True)
 class Score:
-    """Mean loss and accuracy of a model under its agent's objective."""
+    """Mean loss and accuracy of a model under its agent's objective.
 
-    loss: float
+    The loss is None if it is not finite.
+    """
+
+    loss: float | None
     accuracy: float
 
 
@@ -127,4 +131,4 @@ def _weighted(values: Tensor, targets: Tensor, profile: Profile, classes: int) -
     if not float(shares.sum()) > 0:
         raise MarketError("a profile must value some class of which the broker has data")
     loss, accuracy = ((shares[:, None] * values).sum(0) / shares.sum()).tolist()
-    return Score(loss, accuracy)
+    return Score(loss if math.isfinite(loss) else None, accuracy)

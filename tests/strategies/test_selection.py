@@ -7,9 +7,11 @@ import torch
 
 from clients.agent_data import load_agent_data
 from fl_market.configuration import Configuration
+from fl_market.errors import OptionError
 from fl_market.gains import ModelLoss, Profile, split_in_halves
 from fl_market.hardware import CPU
 from fl_market.runner.engines import run_inline
+from strategies.arms import broker_splits
 from strategies.selection import FinalModel, score_models
 from strategies.server_app import run_arm
 from tests.played import EVALUATE, SpiedGrid, configured
@@ -77,3 +79,18 @@ def test_an_agent_with_local_privacy_returns_no_exact_model():
     replies = [reply for _, message, reply in grid.seen if message.metadata.message_type == EVALUATE]
     assert replies
     assert all("arrays" not in reply.content for reply in replies)
+
+
+def test_fit_samples_move_the_end_of_the_fit_split():
+    configuration = Configuration.of(**SMALL)
+    task = configuration.load_task()
+    halves, small, large = (
+        broker_splits(configuration.with_options(fit_samples=count), task) for count in (0, 20, 150)
+    )
+    assert [len(fit[0]) for fit, _ in (halves, small, large)] == [100, 20, 150]
+    assert [len(certify[0]) for _, certify in (halves, small, large)] == [100, 180, 50]
+    for fit, certify in (halves, small, large):
+        assert torch.equal(torch.cat([fit[1], certify[1]]).sort().values, task.broker[1].sort().values)
+    assert torch.equal(halves[0][0][:20], small[0][0]), "fewer labels are a part of more"
+    with pytest.raises(OptionError, match="fit-samples must be from 2 to 198, for the broker has 200; got 199"):
+        broker_splits(configuration.with_options(fit_samples=199), task)
