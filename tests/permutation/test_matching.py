@@ -105,3 +105,12 @@ def test_a_permutation_of_something_else_is_refused(break_it):
     break_it(permutation)
     with pytest.raises(MarketError, match=r"0\.weight"):
         apply_permutation(spec, permutation, first)
+
+
+def test_parameters_that_overflow_are_matched_somehow():
+    """A diverged model, or a hostile agent's, must not end a run: its merge is worth nothing."""
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
+    spec = derive_spec(model, torch.randn(2, 4))
+    huge = {name: torch.full_like(tensor, 1e37) for name, tensor in model.state_dict().items()}
+    for order in match(spec, huge, huge).values():
+        assert sorted(order.tolist()) == list(range(len(order)))
