@@ -58,6 +58,8 @@ def load_agent_data(options: Configuration, index: int) -> AgentData:
         training = task.agents[index]
     else:
         raise MarketError(f"partition-id must be below {len(task.agents)}, the number of agents; got {index}")
+    if options.agent.faults == "random-labels":
+        training = random_labels(training, task.classes, options.run.seed, index)
     if options.agent.validation_samples:
         training, validation = _hold_out(training, options.agent.validation_samples, options.run.seed, index)
     labels = options.label_set or tuple(range(task.classes))
@@ -75,6 +77,13 @@ def pooled(options: Configuration) -> Batch:
     tasks = (options.load_task(index).restricted_to(options.label_set) for index in range(options.run.agents))
     parts = (task.agents[index] for index, task in enumerate(tasks))
     return tuple(torch.cat(tensors) for tensors in zip(*parts, strict=True))
+
+
+def random_labels(data: Batch, classes: int, seed: int, index: int) -> Batch:
+    """Return an agent's data with targets drawn at random: a simulated fault."""
+    inputs, targets = data
+    generator = torch_generator(seed, "random-labels", index)
+    return inputs, torch.randint(classes, targets.shape, generator=generator, dtype=targets.dtype)
 
 
 def class_weights(profile: str, targets: Tensor, labels: Sequence[int]) -> tuple[float, ...]:

@@ -22,7 +22,12 @@ def initial_model(agent: Agent, *, common: bool) -> nn.Module:
 
 
 def local_update(
-    agent: Agent, market_round: int, *, common_start: bool, on_pooled_data: bool, proximal_mu: float
+    agent: Agent,
+    market_round: int,
+    *,
+    common_start: bool = False,
+    on_pooled_data: bool = False,
+    proximal_mu: float = 0.0,
 ) -> tuple[int, float]:
     """Train the agent's model (the paper's local update); return samples and mean loss.
 

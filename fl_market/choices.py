@@ -21,3 +21,5 @@ With fewer, hardly a purchase is certified, and a bound that assumes normal mean
 """
 GRANULARITIES = ("model", "layer", "row")
 """Parts of a model with a purchased weight of their own."""
+FAULTS = ("none", "random-labels", "untrained", "noise", "sign-flip")
+"""Simulated faults of an agent: in its data, or in the parameters that it sends."""

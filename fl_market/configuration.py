@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from fl_market.errors import MarketError, OptionError
 from fl_market.market.terms import Terms
+from fl_market.naming import agent_name
 from fl_market.options import Option, options_of
 from fl_market.settings import (
     PUBLISHED_FIRST_ROUND,
@@ -49,6 +50,12 @@ class Configuration:
     def __post_init__(self) -> None:
         if self.agent.labels and self.run.common_init:
             raise OptionError("common-init must be false with labels: different label spaces have no common model")
+        joins = [int(part) for part in by_agent(self.run.joins)[: self.run.agents]]
+        if max(joins) > self.run.num_server_rounds or min(joins) > 1:
+            raise OptionError(
+                f"joins must be rounds up to num-server-rounds, {self.run.num_server_rounds}, and 1 for some agent; "
+                f"got {self.run.joins!r}"
+            )
 
     @classmethod
     def of(cls, **flat: Any) -> Self:
@@ -151,9 +158,20 @@ class Configuration:
         return cls.from_mapping(options).of_agent(index)
 
     def of_agent(self, index: int) -> Self:
-        """Return the options of one agent: its own part of the profiles and the label spaces."""
-        profiles, labels = by_agent(self.agent.profile), by_agent(self.agent.labels)
-        return self.with_options(profile=profiles[index % len(profiles)], labels=labels[index % len(labels)])
+        """Return the options of one agent: its part of the profiles, label spaces and faults."""
+        agent = self.agent
+        parts = {"profile": agent.profile, "labels": agent.labels, "faults": agent.faults}
+        return self.with_options(**{key: _part(text, index) for key, text in parts.items()})
+
+    @property
+    def joins(self) -> dict[str, int]:
+        """Agent -> round in which it joins the run."""
+        return {agent_name(index): int(_part(self.run.joins, index)) for index in range(self.run.agents)}
+
+    @property
+    def honest_agents(self) -> tuple[str, ...]:
+        """Names of the agents without a simulated fault."""
+        return tuple(agent_name(index) for index in range(self.run.agents) if _part(self.agent.faults, index) == "none")
 
     @property
     def label_set(self) -> tuple[int, ...]:
@@ -242,6 +260,12 @@ def agent_number(node: Mapping[str, Any]) -> int:
 def is_simulated(node: Mapping[str, Any]) -> bool:
     """Return whether a node configuration is one of a simulation: one operator plays all."""
     return "num-partitions" in node
+
+
+def _part(text: str, index: int) -> str:
+    """Return one agent's part of a text."""
+    parts = by_agent(text)
+    return parts[index % len(parts)]
 
 
 def _declaration(key: str) -> tuple[str, Option]:

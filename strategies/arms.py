@@ -28,6 +28,7 @@ from strategies.baselines import (
     Ensemble,
     FedALA,
     LateFedAvg,
+    LocalFedAvg,
     Pooled,
     RecordedFedAdam,
     RecordedFedAvg,
@@ -54,7 +55,7 @@ _RECORDED = frozenset({"checkpoints-kept", "resume", "bind-accounts"})
 _SPLIT = frozenset({"fit-samples", "split-seed"})
 """Options of the broker's fit and certify splits."""
 _TUNED = frozenset({"fit-steps", "tuning-learning-rate", "confidence"}) | _SPLIT
-_LATE = frozenset({"first-round", "common-init", "profile"})
+_LATE = frozenset({"first-round", "last-round", "common-init", "profile"})
 _FITTED = frozenset({"fit-steps", "fit-learning-rate"})
 _TRADED = frozenset(option.key for option in options_of(Terms)) - _PRICED - _FITTED | _RECORDED | _LATE | _SPLIT
 
@@ -187,6 +188,8 @@ def _among_nodes(
         broker,
         agents=run.agents,
         first_round=first,
+        last_round=run.last_round,
+        joins=options.joins,
         common_init=common_init,
         reply_timeout=run.reply_timeout,
         connect_timeout=run.connect_timeout,
@@ -202,15 +205,23 @@ def _fedfomo(setting: Setting) -> Strategy:
 
 
 def _control(
-    kind: Callable[[Setting], Callable[..., ParameterMarket]], *, late: bool = True
+    kind: Callable[[Setting], Callable[..., ParameterMarket]], *, late: bool = True, labels: bool = False
 ) -> Callable[[Setting], Strategy]:
     """Return the function that builds a control without prices, from the first trading round on.
 
-    Controls that are not late exchange models from round 1 and the common initialisation on.
+    Parameters
+    ----------
+    kind
+        Makes the strategy's class, or a function in its place.
+    late
+        Whether models are exchanged from the first trading round on, rather than from round 1 and
+        the common initialisation on.
+    labels
+        Whether agents may have label spaces of their own.
     """
 
     def build(setting: Setting) -> Strategy:
-        run = _one_architecture(setting).run
+        run = (setting.configuration if labels else _one_architecture(setting)).run
         terms = replace(setting.configuration.market, pricing="free")
         common, first = (run.common_init, run.trading_starts) if late else (True, 1)
         return _among_nodes(kind(setting), setting, terms, common_init=common, first=first)
@@ -279,7 +290,10 @@ def _fedavg(
 ARMS = {
     "siloed": Arm("siloed", _siloed, "independent", lambda _: None, frozenset()),
     "fedavg": _fedavg("FedAvg", RecordedFedAvg),
-    "fedavg-late": Arm("FedAvg, late", _late_fedavg, "independent", _published_first_round, frozenset({"first-round"})),
+    "fedavg-local": _fedavg("FedAvg, then local fine-tuning", LocalFedAvg),
+    "fedavg-late": Arm(
+        "FedAvg, late", _late_fedavg, "independent", _published_first_round, frozenset({"first-round", "last-round"})
+    ),
     "fedavg-tuned": Arm(
         "FedAvg, tuned by the broker",
         _tuned,
@@ -297,7 +311,9 @@ ARMS = {
     "market-priced": Arm("market, priced", market(priced=True), uses=_TRADED | _PRICED),
     "market-placebo": Arm("market, one seller untrained", _control(_with_placebo), uses=_TRADED),
     "siloed-tuned": Arm(
-        "siloed, tuned by the broker", _control(_tuned_by_the_broker(SiloedTuned)), uses=_RECORDED | _TUNED | _LATE
+        "siloed, tuned by the broker",
+        _control(_tuned_by_the_broker(SiloedTuned), labels=True),
+        uses=_RECORDED | _TUNED | _LATE,
     ),
     "broker-only": Arm(
         "the broker's data alone",

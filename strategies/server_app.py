@@ -2,7 +2,7 @@
 
 import os
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from logging import INFO
 from pathlib import Path
@@ -36,10 +36,12 @@ from fl_market.run_folder import (
 )
 from fl_market.tasks.task import BROKER
 from strategies.arms import Setting, arm_named, check_split, known_split_seed
+from strategies.baselines import Ensemble, RecordedFedAvg
 from strategies.checkpoints import Checkpoints
 from strategies.exchange import names_at
 from strategies.history import History, Observer
 from strategies.market import ParameterMarket
+from strategies.selection import Score, score_models
 
 SIMULATION_GRID = "InMemoryGrid"
 SPLIT_SEED_BITS = 63
@@ -90,7 +92,8 @@ def run_arm(
     check_split(arm, configuration, task)
     history = History(label(configuration.run.strategy), configuration.run.num_server_rounds, observer)
     with _begun(configuration, deployed) as split_seed, Ledger.open(ledger_url(configuration)) as ledger:
-        strategy = arm.build(Setting(configuration, task, history, ledger, split_seed))
+        setting = Setting(configuration, task, history, ledger, split_seed)
+        strategy = arm.build(setting)
         finished = _prepare(configuration, strategy)
         common = task.initial_model(configuration.run.seed)
         started = perf_counter()
@@ -102,13 +105,14 @@ def run_arm(
                 timeout=configuration.run.reply_timeout,
             )
         seconds = perf_counter() - started
+        scores = _scores(strategy, setting)
         trades = strategy.broker.trades if isinstance(strategy, ParameterMarket) else []
         _identify_strangers(grid, configuration, history)
         result = ArmResult(
             arm=label(configuration.run.strategy),
             initialisation=arm.initialisation_in(configuration),
             trading_from=arm.exchanges_from(configuration),
-            agents=_agents(configuration, history, ledger, trades),
+            agents=_agents(configuration, history, ledger, trades, scores),
             rounds=configuration.run.num_server_rounds,
             deals=history.deals,
             offers=history.offers,
@@ -208,8 +212,21 @@ def _identify_strangers(grid: Grid, configuration: Configuration, history: Histo
     history.identify(names_at(grid, strangers, configuration.run.num_server_rounds, configuration.run.reply_timeout))
 
 
+def _scores(strategy: Strategy, setting: Setting) -> dict[str, Score]:
+    """Return the score of each agent's final model, if the server knows it."""
+    if isinstance(strategy, Ensemble) or not isinstance(strategy, ParameterMarket | RecordedFedAvg):
+        return {}
+    _, certify = setting.splits
+    seed, hardware = setting.configuration.run.seed, setting.configuration.hardware
+    return score_models(strategy.final_models, setting.task, certify, seed=seed, hardware=hardware)
+
+
 def _agents(
-    configuration: Configuration, history: History, ledger: Ledger, trades: Sequence[tuple[Deal, DealState]]
+    configuration: Configuration,
+    history: History,
+    ledger: Ledger,
+    trades: Sequence[tuple[Deal, DealState]],
+    scores: Mapping[str, Score],
 ) -> dict[str, AgentResult]:
     settled = [deal for deal, state in trades if state.paid]
     balances = ledger.balances()
@@ -221,6 +238,8 @@ def _agents(
             paid=sum(deal.price for deal in settled if deal.buyer == name),
             earned=sum(deal.price for deal in settled if deal.seller == name),
             balance=balances.get(name, 0),
+            broker_loss=scores[name].loss if name in scores else None,
+            broker_accuracy=scores[name].accuracy if name in scores else None,
         )
         for name in _names(configuration, history)
     }

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
@@ -237,6 +238,63 @@ def by_shards(targets: Tensor, agents: int, seed: int, shards: int) -> list[Tens
     return [torch.sort(torch.cat([cuts[index] for index in dealt[agent::agents]])).values for agent in range(agents)]
 
 
+def by_shares(targets: Tensor, agents: int, seed: int, *shares: float) -> list[Tensor]:
+    """Return each agent's indices: disjoint parts of given sizes, with the same mix of classes.
+
+    Parameters
+    ----------
+    targets
+        Labels, shape (samples,).
+    agents, seed
+        Number of agents; seed of the draw.
+    *shares
+        Share of each agent in the samples, of which the rest is left out.
+
+    Raises
+    ------
+    OptionError
+        If there is not one share above 0 for each agent, or their sum is above 1.
+    """
+    if len(shares) != agents or not all(share > 0 for share in shares) or sum(shares) > 1 + 1e-9:
+        raise OptionError(
+            f"shares must be {agents} numbers above 0, one for each agent, of sum 1 or less; got {shares}"
+        )
+    generator = torch_generator(seed, "partition", "shares")
+    parts: list[list[Tensor]] = [[] for _ in range(agents)]
+    for label in torch.unique(targets):
+        members = torch.nonzero(targets == label).flatten()
+        members = members[torch.randperm(len(members), generator=generator)]
+        ends = [round(float(end) * len(members)) for end in np.cumsum((0.0, *shares))]
+        for part, (start, end) in zip(parts, pairwise(ends), strict=True):
+            part.append(members[start:end])
+    return [torch.sort(torch.cat(part)).values for part in parts]
+
+
+def evenly(targets: Tensor, agents: int, seed: int) -> list[Tensor]:
+    """Return each agent's indices: equal parts with the same mix of classes."""
+    return by_shares(targets, agents, seed, *[1 / agents] * agents)
+
+
+def by_ranges_of_classes(targets: Tensor, agents: int, seed: int, classes: int) -> list[Tensor]:
+    """Return each agent's indices: the samples of neighbouring classes in its equal part.
+
+    The ranges begin at equal distances: two agents with 7 of 10 classes have 0 to 6 and 3 to 9.
+
+    Raises
+    ------
+    OptionError
+        If there are fewer classes.
+    """
+    known = torch.unique(targets)
+    if not 1 <= classes <= len(known):
+        raise OptionError(f"the classes of each agent must be from 1 to {len(known)}; got {classes}")
+    parts = []
+    for agent, part in enumerate(evenly(targets, agents, seed)):
+        first = round(agent * (len(known) - classes) / max(1, agents - 1))
+        parts.append(part[torch.isin(targets[part], known[first : first + classes])])
+    return parts
+
+
 class Partitioner(Protocol):
     """The used part of ``flwr_datasets.partitioner.Partitioner``."""
 
@@ -281,6 +339,9 @@ PARTITIONS: dict[str, Callable[..., list[Tensor]]] = {
     "halves": by_halves_of_classes,
     "dirichlet": by_dirichlet,
     "shards": by_shards,
+    "even": evenly,
+    "shares": by_shares,
+    "classes": by_ranges_of_classes,
 }
 """The partitions by name."""
 
