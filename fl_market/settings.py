@@ -55,6 +55,8 @@ class RunSettings:
 
     def __post_init__(self) -> None:
         check_options(self)
+        if self.fit_samples == 1:
+            raise OptionError("fit-samples must be 0 or at least 2; got 1")
 
     @property
     def trading_starts(self) -> int:
