@@ -58,6 +58,8 @@ class RunSettings:
 
     def __post_init__(self) -> None:
         check_options(self)
+        if self.fit_samples == 1:
+            raise OptionError("fit-samples must be 0 or at least 2; got 1")
         if not all(part.isdecimal() and int(part) for part in by_agent(self.joins)):
             raise OptionError(f"joins must be rounds of at least 1; got {self.joins!r} (a semicolon separates agents)")
         if self.last_round and self.last_round < self.trading_starts:
@@ -183,6 +185,8 @@ class AgentSettings:
 
     def __post_init__(self) -> None:
         check_options(self)
+        if self.fit_samples == 1:
+            raise OptionError("fit-samples must be 0 or at least 2; got 1")
         if not all(part in ("common", "own") or classes_in(part) for part in by_agent(self.profile)):
             raise OptionError(
                 f"profile must be common, own, or classes separated by commas; got {self.profile!r} "
