@@ -185,8 +185,6 @@ class AgentSettings:
 
     def __post_init__(self) -> None:
         check_options(self)
-        if self.fit_samples == 1:
-            raise OptionError("fit-samples must be 0 or at least 2; got 1")
         if not all(part in ("common", "own") or classes_in(part) for part in by_agent(self.profile)):
             raise OptionError(
                 f"profile must be common, own, or classes separated by commas; got {self.profile!r} "
