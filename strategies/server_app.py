@@ -213,10 +213,13 @@ def _identify_strangers(grid: Grid, configuration: Configuration, history: Histo
 
 
 def _scores(strategy: Strategy, setting: Setting) -> dict[str, Score]:
-    """Return the score of each agent's final model, if the server knows it."""
+    """Return the score of each agent's final model, as far as the server knows it."""
     if isinstance(strategy, Ensemble) or not isinstance(strategy, ParameterMarket | RecordedFedAvg):
         return {}
-    _, certify = setting.splits
+    try:
+        _, certify = setting.splits
+    except MarketError:  # too small: arms that certify nothing run all the same
+        return {}
     seed, hardware = setting.configuration.run.seed, setting.configuration.hardware
     return score_models(strategy.final_models, setting.task, certify, seed=seed, hardware=hardware)
 

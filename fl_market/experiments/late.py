@@ -14,6 +14,7 @@ from fl_market.experiments.network_tables import SETTINGS as TABLE_SETTINGS
 from fl_market.experiments.outcomes import percent, spread
 from fl_market.experiments.tuning import (
     PUBLISHED,
+    PUBLISHED_TERMS,
     TUNED,
     Measured,
     Rates,
@@ -108,9 +109,9 @@ def _once(
     cells: dict[tuple[str, str], dict[str, list[Configuration]]] = {}
     for key, row in rows.items():
         only = {"last_round": row.options["first_round"]} if row.arm != "siloed" else {}
-        rates = {PUBLISHED: {}, TUNED: found[key].chosen}
+        kinds: dict[str, dict[str, Any]] = {PUBLISHED: dict(PUBLISHED_TERMS), TUNED: dict(found[key].chosen)}
         cells[key] = {
-            kind: [study.cell(row, seed, **only, **chosen) for seed in study.seeds] for kind, chosen in rates.items()
+            kind: [study.cell(row, seed, **only, **chosen) for seed in study.seeds] for kind, chosen in kinds.items()
         }
     flat = [cell for kinds in cells.values() for some in kinds.values() for cell in some]
     results: dict[Configuration, Result] = study.run(flat[::-1], folder, report)

@@ -30,7 +30,7 @@ def test_random_labels_change_the_targets_of_one_agent_alone():
     check_agents(configuration)
     honest, faulty = (load_agent_data(configuration.of_agent(index), index) for index in (0, 1))
     task = configuration.load_task()
-    assert honest.training is task.agents[0]
+    assert torch.equal(honest.training[1], task.agents[0][1])
     assert torch.equal(faulty.training[0], task.agents[1][0])
     kept = (faulty.training[1] == task.agents[1][1]).float().mean()
     assert 0.02 < float(kept) < 0.25

@@ -23,7 +23,7 @@ BEST_RATE = 0.1
 
 def invented(cell):
     """Return a result as a run's, best at one learning rate; the test set says the reverse."""
-    miss = abs(cell.training.learning_rate - BEST_RATE) + abs(cell.run.tuning_learning_rate - 0.01)
+    miss = abs(cell.training.learning_rate - BEST_RATE) + abs(cell.market.tuning_learning_rate - 0.01)
     bonus = 0.02 * (cell.run.strategy == MARKET) + 0.001 * cell.run.seed
     rounds = [number for number in range(1, cell.run.num_server_rounds + 1) if cell.tests_in(number)]
 
@@ -129,7 +129,7 @@ def load(configuration, index):
     ],
 )
 def test_rows_with_options_of_their_own_run(name, arm):
-    small = {"num_server_rounds": 3, "first_round": 2, "train_samples": 300, "broker_samples": 100, "fit_steps": 2}
+    small = {"num_server_rounds": 3, "first_round": 2, "train_samples": 300, "broker_samples": 200, "fit_steps": 2}
     row = Row(arm, {**scenarios.SETTINGS["quick"], **small, **scenarios.scenarios(3)[name].options_of(arm)})
     result = run_inline(Study("quick", "").cell(row, 0, learning_rate=0.1)).as_json()
     assert all(0 <= agent["broker_accuracy"] <= 1 for agent in result["agents"].values())
@@ -155,7 +155,7 @@ def test_labels_and_late_write_what_they_print(tmp_path, computed):
     assert {arm: list(some) for arm, some in document["fit samples"].items()} == {
         arm: ["50", "2500"] for arm in labels.ARMS
     }
-    assert {cell.task.fit_samples for cell in computed} == {50, 2500}
+    assert {cell.run.fit_samples for cell in computed} == {50, 2500}
     assert table.count("*") == 3  # in each column, and in the title
 
     computed.clear()
@@ -164,6 +164,9 @@ def test_labels_and_late_write_what_they_print(tmp_path, computed):
     market = document["networks"]["perceptron"]["arms"]["market"][TUNED]
     assert market[late.FIRST]["mean"] == pytest.approx(market[late.END]["mean"] / 2)
     assert {cell.run.last_round for cell in computed} == {0, 30}
+    as_published = [cell for cell in computed if cell.market.certificate == "published"]
+    assert {cell.run.last_round for cell in as_published} == {0, 30}, "one purchase too has the published terms"
+    assert not {cell.run.seed for cell in as_published} & {TUNING_SEED}
     assert {cell.training.optimiser for cell in computed if cell.task.name != "mnist-mlp"} == {"adam"}
     for moment in late.MOMENTS:
         assert moment in table
@@ -190,7 +193,7 @@ def test_a_candidate_without_a_model_is_never_chosen():
 
 def test_a_run_whose_models_diverge_is_a_result_of_a_study():
     cell = Configuration.of(
-        strategy="siloed", num_server_rounds=2, learning_rate=1e30, train_samples=300, broker_samples=100, batch_size=8
+        strategy="siloed", num_server_rounds=2, learning_rate=1e30, train_samples=300, broker_samples=200, batch_size=8
     )
     result = cells_module.run_cell_to_its_end(cell)
     assert [agent["test_accuracy"] for agent in result["agents"].values()] == [None, None]

@@ -16,7 +16,7 @@ from tests.played import EVALUATE, SpiedGrid, configured
 
 pytestmark = pytest.mark.flower
 
-SMALL = {"train_samples": 600, "broker_samples": 200, "learning_rate": 0.1, "num_server_rounds": 2, "first_round": 2}
+SMALL = {"train_samples": 600, "broker_samples": 400, "learning_rate": 0.1, "num_server_rounds": 2, "first_round": 2}
 
 
 @pytest.mark.parametrize("strategy", ["siloed", "fedavg", "fedavg-local", "fedala", "fedavg-late", "market"])
@@ -41,7 +41,7 @@ def test_the_selection_never_reads_the_test_set(monkeypatch):
     task = configuration.load_task()
     inputs, targets = task.test
     shuffled = replace(task, test=(inputs, targets.roll(1)))
-    monkeypatch.setattr(Configuration, "load_task", lambda self: shuffled)
+    monkeypatch.setattr(Configuration, "load_task", lambda self, *party: shuffled)
     load_agent_data.cache_clear()
     after = run_inline(configuration)
     load_agent_data.cache_clear()
