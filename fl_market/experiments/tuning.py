@@ -24,8 +24,11 @@ TUNING_SEED = 1000
 PUBLISHED, TUNED = "as published", "tuned"
 PUBLISHED_TERMS = {"certificate": "published", "selection": "greedy", "service": "none"}
 """The market as published: a gain over the buyer's model as it is, the least loss, no service."""
-TWO_RATES = ("fedavg-tuned", "siloed-tuned")
-"""Arms in which both the agents and the broker take gradient steps."""
+TWO_RATES = (
+    *("fedavg-tuned", "siloed-tuned"),
+    *("market", "market-fine", "market-unaligned", "market-priced", "market-placebo"),
+)
+"""Arms in which both the agents and the broker take gradient steps: the market's, as a service."""
 
 Key = TypeVar("Key", bound=Hashable)
 Report = Callable[[str], None]
