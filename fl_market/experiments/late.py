@@ -10,11 +10,11 @@ from statistics import mean
 from typing import Any
 
 from fl_market.configuration import Configuration
+from fl_market.experiments.network_tables import PUBLISHED_TERMS
 from fl_market.experiments.network_tables import SETTINGS as TABLE_SETTINGS
 from fl_market.experiments.outcomes import percent, spread
 from fl_market.experiments.tuning import (
     PUBLISHED,
-    PUBLISHED_TERMS,
     TUNED,
     Measured,
     Rates,

@@ -23,6 +23,8 @@ SEEDS = (0, 1, 2)
 ARMS = ("siloed", "fedavg-late", "fedavg", "market-unaligned", "market", "market-fine")
 AGENTS = ("A", "B")
 
+PUBLISHED_TERMS = {"certificate": "published", "selection": "greedy", "service": "none"}
+"""The market as published: a gain over the buyer's model as it is, the least loss, no service."""
 _WIDE = {"optimiser": "adam", "norm": "layer", "widen": 6, "learning_rate": 0.01, "num_server_rounds": 60}
 _SMALL = {
     "norm": "layer",
@@ -139,7 +141,7 @@ class Plan:
 
     def cell(self, data_set: str, arm: str, seed: int, **options: Any) -> Configuration:
         """Return one run of the experiment."""
-        settings = SETTINGS[data_set][self.scale] | dict(self.options or {}) | options
+        settings = PUBLISHED_TERMS | SETTINGS[data_set][self.scale] | dict(self.options or {}) | options
         return Configuration.of(strategy=arm, seed=seed, data_dir=self.data_dir, device=self.device, **settings)
 
 

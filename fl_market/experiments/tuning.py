@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from fl_market.configuration import Configuration
 from fl_market.errors import MarketError
+from fl_market.experiments.network_tables import PUBLISHED_TERMS
 from fl_market.experiments.outcomes import missed_rounds, spread
 from fl_market.runner.cells import run_cells
 
@@ -22,8 +23,6 @@ SEEDS = (0, 1, 2)
 TUNING_SEED = 1000
 """Seed of the runs that choose learning rates; no table reports it."""
 PUBLISHED, TUNED = "as published", "tuned"
-PUBLISHED_TERMS = {"certificate": "published", "selection": "greedy", "service": "none"}
-"""The market as published: a gain over the buyer's model as it is, the least loss, no service."""
 TWO_RATES = (
     *("fedavg-tuned", "siloed-tuned"),
     *("market", "market-fine", "market-unaligned", "market-priced", "market-placebo"),

@@ -102,7 +102,7 @@ def _fine(
     """Return candidates for the weights of layers or rows, those that use labels least first."""
     objective, classifier = buyer.objective, buyer.objective.classifier
     by_labels = fit(merge, objective, terms.granularity)
-    if by_labels is None or terms.layer_budget < 1 or not isinstance(single, float):
+    if by_labels is None or terms.selection == "greedy" or terms.layer_budget < 1 or not isinstance(single, float):
         return [] if by_labels is None else [by_labels]
     found: list[Alpha] = [single]
     if classifier is not None:
