@@ -1,10 +1,12 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy import stats
 
 from fl_market.errors import MarketError
-from fl_market.gains import certify, split_in_halves
+from fl_market.gains import Scores, certify, certify_increment, harms, split_in_halves, told
 
 
 def test_against_scipy_s_paired_test():
@@ -68,3 +70,80 @@ def test_the_splits_are_disjoint_halves_that_the_seed_decides():
     assert not torch.equal(split_in_halves(data, seed=2)[0][0], fit[0])
     with pytest.raises(MarketError, match="at least 4 validation samples; got 3"):
         split_in_halves((torch.zeros(3), torch.zeros(3)), seed=0)
+
+
+def scores(values, loss=None, error=None):
+    brier = torch.as_tensor(values, dtype=torch.float64)
+    return Scores(brier if loss is None else loss, brier, brier if error is None else error)
+
+
+@pytest.mark.parametrize("finite", [True, False])
+def test_an_increment_is_over_the_best_alternative_and_its_bound_over_each(finite):
+    generator = torch.Generator().manual_seed(0)
+    merged = 0.3 + 0.1 * torch.rand(500, generator=generator)
+    known = {"own": merged + 0.2, "zeros": merged + 0.05, "noise": merged + 0.1}
+    alternatives = {name: scores(values) for name, values in known.items()}
+    found = certify_increment(alternatives, scores(merged), kind="difference", error=0.05, finite=finite)
+    assert found.over == "zeros"
+    assert found.gain == pytest.approx(0.05, abs=1e-6)
+    single = [
+        certify_increment({name: some}, scores(merged), kind="difference", error=0.05, finite=finite).lower_bound
+        for name, some in alternatives.items()
+    ]
+    assert found.lower_bound == min(single)
+    relative = certify_increment(alternatives, scores(merged), error=0.05, finite=finite)
+    assert relative.gain == pytest.approx(0.05 / float(known["zeros"].mean()), rel=1e-5)
+    assert (relative.loss_before, relative.samples) == (pytest.approx(float(known["own"].mean())), 500)
+
+
+def test_one_better_alternative_is_enough_to_deny_a_certificate():
+    merged = torch.full((400,), 0.3)
+    worse, better = scores(torch.full((400,), 0.5)), scores(torch.full((400,), 0.29))
+    assert certify_increment({"own": worse}, scores(merged), error=0.01).positive
+    assert not certify_increment({"own": worse, "noise": better}, scores(merged), error=0.01).positive
+
+
+def test_no_more_than_the_error_of_null_increments_is_certified():
+    """The merge differs from two alternatives by chance only, and skewed: Student's bound fails."""
+    generator = np.random.default_rng(0)
+    certified = {True: 0, False: 0}
+    for _ in range(400):
+        rare = torch.from_numpy((generator.random(150) < 0.01).astype(float))
+        own, merged = scores(torch.full((150,), 0.2)), scores(0.19 + rare)
+        for finite in certified:
+            certified[finite] += certify_increment({"own": own}, merged, error=0.05, finite=finite).positive
+    assert certified[True] <= 0.05 * 400 < certified[False]
+
+
+@pytest.mark.parametrize(
+    ("loss", "error", "expected"),
+    [
+        (0.0, 0.0, ()),
+        (0.05, 0.0, ("loss",)),
+        (0.0, 0.05, ("error",)),
+        (0.05, 0.05, ("loss", "error")),
+        (-1.0, -1.0, ()),
+    ],
+)
+def test_harms_are_rises_beyond_the_tolerance(loss, error, expected):
+    generator = torch.Generator().manual_seed(0)
+    before = torch.rand(2000, generator=generator)
+    noise = 0.01 * torch.randn(2000, generator=generator)
+    own = Scores(before, before, before)
+    merged = Scores(before + loss + noise, before, before + error + noise)
+    assert harms(own, merged, 0.02, 0.95) == expected
+
+
+def test_a_loss_that_overflows_harms():
+    before = torch.ones(10)
+    assert harms(Scores(before, before, before), Scores(before * float("inf"), before, before), 0.02, 0.95) == ("loss",)
+
+
+@given(st.floats(1e-6, 10.0))
+def test_told_numbers_have_one_digit_and_are_never_higher(number):
+    found = told(number)
+    assert found <= number * (1 + 1e-8)
+    assert found > number / 2 * (1 - 1e-8)
+    assert len(f"{found:.0e}".split("e")[0]) == 1
+    assert float(f"{found:.0e}") == pytest.approx(found)
+    assert told(found) == pytest.approx(found)
