@@ -52,7 +52,7 @@ _PRICED = frozenset(
 _RECORDED = frozenset({"checkpoints-kept", "resume", "bind-accounts"})
 _TUNED = frozenset({"fit-steps", "tuning-learning-rate", "confidence"})
 _LATE = frozenset({"first-round", "common-init", "profile"})
-_FITTED = frozenset({"fit-steps", "fit-learning-rate"})
+_FITTED = frozenset({"fit-learning-rate"})
 _TRADED = frozenset(option.key for option in options_of(Terms)) - _PRICED - _FITTED | _RECORDED | _LATE
 
 

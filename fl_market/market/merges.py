@@ -6,6 +6,7 @@ from functools import partial
 import torch
 
 from fl_market.errors import MarketError
+from fl_market.hardware import Hardware
 from fl_market.market.buyers import Buyer
 from fl_market.market.fine_tuning import fine_tune_if_certified
 from fl_market.market.terms import Terms
@@ -99,6 +100,7 @@ def serve(state: StateDict, buyer: Buyer, terms: Terms, layers: tuple[str, ...])
         batch_size=terms.fit_batch_size,
         confidence=terms.confidence,
         layers=layers,
+        hardware=Hardware(next(iter(state.values())).device),
     )
     return None if found is state else found
 
