@@ -56,7 +56,7 @@ _SPLIT = frozenset({"fit-samples", "split-seed"})
 """Options of the broker's fit and certify splits."""
 _TUNED = frozenset({"fit-steps", "tuning-learning-rate", "confidence"}) | _SPLIT
 _LATE = frozenset({"first-round", "last-round", "common-init", "profile"})
-_FITTED = frozenset({"fit-steps", "fit-learning-rate"})
+_FITTED = frozenset({"fit-learning-rate"})
 _TRADED = frozenset(option.key for option in options_of(Terms)) - _PRICED - _FITTED | _RECORDED | _LATE | _SPLIT
 
 

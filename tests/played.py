@@ -8,6 +8,7 @@ from fl_market.ledger import ESCROW, DealState, Ledger
 from fl_market.runner.inline_grid import InlineGrid
 from strategies.arms import ARMS, Setting
 from strategies.history import History
+from tests.terms import PUBLISHED
 
 TRAIN, EVALUATE = "train", "evaluate"
 
@@ -19,6 +20,7 @@ def configured(**options):
         "first_round": 2,
         "prior": "exponential(1000)",
         "learning_rate": 0.1,
+        **PUBLISHED,
     }
     return Configuration.of(**(defaults | options))
 

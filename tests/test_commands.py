@@ -14,11 +14,13 @@ from fl_market.cli import main
 from fl_market.ledger import Ledger
 from fl_market.reports.results import AgentResult, ArmResult, RoundReport, RoundResult
 from fl_market.reports.summary import summarise
+from tests.terms import PUBLISHED_FLAGS
 
 pytestmark = pytest.mark.flower
 ROOT = Path(__file__).resolve().parents[2]
-QUICK = ["--rounds", "3", "--first-round", "2", "--prior", "exponential(1000)", "--learning-rate", "0.1", "--quiet"]
-FIT_STEPS = "--fit-steps is ignored by siloed, market (used by fedavg-tuned, market-fine, siloed-tuned, broker-only)"
+QUICK = [*PUBLISHED_FLAGS, "--rounds", "3", "--first-round", "2", "--prior", "exponential(1000)"]
+QUICK += ["--learning-rate", "0.1", "--quiet"]
+FITTED = "--fit-learning-rate is ignored by siloed, market (used by market-fine)"
 
 
 def command(*arguments):
@@ -286,7 +288,8 @@ def test_shells_complete_the_arguments(shell, capsys):
             ["--pricing is ignored by market (used by market-priced)"],
         ),
         (["run", "--strategy", "market-priced", "--pricing", "ask"], []),
-        (["compare", "--arms", "siloed, market", "--fit-steps", "3", "--layers", "all"], [FIT_STEPS]),
+        (["compare", "--arms", "siloed, market", "--fit-learning-rate", "0.2", "--layers", "all"], [FITTED]),
+        (["compare", "--arms", "siloed, market", "--fit-steps", "3", "--tuning-learning-rate", "0.01"], []),
         (["compare", "--arms", "siloed,fedprox", "--proximal-mu", "0.1", "--seeds", "0, 1"], []),
         (["compare", "--arms", "siloed,fedavg", "--classes", "", "--momentum", "0.5"], []),
         (

@@ -25,9 +25,10 @@ from fl_market.ledger import Ledger
 from fl_market.plugins import Call, find, label, parse_call, registry_of, with_absolute_file
 from fl_market.pricing import Uniform, parse_rule
 from fl_market.pricing.testing import check_rule
+from tests.terms import PUBLISHED_FLAGS
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
-QUICK = ["--rounds", "3", "--first-round", "2", "--learning-rate", "0.1", "--quiet"]
+QUICK = [*PUBLISHED_FLAGS, "--rounds", "3", "--first-round", "2", "--learning-rate", "0.1", "--quiet"]
 SMALL = ["--train-samples", "1500", "--broker-samples", "600"]
 PRICED = ["--prior", "exponential(1000)"]
 

@@ -10,6 +10,7 @@ winner's curse). Here α is chosen on the *fit* split, and the gain is certified
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from decimal import ROUND_FLOOR, Decimal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -208,8 +209,8 @@ def told(number: float) -> float:
     """
     if number == 0 or not math.isfinite(number):
         return number
-    digits = -math.floor(math.log10(abs(number)))
-    return round(math.floor(round(number * 10.0**digits, 9)) / 10.0**digits, max(digits, 0))
+    exact = Decimal(repr(float(number)))
+    return float(exact.quantize(Decimal(1).scaleb(exact.adjusted()), rounding=ROUND_FLOOR))
 
 
 def _numbers(values: Tensor) -> NDArray[np.float64]:

@@ -9,6 +9,7 @@ from torch import nn
 
 from fl_market.errors import MarketError
 from fl_market.gains import ModelLoss, Objective
+from fl_market.hardware import Hardware
 from fl_market.market.buyers import Buyer
 from fl_market.market.fine_tuning import fine_tune_if_certified
 from fl_market.market.terms import Terms
@@ -149,6 +150,7 @@ def serve(state: StateDict, buyer: Buyer, terms: Terms, layers: tuple[str, ...])
         batch_size=terms.fit_batch_size,
         confidence=terms.confidence,
         layers=layers,
+        hardware=Hardware(next(iter(state.values())).device),
     )
     return None if found is state else found
 

@@ -10,6 +10,8 @@ from fl_market.permutation import Permutation
 
 DELIVERIES_KEPT = 3
 """Number of deliveries to each buyer with which sellers' parameters are compared."""
+TOLD = 10
+"""Number of rounds in which a buyer is told new gains without paying for any."""
 
 
 @dataclass(frozen=True)

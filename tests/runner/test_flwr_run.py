@@ -10,6 +10,7 @@ import pytest
 
 from fl_market.cli import main
 from tests.processes import end_processes_of
+from tests.terms import PUBLISHED, PUBLISHED_FLAGS
 
 pytestmark = [
     pytest.mark.flower,
@@ -35,6 +36,7 @@ def test_flwr_run_gives_what_the_command_line_gives(flower_home, tmp_path):
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
     }
     options = {"strategy": "market-priced", "num-server-rounds": 2, "first-round": 2, "prior": "exponential(1000)"}
+    options |= PUBLISHED
     run_config = " ".join(
         f"{key}={json.dumps(value)}" for key, value in (options | {"out-dir": str(tmp_path / "a")}).items()
     )
@@ -45,6 +47,7 @@ def test_flwr_run_gives_what_the_command_line_gives(flower_home, tmp_path):
     )  # fmt: skip
     assert (tmp_path / "a" / "results.json").is_file(), done.stdout[-3000:] + done.stderr[-3000:]
     arguments = ["--rounds", "2", "--first-round", "2", "--prior", "exponential(1000)", "--engine", "inline", "--quiet"]
+    arguments += PUBLISHED_FLAGS
     assert main(["run", "--strategy", "market-priced", "--out", str(tmp_path / "b"), *arguments]) == 0
     documents = [json.loads((tmp_path / name / "results.json").read_text()) for name in "ab"]
     for document in documents:

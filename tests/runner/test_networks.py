@@ -5,14 +5,15 @@ import pytest
 from fl_market.configuration import Configuration
 from fl_market.ledger import Ledger
 from fl_market.runner.engines import ENGINES
+from tests.terms import PUBLISHED
 
 pytestmark = pytest.mark.flower
 
 
 def configured(task, folder, **options):
     small = {"train_samples": 300, "broker_samples": 200, "num_server_rounds": 2, "first_round": 2, "test_every": 2}
-    training = {"learning_rate": 0.05, "momentum": 0.9, "prior": "exponential(1000)"}
-    return Configuration.of(task=task, strategy="market-priced", out_dir=str(folder), **small, **training, **options)
+    small |= {"learning_rate": 0.05, "momentum": 0.9, "prior": "exponential(1000)"} | PUBLISHED
+    return Configuration.of(task=task, strategy="market-priced", out_dir=str(folder), **small, **options)
 
 
 @pytest.mark.parametrize(

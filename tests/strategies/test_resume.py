@@ -27,6 +27,7 @@ from fl_market.runner.inline_grid import InlineGrid
 from strategies.checkpoints import Checkpoints
 from strategies.server_app import run_arm
 from tests import postgres
+from tests.terms import PUBLISHED, PUBLISHED_FLAGS
 
 pytestmark = pytest.mark.flower
 
@@ -39,6 +40,7 @@ OPTIONS = {
     "learning_rate": 0.1,
     "momentum": 0.5,
     "profile": "0,1,2,3,4,5,6,7,8",
+    **PUBLISHED,
 }
 
 
@@ -118,6 +120,7 @@ def test_a_process_killed_at_random_can_be_resumed_to_the_end(tmp_path, uninterr
         "--agent-dir",
         str(tmp_path / "agents"),
         "--quiet",
+        *PUBLISHED_FLAGS,
     ]
     start = [sys.executable, "-m", "fl_market.cli", "run", "--engine", "inline"]
     arguments = [*options, "--strategy", "market-priced", "--out", str(tmp_path)]
