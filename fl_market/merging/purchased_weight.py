@@ -154,7 +154,7 @@ def _fit_single(own: StateDict, losses: Callable[[Alpha], Tensor], towards: floa
             return best
         if towards not in known:
             mean_losses([towards])
-        as_good = [alpha for alpha in known if _as_good(known[alpha], known[best])]
+        as_good = [best, *(alpha for alpha in known if _as_good(known[alpha], known[best]))]
         return min(as_good, key=lambda alpha: (abs(alpha - towards), alpha))
 
 

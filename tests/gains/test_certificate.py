@@ -163,7 +163,7 @@ def test_the_range_of_weighted_scores_is_that_of_both_models():
     ],
 )
 def test_a_harm_is_a_rise_beyond_the_tolerance(loss, error, harmed):
-    """The own loss is 2, so that a tolerance of 0.02 is 0.04 units of loss, and 0.02 of all errors."""
+    """A tolerance of 0.02 is 0.04 units of a loss of 2, and 2 of 100 samples."""
     own = scores(torch.full((50,), 0.5), torch.full((50,), 2.0), torch.full((50,), 0.3))
     merged = scores(torch.full((50,), 0.5), torch.full((50,), 2.0 + loss), torch.full((50,), 0.3 + error))
     assert harms(own, merged, 0.02, 0.95) == harmed

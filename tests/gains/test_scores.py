@@ -106,9 +106,7 @@ def test_a_temperature_alone_changes_no_score(weights, warmth):
 def test_the_order_of_samples_is_that_of_the_scores(weights):
     state, own = objective(weights)
     order = torch.randperm(len(own.certify[1]))
-    other = Objective(
-        own.loss, own.fit, tuple(part[order] for part in own.certify), own.classifier, own.class_weights
-    )
+    other = Objective(own.loss, own.fit, tuple(part[order] for part in own.certify), own.classifier, own.class_weights)
     found, shuffled = own.scores(state), other.scores(state)
     for kind in ("loss", "brier", "error"):
         torch.testing.assert_close(getattr(shuffled, kind), getattr(found, kind)[order])
@@ -118,8 +116,9 @@ def test_the_certify_split_does_not_choose_the_temperature():
     state, own = objective()
     inputs, targets = own.certify
     wrong = Objective(own.loss, own.fit, (inputs, (targets + 1) % CLASSES), own.classifier)
-    outputs, hit = own.classifier.outputs(state, own.certify), temperature(
-        own.classifier.outputs(state, own.fit), own.fit[1]
+    outputs, hit = (
+        own.classifier.outputs(state, own.certify),
+        temperature(own.classifier.outputs(state, own.fit), own.fit[1]),
     )
     expected = scores_of(outputs, (targets + 1) % CLASSES, torch.zeros(120), hit)
     torch.testing.assert_close(wrong.scores(state).brier, expected.brier)
