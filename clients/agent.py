@@ -9,7 +9,7 @@ from flwr.app import Context
 from clients.agent_data import AgentData, load_agent_data
 from clients.agent_disk import AgentDisk
 from clients.agent_state import AgentState
-from fl_market.configuration import Configuration, agent_number
+from fl_market.configuration import Configuration, agent_number, is_simulated
 from fl_market.naming import agent_name
 
 
@@ -27,12 +27,15 @@ class Agent:
         Its memory.
     run
         Flower's id of the run.
+    simulated
+        Whether one operator plays all parties.
     """
 
     index: int
     options: Configuration
     state: AgentState
     run: int
+    simulated: bool
 
     @classmethod
     def at(cls, context: Context) -> Self:
@@ -44,7 +47,8 @@ class Agent:
             If the node configuration has no number, or an option is unknown or invalid.
         """
         options = Configuration.of_node(context.run_config, context.node_config)
-        return cls(agent_number(context.node_config), options, AgentState(context), context.run_id)
+        index, simulated = agent_number(context.node_config), is_simulated(context.node_config)
+        return cls(index, options, AgentState(context), context.run_id, simulated)
 
     @property
     def name(self) -> str:

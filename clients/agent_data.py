@@ -23,7 +23,7 @@ class AgentData:
     Attributes
     ----------
     task
-        The task, restricted to the agent's label space.
+        The task, restricted to the agent's label space; it holds no other party's samples.
     training
         Its training data.
     validation
@@ -45,24 +45,45 @@ def load_agent_data(options: Configuration, index: int) -> AgentData:
     Raises
     ------
     MarketError
-        If the data cannot be read, a class does not exist, or more samples are to be held out than
-        there are.
+        If the data cannot be read, the task has none for the agent, a class does not exist, or more
+        samples are to be held out than there are.
     """
-    whole = options.load_task()
+    whole = options.load_task(index)
     task = whole.restricted_to(options.label_set)
-    training, validation = task.agents[index], None
+    validation = None
     if options.agent.local_data:
         training = read_local_data(options.agent.local_data, whole)
         training = with_labels(training, options.label_set) if options.label_set else training
+    elif index < len(task.agents):
+        training = task.agents[index]
+    else:
+        raise MarketError(f"partition-id must be below {len(task.agents)}, the number of agents; got {index}")
+    if options.agent.faults == "random-labels":
+        training = random_labels(training, task.classes, options.run.seed, index)
     if options.agent.validation_samples:
         training, validation = _hold_out(training, options.agent.validation_samples, options.run.seed, index)
     labels = options.label_set or tuple(range(task.classes))
     return AgentData(task, training, validation, class_weights(options.agent.profile, training[1], labels))
 
 
-def pooled(task: Task) -> Batch:
-    """Return the training data of all agents together, which no agent has: for a ceiling."""
-    return tuple(torch.cat(parts) for parts in zip(*task.agents, strict=True))
+def pooled(options: Configuration) -> Batch:
+    """Return the training data of all agents together, for a ceiling in a simulation.
+
+    Raises
+    ------
+    MarketError
+        If the data cannot be read.
+    """
+    tasks = (options.load_task(index).restricted_to(options.label_set) for index in range(options.run.agents))
+    parts = (task.agents[index] for index, task in enumerate(tasks))
+    return tuple(torch.cat(tensors) for tensors in zip(*parts, strict=True))
+
+
+def random_labels(data: Batch, classes: int, seed: int, index: int) -> Batch:
+    """Return an agent's data with targets drawn at random: a simulated fault."""
+    inputs, targets = data
+    generator = torch_generator(seed, "random-labels", index)
+    return inputs, torch.randint(classes, targets.shape, generator=generator, dtype=targets.dtype)
 
 
 def class_weights(profile: str, targets: Tensor, labels: Sequence[int]) -> tuple[float, ...]:

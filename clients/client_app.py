@@ -14,6 +14,7 @@ from clients.delivery import keep, receive
 from clients.faults import one_sentence_faults
 from clients.local_updates import adapt_to, evaluate_models, local_update
 from clients.privacy import private_training
+from clients.simulated_faults import faulty_copies
 from clients.trading import agrees_to_pay, ask, ask_disclosed, bid
 from fl_market.parameters import StateDict, digest
 from fl_market.protocol import Debt, DisclosedQuote, Offer, PublicPrice, QuoteRequest, Receipt, from_columns, to_columns
@@ -23,7 +24,7 @@ Record = ArrayRecord | MetricRecord | ConfigRecord
 app = ClientApp(mods=[one_sentence_faults])
 
 
-@app.train(mods=[private_training])
+@app.train(mods=[faulty_copies, private_training])
 def train_model(message: Message, context: Context) -> Message:
     """Train the agent's own model, or the one that the message carries, and return it."""
     agent, config = Agent.at(context), _config(message)
@@ -88,8 +89,14 @@ def take_delivery(message: Message, context: Context) -> Message:
         adapt_to(agent, carried, market_round)
     else:
         receive(agent, carried, config.get("model-digest", ""))
+    if config.get("fine-tune"):  # the round after the last: its batches are drawn anew
+        local_update(agent, market_round + 1)
     keep(agent, from_columns(Receipt, _columns(message, "receipts")), market_round)
     records: dict[str, Record] = {"acknowledgement": _acknowledgement(agent)}
+    if config.get("register"):
+        records |= _profile(agent)
+    if config.get("return-model") and not agent.options.agent.local_privacy:
+        records["arrays"] = agent.state.arrays
     if agent.options.tests_in(market_round):
         ensemble = _state_dicts(message, "ensemble")
         records["metrics"] = evaluate_models(agent, ensemble or [agent.state.model])

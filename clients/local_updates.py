@@ -11,6 +11,7 @@ from clients.agent import Agent
 from clients.agent_data import pooled
 from clients.faults import named_faults
 from clients.training import evaluate, make_optimiser, train
+from fl_market.errors import MarketError
 from fl_market.parameters import StateDict, load_parameters
 from fl_market.seeds import reproducible
 
@@ -21,7 +22,12 @@ def initial_model(agent: Agent, *, common: bool) -> nn.Module:
 
 
 def local_update(
-    agent: Agent, market_round: int, *, common_start: bool, on_pooled_data: bool, proximal_mu: float
+    agent: Agent,
+    market_round: int,
+    *,
+    common_start: bool = False,
+    on_pooled_data: bool = False,
+    proximal_mu: float = 0.0,
 ) -> tuple[int, float]:
     """Train the agent's model (the paper's local update); return samples and mean loss.
 
@@ -41,11 +47,14 @@ def local_update(
     Raises
     ------
     MarketError
-        If there are no data, or the task's code raises; the message names the task.
+        If there are no data, those of all agents are asked for in a deployment, or the task's code
+        raises; the message names the task.
     """
     options, data, hardware = agent.options, agent.data, agent.options.hardware
     task = data.task
-    training = pooled(task) if on_pooled_data else data.training
+    if on_pooled_data and not agent.simulated:
+        raise MarketError("one model on all data is for simulations: an agent has no data but its own")
+    training = pooled(options) if on_pooled_data else data.training
     with (
         named_faults(f"training on the task {task.name}"),
         reproducible(options.run.seed, "local-training", agent.index),

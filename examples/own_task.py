@@ -4,8 +4,9 @@ r"""A user-defined task: classify points in the plane by three rings.
         --partition "dirichlet(0.3)" --arms siloed,fedavg,market-fine --out runs/rings
 
 A task is a function from ``TaskOptions`` to ``Task``. ``shared_task`` takes the broker's data out
-of the training set, and divides the rest by the option ``partition``. Other tasks can build a
-``Task`` directly.
+of the training set, divides the rest by the option ``partition``, and keeps the samples of
+``options.party`` alone. Other tasks can build a ``Task`` directly; the market then drops what the
+party must not have.
 """
 
 import math

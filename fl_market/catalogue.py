@@ -28,6 +28,7 @@ ARM = Kind(
     {
         "siloed": "each agent trains alone (the paper's out-of-market)",
         "fedavg": "federated averaging in each round",
+        "fedavg-local": "federated averaging; after the last round, each agent trains the average on its own data",
         "fedavg-late": "federated averaging that starts in the first round of trading (the paper's)",
         "fedavg-tuned": "federated averaging, fine-tuned by the broker on its validation data",
         "fedprox": "federated averaging with a proximal term in local training",
@@ -97,6 +98,9 @@ PARTITION = Kind(
         "halves": "each agent has few samples (--scarce-share) of half of the classes (the paper's)",
         "dirichlet(concentration)": "shares of each class drawn from a Dirichlet distribution",
         "shards(number)": "samples are sorted by class and cut; each agent gets this number of pieces",
+        "even": "equal parts with the same mix of classes",
+        "shares(share, …)": "parts of these sizes, one for each agent, with the same mix of classes",
+        "classes(number)": "this number of neighbouring classes for each agent, of equal parts",
     },
     "fl_market.partitions",
     leading=3,

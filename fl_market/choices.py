@@ -14,5 +14,12 @@ SERVICES = ("tune", "none")
 """The broker's free service: gradient steps on its fit split, or nothing."""
 RESTORATIONS = ("last", "always", "never")
 """Rounds after which a buyer gets its best certified model back."""
+LEAST_CERTIFY_SAMPLES = 100
+"""Fewest samples of a certify split in a run.
+
+With fewer, hardly a purchase is certified, and a bound that assumes normal means is doubtful.
+"""
 GRANULARITIES = ("model", "layer", "row")
 """Parts of a model with a purchased weight of their own."""
+FAULTS = ("none", "random-labels", "untrained", "noise", "sign-flip")
+"""Simulated faults of an agent: in its data, or in the parameters that it sends."""

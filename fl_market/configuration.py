@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from fl_market.errors import MarketError, OptionError
 from fl_market.market.terms import Terms
+from fl_market.naming import agent_name
 from fl_market.options import Option, options_of
 from fl_market.settings import (
     PUBLISHED_FIRST_ROUND,
@@ -19,6 +20,7 @@ from fl_market.settings import (
 if TYPE_CHECKING:  # the command line reads the declarations, and must not import torch
     from fl_market.hardware import Hardware
     from fl_market.tasks import Task
+    from fl_market.tasks.task import Party
 
 __all__ = ["PRIVATE_OPTIONS", "PUBLISHED_FIRST_ROUND", "TRAINING_OPTIONS", "Configuration", "agent_number"]
 
@@ -48,6 +50,12 @@ class Configuration:
     def __post_init__(self) -> None:
         if self.agent.labels and self.run.common_init:
             raise OptionError("common-init must be false with labels: different label spaces have no common model")
+        joins = [int(part) for part in by_agent(self.run.joins)[: self.run.agents]]
+        if max(joins) > self.run.num_server_rounds or min(joins) > 1:
+            raise OptionError(
+                f"joins must be rounds up to num-server-rounds, {self.run.num_server_rounds}, and 1 for some agent; "
+                f"got {self.run.joins!r}"
+            )
 
     @classmethod
     def of(cls, **flat: Any) -> Self:
@@ -142,7 +150,7 @@ class Configuration:
             raise OptionError(
                 f"unknown option {unknown[0]!r} of a node configuration; known are partition-id, {', '.join(accepted)}"
             )
-        simulated = "num-partitions" in node
+        simulated = is_simulated(node)
         common = {name: value for name, value in run.items() if simulated or name not in PRIVATE_OPTIONS}
         options = {name: value for name, value in {**common, **own}.items() if name not in BROKER_PLUGINS}
         if not options.get("learn-prior"):
@@ -150,9 +158,20 @@ class Configuration:
         return cls.from_mapping(options).of_agent(index)
 
     def of_agent(self, index: int) -> Self:
-        """Return the options of one agent: its own part of the profiles and the label spaces."""
-        profiles, labels = by_agent(self.agent.profile), by_agent(self.agent.labels)
-        return self.with_options(profile=profiles[index % len(profiles)], labels=labels[index % len(labels)])
+        """Return the options of one agent: its part of the profiles, label spaces and faults."""
+        agent = self.agent
+        parts = {"profile": agent.profile, "labels": agent.labels, "faults": agent.faults}
+        return self.with_options(**{key: _part(text, index) for key, text in parts.items()})
+
+    @property
+    def joins(self) -> dict[str, int]:
+        """Agent -> round in which it joins the run."""
+        return {agent_name(index): int(_part(self.run.joins, index)) for index in range(self.run.agents)}
+
+    @property
+    def honest_agents(self) -> tuple[str, ...]:
+        """Names of the agents without a simulated fault."""
+        return tuple(agent_name(index) for index in range(self.run.agents) if _part(self.agent.faults, index) == "none")
 
     @property
     def label_set(self) -> tuple[int, ...]:
@@ -181,8 +200,13 @@ class Configuration:
         """First round in which the market trades."""
         return self.run.trading_starts
 
-    def load_task(self) -> "Task":
-        """Return the task with its data.
+    def load_task(self, party: "Party" = None) -> "Task":
+        """Return the task with the data of one party.
+
+        Parameters
+        ----------
+        party
+            The number of an agent, or ``"broker"``; None for the data of all.
 
         Raises
         ------
@@ -193,7 +217,8 @@ class Configuration:
         from fl_market.tasks import TaskOptions, load_task
 
         shared = {each.name: getattr(self.task, each.name) for each in fields(TaskSettings)}
-        options = TaskOptions(**shared, agents=self.run.agents, seed=self.run.seed, augment=self.training.augment)
+        run, augment = self.run, self.training.augment
+        options = TaskOptions(**shared, agents=run.agents, seed=run.seed, augment=augment, party=party)
         task = load_task(self.task.name, options)
         if self.market.layers != ALL:
             select_layers(task.template, self.market.layers)
@@ -230,6 +255,17 @@ def agent_number(node: Mapping[str, Any]) -> int:
     if not isinstance(index, int) or isinstance(index, bool) or index < 0:
         raise MarketError("the node configuration lacks partition-id, the number of the agent: 0, 1, …")
     return index
+
+
+def is_simulated(node: Mapping[str, Any]) -> bool:
+    """Return whether a node configuration is one of a simulation: one operator plays all."""
+    return "num-partitions" in node
+
+
+def _part(text: str, index: int) -> str:
+    """Return one agent's part of a text."""
+    parts = by_agent(text)
+    return parts[index % len(parts)]
 
 
 def _declaration(key: str) -> tuple[str, Option]:

@@ -20,6 +20,8 @@ from fl_market.reports.results import ArmResult
 RESULTS = "results.json"
 SUMMARY = "summary.json"
 CONFIGURATION = "configuration.json"
+SPLIT_SEED = "split-seed.json"
+"""File of the broker alone: the random seed of its split in a deployment, for a resumption."""
 LEDGER = "FL_MARKET_LEDGER"
 """Environment variable of the broker's machine: database URL of a ledger shared by runs."""
 
@@ -89,6 +91,7 @@ def clear_folder(folder: Path, overwrite: bool) -> None:
             )
         for path in left:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
+        (folder / SPLIT_SEED).unlink(missing_ok=True)  # alone it is no run: a run that began writes it first
     except OSError as error:
         raise MarketError(f"the folder {folder} cannot be cleared: {error.strerror or error}") from error
 
@@ -155,6 +158,28 @@ def read_configuration(folder: Path) -> Configuration:
         raise MarketError(f"there is no run to resume in {folder}: {CONFIGURATION} is missing") from None
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise MarketError(f"the run in {folder} cannot be resumed: {CONFIGURATION} cannot be read: {error}") from error
+
+
+def write_split_seed(folder: Path, seed: int) -> Path:
+    """Keep the random seed of the broker's split, for a resumption of the run."""
+    return write_json(prepare_folder(folder) / SPLIT_SEED, {"split-seed": seed})
+
+
+def read_split_seed(folder: Path) -> int | None:
+    """Return the seed that :func:`write_split_seed` kept in a run's folder; None if there is none.
+
+    Raises
+    ------
+    MarketError
+        If it cannot be read.
+    """
+    path = folder / SPLIT_SEED
+    try:
+        return int(json.loads(path.read_text(encoding="utf-8"))["split-seed"])
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise MarketError(f"the run in {folder} cannot be resumed: {SPLIT_SEED} cannot be read: {error}") from error
 
 
 def as_document(configuration: Configuration, arms: Mapping[str, ArmResult]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from fl_market.catalogue import ARM, LOCAL_PRIVACY, PARTITION, PRIOR, TASK, VALUATION
+from fl_market.choices import FAULTS, LEAST_CERTIFY_SAMPLES
 from fl_market.errors import OptionError
 from fl_market.options import check_options, option
 
@@ -34,21 +35,47 @@ class RunSettings:
     )
     common_init: bool = option(False, "start the market's agents from one common model; they trade from round 1")
     first_round: int = option(0, "first round of trading; 0 means 5, or 1 with --common-init", minimum=0)
+    last_round: int = option(0, "last round of trading; 0 for no limit", minimum=0)
+    joins: str = option(
+        "1", "round in which each agent joins the run, such as 1;1;10 (a semicolon separates agents)", metavar="N;…"
+    )
     test_every: int = option(
         1, "rounds between two tests of the agents' models; the last round is always tested", minimum=1
     )
     server_learning_rate: float = option(0.01, "learning rate of fedadam's server", above=0)
+    fit_samples: int = option(
+        0, "samples of the broker's validation data that fit purchases, the rest certifies; 0 for half", minimum=0
+    )
+    split_seed: int = option(
+        -1,
+        "seed of the division of the broker's data into fit and certify; -1 for --seed in a simulation, and for the "
+        "operating system's randomness in a deployment",
+        minimum=-1,
+    )
     bind_accounts: bool = option(False, "tie each account to the node that opened it; needs node authentication")
     reply_timeout: float = option(600.0, "seconds to wait for an agent's reply", above=0, changeable=True)
     connect_timeout: float = option(120.0, "seconds to wait for the agents to connect", above=0, changeable=True)
 
     def __post_init__(self) -> None:
         check_options(self)
+        if self.fit_samples == 1:
+            raise OptionError("fit-samples must be 0 or at least 2; got 1")
+        if not all(part.isdecimal() and int(part) for part in by_agent(self.joins)):
+            raise OptionError(f"joins must be rounds of at least 1; got {self.joins!r} (a semicolon separates agents)")
+        if self.last_round and self.last_round < self.trading_starts:
+            raise OptionError(
+                f"last-round must be at least {self.trading_starts}, the first round of trading, or 0; "
+                f"got {self.last_round}"
+            )
 
     @property
     def trading_starts(self) -> int:
         """First round in which the market trades."""
         return self.first_round or (1 if self.common_init else PUBLISHED_FIRST_ROUND)
+
+    def may_exchange(self, first: int, market_round: int) -> bool:
+        """Return whether agents that begin in the round ``first`` exchange models in a round."""
+        return first <= market_round and not 0 < self.last_round < market_round
 
 
 @dataclass(frozen=True)
@@ -73,7 +100,9 @@ class TaskSettings:
     broker_samples: int = option(0, "samples in the broker's validation data; 0 for the task's default", minimum=0)
     train_samples: int = option(0, "number of training samples in all; 0 for the whole set", minimum=0)
     norm: str = option("batch", "normalisation layers of residual networks", choices=("batch", "layer", "group"))
-    widen: int = option(1, "factor on the number of channels of a residual network", minimum=1)
+    widen: int = option(
+        1, "factor on the number of channels of a residual network, or of hidden units of mnist-mlp", minimum=1
+    )
     image_size: int = option(0, "width of TinyImageNet's images in pixels; 0 for the published size", minimum=0)
 
     def __post_init__(self) -> None:
@@ -122,12 +151,18 @@ class AgentSettings:
     )
     validation_samples: int = option(
         0,
-        "training samples that an agent gives the broker as validation data for its purchases; 0 for none",
+        "training samples that an agent gives the broker as validation data for its purchases, at least 200; 0 for "
+        "none",
         owner="agent",
         minimum=0,
     )
     local_data: str = option(
         "", "the agent's training data: a folder of images by class, an .npz file, or FILE.py:FUNCTION", owner="agent"
+    )
+    faults: str = option(
+        "none",
+        f"simulated fault of each agent: {', '.join(FAULTS)} (a semicolon separates agents)",
+        owner="agent",
     )
     agent_dir: str = option("", "folder for each agent's model and receipts", owner="agent", metavar="DIR")
     local_privacy: str = option(
@@ -160,9 +195,18 @@ class AgentSettings:
                 f"labels must be two or more classes separated by commas; got {self.labels!r} "
                 "(a semicolon separates agents)"
             )
+        if unknown := [part for part in by_agent(self.faults) if part not in FAULTS]:
+            raise OptionError(
+                f"faults must be of {', '.join(FAULTS)}; got {unknown[0]!r} (a semicolon separates agents)"
+            )
         if self.local_privacy and self.validation_samples:
             raise OptionError(
                 "validation-samples must be 0 with local-privacy, which protects parameters only; "
+                f"got {self.validation_samples}"
+            )
+        if 0 < self.validation_samples < 2 * LEAST_CERTIFY_SAMPLES:
+            raise OptionError(
+                f"validation-samples must be 0 or at least {2 * LEAST_CERTIFY_SAMPLES}, half of which certify; "
                 f"got {self.validation_samples}"
             )
 

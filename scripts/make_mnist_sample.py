@@ -22,11 +22,12 @@ from fl_market.tasks.partition import stratified
 from fl_market.tasks.sample import FILE, PARTS
 
 COUNTS = {"train": 6000, "broker": 1500, "test": 2000}
-TARGET = Path(__file__).resolve().parent.parent / "fl_market" / "tasks" / FILE
+TARGET = Path(__file__).resolve().parent.parent / "fl_market" / "tasks"
+SOURCE = "MNIST by Yann LeCun, Corinna Cortes and Christopher J. C. Burges, https://yann.lecun.com/exdb/mnist"
 
 
 def main() -> None:
-    """Write the sample into the package."""
+    """Write the parts of the sample into the package."""
     parser = argparse.ArgumentParser(description="Make the MNIST sample that the package ships.")
     parser.add_argument("data_dir", type=Path)
     train, test = read_mnist(parser.parse_args().data_dir)
@@ -40,18 +41,21 @@ def main() -> None:
         "test": stratified(test[1], COUNTS["test"], 0, "sample-test"),
     }
     source = {"train": train, "broker": train, "test": test}
-    images = torch.cat([source[part][0][indices[part]] for part in PARTS]).numpy().tobytes()
-    document = {
-        "source": "MNIST by Yann LeCun, Corinna Cortes and Christopher J. C. Burges, https://yann.lecun.com/exdb/mnist",
-        "licence": "CC BY-SA 3.0",
-        "made_by": "scripts/make_mnist_sample.py",
-        "sha256": hashlib.sha256(images).hexdigest(),
-        "indices": {part: indices[part].tolist() for part in PARTS},
-        "labels": {part: source[part][1][indices[part]].tolist() for part in PARTS},
-        "images": base64.b64encode(lzma.compress(images, preset=9 | lzma.PRESET_EXTREME)).decode(),
-    }
-    TARGET.write_text(json.dumps(document) + "\n", encoding="utf-8")
-    print(f"{TARGET}: {TARGET.stat().st_size} bytes")
+    for part in PARTS:
+        images, labels = (tensor[indices[part]] for tensor in source[part])
+        content = images.numpy().tobytes()
+        document = {
+            "source": SOURCE,
+            "licence": "CC BY-SA 3.0",
+            "made_by": "scripts/make_mnist_sample.py",
+            "sha256": hashlib.sha256(content).hexdigest(),
+            "indices": indices[part].tolist(),
+            "labels": labels.tolist(),
+            "images": base64.b64encode(lzma.compress(content, preset=9 | lzma.PRESET_EXTREME)).decode(),
+        }
+        path = TARGET / FILE.format(part=part)
+        path.write_text(json.dumps(document) + "\n", encoding="utf-8")
+        print(f"{path}: {path.stat().st_size} bytes")
 
 
 if __name__ == "__main__":

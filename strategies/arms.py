@@ -4,7 +4,7 @@ An arm names a strategy, the initialisation, and the first round in which models
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ from fl_market.catalogue import ARM
 from fl_market.configuration import PUBLISHED_FIRST_ROUND, Configuration
 from fl_market.data import Batch
 from fl_market.errors import MarketError
-from fl_market.gains import ModelLoss, split_in_halves
+from fl_market.gains import ModelLoss
+from fl_market.gains.splits import check_certify_samples, split_for_run
 from fl_market.ledger import Ledger
 from fl_market.options import options_of
 from fl_market.parameters import StateDict
@@ -27,6 +28,7 @@ from strategies.baselines import (
     Ensemble,
     FedALA,
     LateFedAvg,
+    LocalFedAvg,
     Pooled,
     RecordedFedAdam,
     RecordedFedAvg,
@@ -50,25 +52,54 @@ _PRICED = frozenset(
 )
 """Options about money: without effect if every certified gain leads to a purchase."""
 _RECORDED = frozenset({"checkpoints-kept", "resume", "bind-accounts"})
-_TUNED = frozenset({"fit-steps", "tuning-learning-rate", "confidence"})
-_LATE = frozenset({"first-round", "common-init", "profile"})
+_SPLIT = frozenset({"fit-samples", "split-seed"})
+"""Options of the broker's fit and certify splits."""
+_TUNED = frozenset({"fit-steps", "tuning-learning-rate", "confidence"}) | _SPLIT
+_LATE = frozenset({"first-round", "last-round", "common-init", "profile"})
 _FITTED = frozenset({"fit-learning-rate"})
-_TRADED = frozenset(option.key for option in options_of(Terms)) - _PRICED - _FITTED | _RECORDED | _LATE
+_TRADED = frozenset(option.key for option in options_of(Terms)) - _PRICED - _FITTED | _RECORDED | _LATE | _SPLIT
 
 
 @dataclass(frozen=True)
 class Setting:
-    """The inputs that build an arm."""
+    """The inputs that build an arm.
+
+    Attributes
+    ----------
+    configuration
+        The options of the run.
+    task
+        The task, with the broker's data.
+    history, ledger
+        Receive metrics and trades.
+    split_seed
+        The seed of the broker's split, which agents may not be told; None for the options' own.
+    """
 
     configuration: Configuration
     task: Task
     history: History
     ledger: Ledger
+    split_seed: int | None = field(default=None, repr=False)
 
     @property
     def splits(self) -> tuple[Batch, Batch]:
-        """The broker's fit and certify splits."""
-        return split_in_halves(self.task.broker, self.configuration.run.seed)
+        """The broker's fit and certify splits.
+
+        Raises
+        ------
+        MarketError
+            If the certify split would be too small.
+        """
+        run = self.configuration.run
+        seed = known_split_seed(self.configuration) if self.split_seed is None else self.split_seed
+        return split_for_run(self.task.broker, seed, run.fit_samples)
+
+
+def known_split_seed(configuration: Configuration) -> int:
+    """Return the seed of the broker's split by the options alone, as a simulation uses it."""
+    run = configuration.run
+    return run.seed if run.split_seed < 0 else run.split_seed
 
 
 @dataclass(frozen=True)
@@ -99,6 +130,12 @@ class Arm:
     def initialisation_in(self, configuration: Configuration) -> str:
         """Return the initialisation of the agents."""
         return self.initialisation or ("common" if configuration.run.common_init else "independent")
+
+
+def check_split(arm: Arm, configuration: Configuration, task: Task) -> None:
+    """Raise MarketError if an arm certifies gains, and too few of the broker's samples do so."""
+    if arm.uses is None or arm.uses & _SPLIT:
+        check_certify_samples(len(task.broker[0]), configuration.run.fit_samples)
 
 
 def market(*, priced: bool = False, **terms: Any) -> Callable[[Setting], Strategy]:
@@ -151,6 +188,8 @@ def _among_nodes(
         broker,
         agents=run.agents,
         first_round=first,
+        last_round=run.last_round,
+        joins=options.joins,
         common_init=common_init,
         reply_timeout=run.reply_timeout,
         connect_timeout=run.connect_timeout,
@@ -166,15 +205,23 @@ def _fedfomo(setting: Setting) -> Strategy:
 
 
 def _control(
-    kind: Callable[[Setting], Callable[..., ParameterMarket]], *, late: bool = True
+    kind: Callable[[Setting], Callable[..., ParameterMarket]], *, late: bool = True, labels: bool = False
 ) -> Callable[[Setting], Strategy]:
     """Return the function that builds a control without prices, from the first trading round on.
 
-    Controls that are not late exchange models from round 1 and the common initialisation on.
+    Parameters
+    ----------
+    kind
+        Makes the strategy's class, or a function in its place.
+    late
+        Whether models are exchanged from the first trading round on, rather than from round 1 and
+        the common initialisation on.
+    labels
+        Whether agents may have label spaces of their own.
     """
 
     def build(setting: Setting) -> Strategy:
-        run = _one_architecture(setting).run
+        run = (setting.configuration if labels else _one_architecture(setting)).run
         terms = replace(setting.configuration.market, pricing="free")
         common, first = (run.common_init, run.trading_starts) if late else (True, 1)
         return _among_nodes(kind(setting), setting, terms, common_init=common, first=first)
@@ -243,7 +290,10 @@ def _fedavg(
 ARMS = {
     "siloed": Arm("siloed", _siloed, "independent", lambda _: None, frozenset()),
     "fedavg": _fedavg("FedAvg", RecordedFedAvg),
-    "fedavg-late": Arm("FedAvg, late", _late_fedavg, "independent", _published_first_round, frozenset({"first-round"})),
+    "fedavg-local": _fedavg("FedAvg, then local fine-tuning", LocalFedAvg),
+    "fedavg-late": Arm(
+        "FedAvg, late", _late_fedavg, "independent", _published_first_round, frozenset({"first-round", "last-round"})
+    ),
     "fedavg-tuned": Arm(
         "FedAvg, tuned by the broker",
         _tuned,
@@ -254,14 +304,16 @@ ARMS = {
     "fedprox": _fedavg("FedProx", RecordedFedProx, "proximal-mu"),
     "fedadam": _fedavg("FedAdam", RecordedFedAdam, "server-learning-rate"),
     "fedala": _fedavg("FedALA", FedALA),
-    "fedfomo": Arm("FedFomo", _fedfomo, "common", lambda _: 1, _RECORDED | {"profile"}),
+    "fedfomo": Arm("FedFomo", _fedfomo, "common", lambda _: 1, _RECORDED | _SPLIT | {"profile"}),
     "market-unaligned": Arm("market, unaligned", market(alignment="none"), uses=_TRADED - {"alignment"}),
     "market": Arm("market", market(), uses=_TRADED),
     "market-fine": Arm("market, α per row", market(granularity="row"), uses=_TRADED | _FITTED),
     "market-priced": Arm("market, priced", market(priced=True), uses=_TRADED | _PRICED),
     "market-placebo": Arm("market, one seller untrained", _control(_with_placebo), uses=_TRADED),
     "siloed-tuned": Arm(
-        "siloed, tuned by the broker", _control(_tuned_by_the_broker(SiloedTuned)), uses=_RECORDED | _TUNED | _LATE
+        "siloed, tuned by the broker",
+        _control(_tuned_by_the_broker(SiloedTuned), labels=True),
+        uses=_RECORDED | _TUNED | _LATE,
     ),
     "broker-only": Arm(
         "the broker's data alone",
@@ -273,7 +325,7 @@ ARMS = {
     "fedavg-matched": Arm(
         "averaging, matched and repaired",
         _control(lambda _: MatchedAveraging),
-        uses=_RECORDED | _LATE | {"alignment", "repair"},
+        uses=_RECORDED | _LATE | _SPLIT | {"alignment", "repair"},
     ),
     "krum": _fedavg("Krum", RecordedKrum),
     "fedmedian": _fedavg("FedMedian", RecordedFedMedian),

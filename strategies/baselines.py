@@ -20,6 +20,9 @@ from fl_market.market.fine_tuning import fine_tune_if_certified
 from fl_market.parameters import StateDict, check_parameters
 from strategies.exchange import name_in, names_at, replies_by_node, wait_for_nodes, warn
 from strategies.history import History
+from strategies.latecomers import Latecomers
+from strategies.records import profile_in, tensors_in
+from strategies.selection import FinalModel
 
 
 class RecordedFedAvg(FedAvg):
@@ -36,6 +39,13 @@ class RecordedFedAvg(FedAvg):
         Receives the agents' test metrics and failures.
     **flower
         Further arguments of Flower's strategy.
+
+    Attributes
+    ----------
+    started
+        Nodes whose agents have trained.
+    final_models
+        Agent -> its model after the last round, as far as the server knows it.
     """
 
     def __init__(self, options: Configuration, history: History, **flower: Any) -> None:
@@ -48,10 +58,14 @@ class RecordedFedAvg(FedAvg):
         self._names: dict[int, str] = {}
         self._strangers: set[int] = set()
         self._trained: dict[int, str] = {}
+        self._latecomers = Latecomers(options.joins, options.run.reply_timeout)
+        self._own: dict[int, ArrayRecord] = {}
+        self.started: set[int] = set()
+        self.final_models: dict[str, FinalModel] = {}
 
     # -- hooks of subclasses ----------------------------------------------------------------------
 
-    def training_messages(self, server_round: int, messages: Iterable[Message]) -> Iterable[Message]:
+    def training_messages(self, server_round: int, messages: Sequence[Message]) -> Iterable[Message]:
         """Return the training messages that replace FedAvg's."""
         return messages
 
@@ -73,8 +87,10 @@ class RecordedFedAvg(FedAvg):
         self._grid = grid
         if not self._template:  # the initial model: Flower's averages have other dtypes
             self._template = arrays.to_torch_state_dict()
-        messages = super().configure_train(server_round, arrays, config, grid)
-        self._sent = list(self.training_messages(server_round, messages))
+        messages = list(super().configure_train(server_round, arrays, config, grid))
+        absent = self._latecomers.absent(grid, (message.metadata.dst_node_id for message in messages), server_round)
+        own = self.training_messages(server_round, messages)
+        self._sent = [message for message in own if message.metadata.dst_node_id not in absent]
         return self._sent
 
     def aggregate_train(
@@ -89,6 +105,9 @@ class RecordedFedAvg(FedAvg):
                 failures[node] = str(error)
         accepted = self._sort_out(server_round, answers, failures)
         self._trained = {node: name_in(answers[node].content) for node in accepted}
+        self.started |= set(accepted)
+        if self._is_last(server_round):
+            self._own = {node: next(iter(answers[node].content.array_records.values())) for node in accepted}
         return self.combine(server_round, [answers[node] for node in accepted])
 
     def configure_evaluate(
@@ -96,6 +115,8 @@ class RecordedFedAvg(FedAvg):
     ) -> Iterable[Message]:
         """Configure as FedAvg does for the agents that trained, in rounds with tests."""
         self._sent = ()
+        if self._is_last(server_round):
+            config["register"] = True  # the agents' objectives, for the scores of the final models
         if self.evaluates_in(server_round):
             messages = super().configure_evaluate(server_round, arrays, config, grid)
             own = self.evaluation_messages(server_round, messages)
@@ -109,11 +130,32 @@ class RecordedFedAvg(FedAvg):
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Report failed replies, keep each agent's metrics, and aggregate as FedAvg does."""
         answers, failures = replies_by_node(self._sent, replies)
-        accepted = [answers[node] for node in self._sort_out(server_round, answers, failures)]
+        nodes = self._sort_out(server_round, answers, failures)
+        accepted = [answers[node] for node in nodes]
         contents = {name_in(reply.content): reply.content for reply in accepted}
         finished = contents.keys() if self.evaluates_in(server_round) else self._trained.values()
+        if self._is_last(server_round):
+            self.final_models = self._final_models({node: answers[node].content for node in nodes})
         self.history.record(server_round, contents, finished)
         return super().aggregate_evaluate(server_round, accepted) if self.options.tests_in(server_round) else None
+
+    # -- final models -----------------------------------------------------------------------------
+
+    def _is_last(self, server_round: int) -> bool:
+        return server_round == self.options.run.num_server_rounds
+
+    def _final_models(self, replies: Mapping[int, RecordDict]) -> dict[str, FinalModel]:
+        """Return the models that were tested: those returned, or sent, or trained last."""
+        sent = {message.metadata.dst_node_id: message.content.array_records for message in self._sent}
+        found = {}
+        for node, content in replies.items():
+            places = (content.array_records, sent[node], {"arrays": self._own[node]})
+            record = next(records["arrays"] for records in places if "arrays" in records)
+            try:
+                found[name_in(content)] = FinalModel(tensors_in(record), profile_in(content))
+            except MarketError as error:
+                warn(self.options.run.num_server_rounds, f"agent {name_in(content)}", str(error))
+        return found
 
     # -- failures ---------------------------------------------------------------------------------
 
@@ -158,9 +200,9 @@ class LateFedAvg(RecordedFedAvg):
         self._first_round = first_round
 
     def _averages(self, server_round: int) -> bool:
-        return self._first_round is not None and server_round >= self._first_round
+        return self._first_round is not None and self.options.run.may_exchange(self._first_round, server_round)
 
-    def training_messages(self, server_round: int, messages: Iterable[Message]) -> Iterable[Message]:
+    def training_messages(self, server_round: int, messages: Sequence[Message]) -> Iterable[Message]:
         """Send the average if there is one; until then, each agent continues with its own model."""
         return messages if self._averages(server_round - 1) else without_arrays(messages)
 
@@ -171,6 +213,21 @@ class LateFedAvg(RecordedFedAvg):
     def combine(self, server_round: int, replies: Sequence[Message]) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Return the average from the first round of averaging on; None before."""
         return super().combine(server_round, replies) if self._averages(server_round) else (None, None)
+
+
+class LocalFedAvg(RecordedFedAvg):
+    """FedAvg with local fine-tuning: after the last round, each agent trains the average once more.
+
+    The common practice for personalised models. It takes one round of local training, on the
+    agent's own data, before the last test.
+    """
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Ask the agents in the last round to train the average, and to return the result."""
+        config["fine-tune"] = config["return-model"] = self._is_last(server_round)
+        return super().configure_evaluate(server_round, arrays, config, grid)
 
 
 class TunedFedAvg(RecordedFedAvg):
@@ -239,21 +296,34 @@ class RecordedFedMedian(RecordedFedAvg, FedMedian):
 
 
 class RecordedFedTrimmedAvg(RecordedFedAvg, FedTrimmedAvg):
-    """Flower's FedTrimmedAvg: the mean of each parameter without its extremes (Yin et al. 2018)."""
+    """Flower's FedTrimmedAvg: the mean of each parameter without its extremes (Yin et al. 2018).
+
+    Flower's default cuts a fifth of the values on each side, and none of fewer than five. With
+    three or four agents, one on each side is cut here: as for Krum, one agent may be malicious.
+    """
+
+    def __init__(self, options: Configuration, history: History) -> None:
+        agents = options.run.agents
+        super().__init__(options, history, beta=1 / agents if 2 < agents < 5 else 0.2)
 
 
 class FedALA(RecordedFedAvg):
     """FedALA (Zhang et al. 2023): each agent learns a weight of the average for each parameter."""
 
-    def training_messages(self, server_round: int, messages: Iterable[Message]) -> Iterable[Message]:
-        """Send the common initialisation in the first round, and no parameters later."""
-        return messages if server_round == 1 else without_arrays(messages)
+    def training_messages(self, server_round: int, messages: Sequence[Message]) -> Iterable[Message]:
+        """Send each agent the parameters that it starts from, and no parameters later."""
+        known = without_arrays(messages)
+        return [
+            own if own.metadata.dst_node_id in self.started else message
+            for own, message in zip(known, messages, strict=True)
+        ]
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Ask the agents to adapt the average to their data; they continue with the result."""
         config["aggregation"] = "adaptive"
+        config["return-model"] = self._is_last(server_round)
         return super().configure_evaluate(server_round, arrays, config, grid)
 
     def evaluates_in(self, server_round: int) -> bool:

@@ -26,10 +26,12 @@ from strategies.admission import Admission
 from strategies.checkpoints import Checkpoint, Checkpoints
 from strategies.exchange import build_messages, collect, warn
 from strategies.history import History
+from strategies.latecomers import Latecomers
 from strategies.queries import query
 from strategies.records import acknowledgement_in, agrees_in, as_record, asks_in, bids_in, message_content, numbers_in
 from strategies.recovery import Recovery
 from strategies.seats import Seat, Seats
+from strategies.selection import FinalModel
 
 Answer = TypeVar("Answer")
 
@@ -43,8 +45,10 @@ class ParameterMarket(Strategy):
         Aligns, merges, certifies and prices.
     agents
         Number of agents to wait for before the first round.
-    first_round
-        First round in which agents may trade.
+    first_round, last_round
+        First and last round in which agents may trade; 0 for no last one.
+    joins
+        Agent -> round in which it joins the market; agents that are missing join in round 1.
     common_init
         Ask agents without a model to start from the common initialisation.
     reply_timeout, connect_timeout
@@ -64,6 +68,8 @@ class ParameterMarket(Strategy):
         *,
         agents: int = 2,
         first_round: int = 5,
+        last_round: int = 0,
+        joins: Mapping[str, int] | None = None,
         common_init: bool = False,
         reply_timeout: float = 600.0,
         connect_timeout: float = 120.0,
@@ -76,7 +82,9 @@ class ParameterMarket(Strategy):
         self.seats = Seats()
         self.finished = 0
         self.common: StateDict = {}
-        self._agents, self._first_round, self._common_init = agents, first_round, common_init
+        self._agents, self._common_init = agents, common_init
+        self._first_round, self._last_round = first_round, last_round
+        self._latecomers = Latecomers(joins or {}, reply_timeout)
         self._reply_timeout = reply_timeout
         self._admission = Admission(
             broker,
@@ -108,6 +116,16 @@ class ParameterMarket(Strategy):
         self._last = self.finished + num_rounds
         return super().start(grid, initial_arrays, num_rounds, *args, **options)
 
+    @property
+    def final_models(self) -> dict[str, FinalModel]:
+        """Agent -> its model after the last round: the delivered one, or the broker's record."""
+        state = self.broker.state
+        received = {agent: delivery.purchase for agent, delivery in self._deliveries.items()}
+        return {
+            agent: FinalModel(received.get(agent) or model, state.profiles.get(agent))
+            for agent, model in state.models.items()
+        }
+
     def summary(self) -> None:
         """Log the strategy's settings."""
         terms = self.broker.terms
@@ -133,7 +151,8 @@ class ParameterMarket(Strategy):
             self._recovery.keep()  # a crash in the first round needs a checkpoint as well
         config["initialisation"] = "common" if self._common_init else "independent"
         nodes = self._admission.nodes(grid, server_round, resumable=self._recovery.possible)
-        contents = {node: self._training(node, server_round, config) for node in nodes}
+        absent = self._latecomers.absent(grid, nodes, server_round)
+        contents = {node: self._training(node, server_round, config) for node in nodes if node not in absent}
         self._sent = build_messages(contents, MessageType.TRAIN, server_round)
         return self._sent
 
@@ -165,7 +184,7 @@ class ParameterMarket(Strategy):
 
     def trades_in(self, market_round: int) -> bool:
         """Return whether agents may trade in a round."""
-        return market_round >= self._first_round
+        return self._first_round <= market_round and not 0 < self._last_round < market_round
 
     def may_buy(self, agent: str) -> bool:
         """Return whether an agent is told its offers."""

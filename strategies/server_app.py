@@ -1,8 +1,9 @@
 """The broker's Flower app: runs one arm and reports the result."""
 
 import os
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from logging import INFO
 from pathlib import Path
 from time import perf_counter
@@ -22,19 +23,28 @@ from fl_market.reports.results import check_finished
 from fl_market.reports.table import results_table
 from fl_market.run_folder import (
     LEDGER,
+    SPLIT_SEED,
     at_work,
     checkpoints_path,
     clear_folder,
     ledger_url,
     read_configuration,
+    read_split_seed,
     write_configuration,
     write_results,
+    write_split_seed,
 )
-from strategies.arms import Setting, arm_named
+from fl_market.tasks.task import BROKER
+from strategies.arms import Setting, arm_named, check_split, known_split_seed
+from strategies.baselines import Ensemble, RecordedFedAvg
 from strategies.checkpoints import Checkpoints
 from strategies.exchange import names_at
 from strategies.history import History, Observer
 from strategies.market import ParameterMarket
+from strategies.selection import Score, score_models
+
+SIMULATION_GRID = "InMemoryGrid"
+SPLIT_SEED_BITS = 63
 
 app = ServerApp()
 
@@ -48,13 +58,15 @@ def main(grid: Grid, context: Context) -> None:
     elif configuration.run.out_dir:
         clear_folder(Path(configuration.run.out_dir), overwrite=False)
     try:
-        _publish(configuration, run_arm(grid, configuration))
+        _publish(configuration, run_arm(grid, configuration, deployed=not _is_simulation(grid)))
     except UnfinishedRunError as error:
         _publish(configuration, error.result)
         raise
 
 
-def run_arm(grid: Grid, configuration: Configuration, observer: Observer | None = None) -> ArmResult:
+def run_arm(
+    grid: Grid, configuration: Configuration, observer: Observer | None = None, *, deployed: bool = False
+) -> ArmResult:
     """Run one arm over a grid, and return its result.
 
     Parameters
@@ -65,6 +77,8 @@ def run_arm(grid: Grid, configuration: Configuration, observer: Observer | None 
         Options of the run; ``strategy`` names the arm.
     observer
         Called after each round.
+    deployed
+        Whether agents are on machines of others: by default, the broker's split is then random.
 
     Raises
     ------
@@ -74,10 +88,12 @@ def run_arm(grid: Grid, configuration: Configuration, observer: Observer | None 
         If an agent finished no round.
     """
     arm = arm_named(configuration.run.strategy)
-    task = configuration.load_task()
+    task = configuration.load_task(BROKER)
+    check_split(arm, configuration, task)
     history = History(label(configuration.run.strategy), configuration.run.num_server_rounds, observer)
-    with _at_work(configuration), _opened_ledger(configuration) as ledger:
-        strategy = arm.build(Setting(configuration, task, history, ledger))
+    with _begun(configuration, deployed) as split_seed, Ledger.open(ledger_url(configuration)) as ledger:
+        setting = Setting(configuration, task, history, ledger, split_seed)
+        strategy = arm.build(setting)
         finished = _prepare(configuration, strategy)
         common = task.initial_model(configuration.run.seed)
         started = perf_counter()
@@ -89,13 +105,14 @@ def run_arm(grid: Grid, configuration: Configuration, observer: Observer | None 
                 timeout=configuration.run.reply_timeout,
             )
         seconds = perf_counter() - started
+        scores = _scores(strategy, setting)
         trades = strategy.broker.trades if isinstance(strategy, ParameterMarket) else []
         _identify_strangers(grid, configuration, history)
         result = ArmResult(
             arm=label(configuration.run.strategy),
             initialisation=arm.initialisation_in(configuration),
             trading_from=arm.exchanges_from(configuration),
-            agents=_agents(configuration, history, ledger, trades),
+            agents=_agents(configuration, history, ledger, trades, scores),
             rounds=configuration.run.num_server_rounds,
             deals=history.deals,
             offers=history.offers,
@@ -119,11 +136,44 @@ def _at_work(configuration: Configuration) -> AbstractContextManager[None]:
     return at_work(Path(configuration.run.out_dir), configuration.run.strategy)
 
 
-def _opened_ledger(configuration: Configuration) -> Ledger:
-    """Write the options of a new run, which can be resumed from then on; return the ledger."""
-    if configuration.run.out_dir and not configuration.run.resume:
-        write_configuration(configuration)
-    return Ledger.open(ledger_url(configuration))
+@contextmanager
+def _begun(configuration: Configuration, deployed: bool) -> Iterator[int]:
+    """Write the options of a new run, which can be resumed from then on; return its split seed.
+
+    The run's folder is locked inside the block.
+    """
+    with _at_work(configuration):
+        split_seed = _split_seed(configuration, deployed)
+        if configuration.run.out_dir and not configuration.run.resume:
+            write_configuration(configuration)
+        yield split_seed
+
+
+def _split_seed(configuration: Configuration, deployed: bool) -> int:
+    """Return the seed of the broker's split, drawn at random in a deployment unless it is given.
+
+    Agents are told the options, so that a random seed is kept beside them, in the run's folder.
+    """
+    folder = Path(configuration.run.out_dir)
+    if configuration.run.resume and (kept := read_split_seed(folder)) is not None:
+        return kept
+    if not deployed or configuration.run.split_seed >= 0:
+        return known_split_seed(configuration)
+    if configuration.run.resume:
+        raise MarketError(f"the run in {folder} cannot be resumed in a deployment: {SPLIT_SEED} is missing")
+    drawn = secrets.randbits(SPLIT_SEED_BITS)
+    if configuration.run.out_dir:
+        write_split_seed(folder, drawn)
+    return drawn
+
+
+def _is_simulation(grid: Grid) -> bool:
+    """Return whether Flower simulates the agents in the broker's own process.
+
+    Its grid is named, not imported: its module differs between releases. Any other grid counts as
+    one of a deployment, so that an error costs reproducibility and not secrecy.
+    """
+    return any(kind.__name__ == SIMULATION_GRID for kind in type(grid).__mro__)
 
 
 def _resumed(given: Configuration) -> Configuration:
@@ -162,8 +212,24 @@ def _identify_strangers(grid: Grid, configuration: Configuration, history: Histo
     history.identify(names_at(grid, strangers, configuration.run.num_server_rounds, configuration.run.reply_timeout))
 
 
+def _scores(strategy: Strategy, setting: Setting) -> dict[str, Score]:
+    """Return the score of each agent's final model, as far as the server knows it."""
+    if isinstance(strategy, Ensemble) or not isinstance(strategy, ParameterMarket | RecordedFedAvg):
+        return {}
+    try:
+        _, certify = setting.splits
+    except MarketError:  # too small: arms that certify nothing run all the same
+        return {}
+    seed, hardware = setting.configuration.run.seed, setting.configuration.hardware
+    return score_models(strategy.final_models, setting.task, certify, seed=seed, hardware=hardware)
+
+
 def _agents(
-    configuration: Configuration, history: History, ledger: Ledger, trades: Sequence[tuple[Deal, DealState]]
+    configuration: Configuration,
+    history: History,
+    ledger: Ledger,
+    trades: Sequence[tuple[Deal, DealState]],
+    scores: Mapping[str, Score],
 ) -> dict[str, AgentResult]:
     settled = [deal for deal, state in trades if state.paid]
     balances = ledger.balances()
@@ -175,6 +241,8 @@ def _agents(
             paid=sum(deal.price for deal in settled if deal.buyer == name),
             earned=sum(deal.price for deal in settled if deal.seller == name),
             balance=balances.get(name, 0),
+            broker_loss=scores[name].loss if name in scores else None,
+            broker_accuracy=scores[name].accuracy if name in scores else None,
         )
         for name in _names(configuration, history)
     }

@@ -299,7 +299,7 @@ def test_shells_complete_the_arguments(shell, capsys):
     ],
 )
 def test_options_without_effect_are_said_so(arguments, lines, capsys, tmp_path):
-    quick = ["--rounds", "1", "--train-samples", "300", "--broker-samples", "100", "--quiet", "--engine", "inline"]
+    quick = ["--rounds", "1", "--train-samples", "300", "--broker-samples", "200", "--quiet", "--engine", "inline"]
     starts = [] if "--first-round" in arguments or "market" not in " ".join(arguments) else ["--first-round", "1"]
     assert main([*arguments, *quick, *starts, "--out", str(tmp_path)]) == 0
     assert capsys.readouterr().err.splitlines() == [f"fl-market: {line}" for line in lines]

@@ -102,6 +102,9 @@ def test_ranges(bounds, limits, accepted, refused):
         ({"endowment": -1.0}, "endowment must be at least 0; got -1.0"),
         ({"endowment": 1e300}, "endowment is invalid: .* at most"),
         ({"profile": "best"}, "profile must be common, own, or classes .*; got 'best'"),
+        ({"validation-samples": 199}, "validation-samples must be 0 or at least 200, half of which certify; got 199"),
+        ({"fit-samples": 1}, "fit-samples must be 0 or at least 2; got 1"),
+        ({"split-seed": -2}, "split-seed must be at least -1; got -2"),
         ({"labels": "0,1;2"}, "labels must be two or more classes .*; got '0,1;2'"),
         ({"labels": "0,1;2,3", "common-init": True}, "common-init must be false with labels"),
         (

@@ -3,6 +3,7 @@
 import argparse
 import signal
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,11 @@ _TABLES = {
     "table2": "trading some layers, or the best layers within a budget",
     "figure2": "test losses of the arms by round",
 }
+_STUDIES = {
+    "scenarios": ("every arm, tuned alike, in ten situations", "scenarios"),
+    "labels": ("accuracy of the arms by the number of the broker's labels", "numbers of fit samples"),
+    "late": ("agents that meet after a long time apart", "networks"),
+}
 _FIGURES = {
     "figure3": "linear agents in the market compared with siloed ones",
     "figure4": "benefit of the market by the distance between the agents' tasks",
@@ -27,41 +33,26 @@ _FIGURES = {
 
 
 def add_experiments(commands: "Commands") -> None:
-    """Add the paper's experiments."""
-    parser = commands.add_parser("experiment", help="repeat one of the paper's experiments over several seeds")
+    """Add the paper's experiments, and the project's own comparisons."""
+    parser = commands.add_parser(
+        "experiment", help="repeat one of the paper's experiments, or compare the arms, over several seeds"
+    )
     experiments = parser.add_subparsers(required=True, metavar="NAME", dest="name")
     for name, text in _TABLES.items():
         table = experiments.add_parser(name, help=text)
-        table.add_argument(
-            "--scale",
-            choices=("quick", "full"),
-            default="quick",
-            help="size; full is the published setup (default: %(default)s)",
-        )
-        table.add_argument(
-            "--data-dir", required=True, metavar="DIR", help="folder of the data sets in torchvision's layout"
-        )
+        _add_size(table, ("quick", "medium", "full"), "full is the published setup")
         if name == "table1":
             table.add_argument(
                 "--data", type=names, default=[], metavar="SET,…", help="data sets, of mnist, cifar10 and tinyimagenet"
             )
-        _add_seeds(table, "0,1,2", "0,1,2")
-        table.add_argument(
-            "--jobs",
-            type=whole(0),
-            default=0,
-            metavar="N",
-            help="parallel runs; 0 for one per processor (default: %(default)s)",
-        )
-        table.add_argument(
-            "--device", choices=DEVICES, default="auto", help="device that computes the models (default: %(default)s)"
-        )
-        table.add_argument(
-            "--out", metavar="DIR", help="folder for the result; runs that are finished in it are not repeated"
-        )
-        table.add_argument("--quiet", action="store_true", help="hide progress")
-        add_debug(table)
         table.set_defaults(command=_table)
+    for name, (text, parts) in _STUDIES.items():
+        study = experiments.add_parser(name, help=text)
+        _add_size(study, ("quick", "full"), "quick takes an hour on two cores or less")
+        study.add_argument(
+            "--only", type=names, default=[], metavar="NAME,…", help=f"{parts} to run, of those of the scale"
+        )
+        study.set_defaults(command=_study)
     for name, text in _FIGURES.items():
         figure = experiments.add_parser(name, help=text)
         _add_seeds(figure, ",".join(map(str, range(20))), "0,1,…,19")
@@ -96,6 +87,30 @@ def add_bench(commands: "Commands") -> None:
     chaos.add_argument("--kills", type=whole(1), default=50, metavar="N", help="number of kills (default: %(default)s)")
     _add_bench_options(chaos, "chaos.json, the deployment and its logs")
     chaos.set_defaults(command=_chaos)
+
+
+def _add_size(parser: argparse.ArgumentParser, scales: Sequence[str], explanation: str) -> None:
+    """Add the options of an experiment that consists of cells."""
+    parser.add_argument("--scale", choices=scales, default="quick", help=f"size; {explanation} (default: %(default)s)")
+    parser.add_argument(
+        "--data-dir", required=True, metavar="DIR", help="folder of the data sets in torchvision's layout"
+    )
+    _add_seeds(parser, "0,1,2", "0,1,2")
+    parser.add_argument(
+        "--jobs",
+        type=whole(0),
+        default=0,
+        metavar="N",
+        help="parallel runs; 0 for one per processor (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--device", choices=DEVICES, default="auto", help="device that computes the models (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--out", metavar="DIR", help="folder for the result; runs that are finished in it are not repeated"
+    )
+    parser.add_argument("--quiet", action="store_true", help="hide progress")
+    add_debug(parser)
 
 
 def _add_seeds(parser: argparse.ArgumentParser, default: str, shown: str) -> None:
@@ -138,14 +153,39 @@ def _table(options: argparse.Namespace) -> int:
         options.device,
     )
     out_dir = options.out or new_folder(f"{options.name}-{options.scale}")
+    print(run_table(options.name, out_dir, plan, _reporter(options)))
+    print(Path(out_dir) / f"{options.name}.json")
+    return 0
 
+
+def _study(options: argparse.Namespace) -> int:
+    from fl_market.runner.environment import set_environment
+
+    set_environment()
+    from fl_market.experiments.studies import run_study
+    from fl_market.experiments.tuning import Study
+
+    study = Study(
+        options.scale,
+        str(Path(options.data_dir).absolute()),
+        options.seeds,
+        tuple(options.only),
+        options.jobs,
+        options.device,
+    )
+    out_dir = options.out or new_folder(f"{options.name}-{options.scale}")
+    print(run_study(options.name, out_dir, study, _reporter(options)))
+    for suffix in ("json", "png"):
+        print(Path(out_dir) / f"{options.name}.{suffix}")
+    return 0
+
+
+def _reporter(options: argparse.Namespace) -> Callable[[str], None]:
     def report(line: str) -> None:
         if not options.quiet:
             print(line, file=sys.stderr, flush=True)
 
-    print(run_table(options.name, out_dir, plan, report))
-    print(Path(out_dir) / f"{options.name}.json")
-    return 0
+    return report
 
 
 def _align(options: argparse.Namespace) -> int:

@@ -7,21 +7,24 @@ and every arm has the same budget. Published numbers are printed beside the meas
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
 from fl_market.configuration import Configuration
 from fl_market.errors import MarketError, OptionError
+from fl_market.experiments.outcomes import missed_rounds, percent, spread
 from fl_market.reports.curves import new_figure, save_figure
 from fl_market.reports.table import summary_table
 from fl_market.run_folder import prepare_folder, write_json
 from fl_market.runner.cells import run_cells
 
-SCALES = ("quick", "full")
+SCALES = ("quick", "medium", "full")
 SEEDS = (0, 1, 2)
 ARMS = ("siloed", "fedavg-late", "fedavg", "market-unaligned", "market", "market-fine")
 AGENTS = ("A", "B")
 
+PUBLISHED_TERMS = {"certificate": "published", "selection": "greedy", "service": "none"}
+"""The market as published: a gain over the buyer's model as it is, the least loss, no service."""
 _WIDE = {"optimiser": "adam", "norm": "layer", "widen": 6, "learning_rate": 0.01, "num_server_rounds": 60}
 _SMALL = {
     "norm": "layer",
@@ -35,22 +38,32 @@ _SMALL = {
     "num_server_rounds": 12,
     "test_every": 12,
 }
+_LONGER = {"num_server_rounds": 20, "test_every": 20}
 SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
     "mnist": {
         "quick": {"task": "mnist-mlp", "num_server_rounds": 20},
+        "medium": {"task": "mnist-mlp", "num_server_rounds": 60},
         "full": {"task": "mnist-mlp", "num_server_rounds": 60},
     },
     "cifar10": {
         "quick": {"task": "cifar10-resnet20", "train_samples": 2000, "broker_samples": 1600, **_SMALL},
+        "medium": {"task": "cifar10-resnet20", "train_samples": 10_000, "broker_samples": 2000, **_SMALL, **_LONGER},
         "full": {"task": "cifar10-resnet20", "batch_size": 512, "augment": True, **_WIDE},
     },
     "tinyimagenet": {
         "quick": {"task": "tinyimagenet-resnet20", "train_samples": 6000, "broker_samples": 2000, **_SMALL},
+        "medium": {
+            "task": "tinyimagenet-resnet20",
+            "train_samples": 20_000,
+            "broker_samples": 2000,
+            **_SMALL,
+            **_LONGER,
+        },
         "full": {"task": "tinyimagenet-resnet20", "batch_size": 256, **_WIDE},
     },
 }
 """Data set -> scale -> options that differ from the defaults; full is the published setup."""
-DATA_SETS = {"quick": ("mnist", "cifar10"), "full": ("mnist", "cifar10", "tinyimagenet")}
+DATA_SETS = {"quick": ("mnist", "cifar10"), "medium": ("cifar10",), "full": ("mnist", "cifar10", "tinyimagenet")}
 """The data sets of a scale, unless the user names others."""
 
 PUBLISHED: dict[str, dict[str, tuple[float, float]]] = {
@@ -128,7 +141,7 @@ class Plan:
 
     def cell(self, data_set: str, arm: str, seed: int, **options: Any) -> Configuration:
         """Return one run of the experiment."""
-        settings = SETTINGS[data_set][self.scale] | dict(self.options or {}) | options
+        settings = PUBLISHED_TERMS | SETTINGS[data_set][self.scale] | dict(self.options or {}) | options
         return Configuration.of(strategy=arm, seed=seed, data_dir=self.data_dir, device=self.device, **settings)
 
 
@@ -149,11 +162,11 @@ def table1(folder: Path, plan: Plan, report: Report) -> str:
     rows = []
     for name in SETTINGS:
         for arm in ARMS:
-            ours = [_percent(found[name][arm][agent]) if name in found else "not measured" for agent in AGENTS]
+            ours = [percent(found[name][arm][agent]) if name in found else "not measured" for agent in AGENTS]
             gain = _above(found[name], arm) if name in found else ""
             rows.append((f"{name}, {arm}", *ours, gain, _published(PUBLISHED[name].get(arm))))
     header = ("data, arm", "A", "B", "above fedavg-late", "the paper, A / B")
-    return summary_table(_title("Table 1", plan), header, rows) + _missed_rounds(results)
+    return summary_table(_title("Table 1", plan), header, rows) + missed_rounds(results)
 
 
 def table2(folder: Path, plan: Plan, report: Report) -> str:
@@ -182,14 +195,14 @@ def table2(folder: Path, plan: Plan, report: Report) -> str:
     table = [
         (
             label,
-            *(_percent(found[label][agent]) for agent in AGENTS),
+            *(percent(found[label][agent]) for agent in AGENTS),
             f"{shares[label]:.0%}" if label in shares else "",
             _published(PUBLISHED_LAYERS.get(label)),
         )
         for label in rows
     ]
     header = ("layers traded", "A", "B", "share of the whole gain", "the paper, A / B")
-    return summary_table(_title("Table 2", plan), header, table) + _missed_rounds(results)
+    return summary_table(_title("Table 2", plan), header, table) + missed_rounds(results)
 
 
 def figure2(folder: Path, plan: Plan, report: Report) -> str:
@@ -222,7 +235,7 @@ def figure2(folder: Path, plan: Plan, report: Report) -> str:
         for arm, some in curves.items()
     ]
     header = ("arm", "final test loss, mean of A and B", f"rounds of {rounds} to fedavg-late's final loss, by seed")
-    return summary_table(_title("Figure 2, MNIST", plan, "test loss"), header, rows) + _missed_rounds(results)
+    return summary_table(_title("Figure 2, MNIST", plan, "test loss"), header, rows) + missed_rounds(results)
 
 
 TABLES: dict[str, Callable[[Path, Plan, Report], str]] = {"table1": table1, "table2": table2, "figure2": figure2}
@@ -251,7 +264,7 @@ def _accuracies(results: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, flo
     found = {}
     for agent in AGENTS:
         values = [result["agents"][agent]["test_accuracy"] for result in results]
-        found[agent] = {"mean": mean(values), "std": stdev(values) if len(values) > 1 else 0.0}
+        found[agent] = spread(values)
     return found
 
 
@@ -272,31 +285,13 @@ def _above(found: Mapping[str, Mapping[str, Mapping[str, float]]], arm: str) -> 
     return f"{100 * _gain(found, arm, 'fedavg-late'):+.2f}" if arm != "fedavg-late" else ""
 
 
-def _percent(cell: Mapping[str, float]) -> str:
-    return f"{100 * cell['mean']:.2f} ± {100 * cell['std']:.2f}"
-
-
 def _spread(values: Sequence[float]) -> str:
-    return f"{mean(values):.4f} ± {stdev(values) if len(values) > 1 else 0.0:.4f}"
+    found = spread(values)
+    return f"{found['mean']:.4f} ± {found['std']:.4f}"
 
 
 def _published(pair: tuple[float, float] | None) -> str:
     return "" if pair is None else f"{pair[0]:.2f} / {pair[1]:.2f}"
-
-
-def _missed_rounds(results: Mapping[Configuration, Mapping[str, Any]]) -> str:
-    """Return one line for each run in which an agent missed a round; usually an empty text."""
-    lines = []
-    for cell, result in results.items():
-        rounds = cell.run.num_server_rounds
-        # cells of earlier versions do not count rounds
-        finished = {name: agent.get("rounds_finished", rounds) for name, agent in result["agents"].items()}
-        missed = [f"{name} {count}/{rounds}" for name, count in finished.items() if count < rounds]
-        if missed:
-            lines.append(
-                f"\nrounds finished, {cell.task.name}, {cell.run.strategy}, seed {cell.run.seed}: {', '.join(missed)}"
-            )
-    return "".join(lines)
 
 
 def _title(name: str, plan: Plan, metric: str = "test accuracy (%)") -> str:

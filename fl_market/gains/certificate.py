@@ -22,6 +22,9 @@ from fl_market.errors import MarketError
 from fl_market.gains.bounds import mean_lower_bound
 from fl_market.gains.scores import Scores
 
+OWN = "own"
+"""Name of the alternative that is the buyer's model as it is."""
+
 
 @dataclass(frozen=True)
 class Certificate:
@@ -158,15 +161,16 @@ def certify_increment(
     before = {name: _numbers(scores.brier) for name, scores in alternatives.items()}
     over = min(before, key=lambda name: (before[name].mean(), name))
     bounds = []
-    for name, own in before.items():
+    for name, scores in alternatives.items():
         if finite:
-            highest = max(alternatives[name].highest, merged.highest)
-            bounds.append(mean_lower_bound(own - after, -highest, highest, error))
+            highest = max(scores.highest, merged.highest)
+            bounds.append(mean_lower_bound(before[name] - after, -highest, highest, error))
         else:
-            bounds.append(_mean_and_lower_bound(own - after, 1 - error)[1])
+            bounds.append(_mean_and_lower_bound(before[name] - after, 1 - error)[1])
     mean = float((before[over] - after).mean())
     scale = 1.0 if kind == "difference" else max(float(before[over].mean()), np.finfo(float).tiny)
-    losses = [min(float(scores.loss.double().mean()), np.finfo(float).max) for scores in (alternatives[over], merged)]
+    own = alternatives.get(OWN, alternatives[over])
+    losses = [min(float(scores.loss.double().mean()), np.finfo(float).max) for scores in (own, merged)]
     return Certificate(mean / scale, min(bounds) / scale, 1 - error, losses[0], losses[1], len(after), over=over)
 
 

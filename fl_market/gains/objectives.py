@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from fl_market.choices import LEAST_CERTIFY_SAMPLES
 from fl_market.data import Batch
 from fl_market.errors import MarketError
 from fl_market.gains.losses import Loss, ModelLoss
@@ -136,8 +137,9 @@ def check_validation(data: Batch, like: Batch, classes: int) -> None:
         Outputs of the agent's model.
     """
     inputs, targets = data
-    if inputs.dim() < 1 or targets.dim() != 1 or len(inputs) < 4 or len(inputs) != len(targets):
-        raise MarketError("a buyer's own validation data must be at least four samples, each with its target")
+    least = 2 * LEAST_CERTIFY_SAMPLES  # one half fits α, and the other certifies
+    if inputs.dim() < 1 or targets.dim() != 1 or len(inputs) < least or len(inputs) != len(targets):
+        raise MarketError(f"a buyer's own validation data must be at least {least} samples, each with its target")
     if inputs.shape[1:] != like[0].shape[1:] or inputs.dtype != like[0].dtype:
         raise MarketError(
             f"a buyer's own validation inputs must be {like[0].dtype} of shape {tuple(like[0].shape[1:])}"

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fl_market.gains import Scores, certify
+from fl_market.gains.certificate import OWN
 from fl_market.market.buyers import Buyer
 from fl_market.market.merges import best_merge, serve
 from fl_market.market.placebos import placebos
@@ -20,7 +21,7 @@ from fl_market.merging import only_layers
 from fl_market.parameters import StateDict
 from fl_market.seeds import reproducible
 
-OWN, BEST = "own", "best"
+BEST = "best"
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,30 @@
 """The broker's work on one model: the best merge with a seller, and steps on the fit split."""
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
+from torch import nn
 
 from fl_market.errors import MarketError
+from fl_market.gains import ModelLoss, Objective
 from fl_market.hardware import Hardware
 from fl_market.market.buyers import Buyer
 from fl_market.market.fine_tuning import fine_tune_if_certified
 from fl_market.market.terms import Terms
-from fl_market.merging import Alpha, Merge, fit_weights, layer_sizes, mean_alpha
+from fl_market.merging import (
+    STRENGTHS,
+    Alpha,
+    Merge,
+    fit_weights,
+    hold_out,
+    layer_sizes,
+    mean_alpha,
+    predictions_of_both,
+    shrunk,
+    simplest_as_good,
+)
 from fl_market.parameters import StateDict
 
 
@@ -63,16 +77,52 @@ def best_merge(
         None if no merge has a finite loss, as with absurd parameters, or nothing would be bought.
     """
     fit = partial(_fitted, own, bought, buyer=buyer, terms=terms, towards=towards)
-    found = [merged for merge in _merges(own, bought, buyer, terms) if (merged := fit(merge, "model")) is not None]
-    if not found:
+    merges = _merges(own, bought, buyer, terms)
+    found = [(merge, alpha) for merge in merges if (alpha := fit(merge, buyer.objective)) is not None]
+    evaluated = [(merge, _merged(merge, alpha, buyer)) for merge, alpha in found]
+    if not evaluated:
         return None
-    merge, best = min(found, key=lambda entry: entry[1].loss)
+    merge, best = min(evaluated, key=lambda entry: entry[1].loss)
     if terms.granularity != "model":
-        entry = fit(merge, terms.granularity)
-        if entry is None:
+        alphas = _fine(own, bought, merge, best.alpha, buyer, fit, terms)
+        if not alphas:
             return None
-        best = entry[1]
+        best = _merged(merge, _chosen(alphas, merge, buyer), buyer)
     return best if mean_alpha(best.alpha, own, layers) > 0 else None
+
+
+def _fine(
+    own: StateDict,
+    bought: StateDict,
+    merge: Merge,
+    single: Alpha,
+    buyer: Buyer,
+    fit: Callable[..., Alpha | None],
+    terms: Terms,
+) -> list[Alpha]:
+    """Return candidates for the weights of layers or rows, those that use labels least first."""
+    objective, classifier = buyer.objective, buyer.objective.classifier
+    by_labels = fit(merge, objective, terms.granularity)
+    if by_labels is None or terms.selection == "greedy" or terms.layer_budget < 1 or not isinstance(single, float):
+        return [] if by_labels is None else [by_labels]
+    found: list[Alpha] = [single]
+    if classifier is not None:
+        matching = ModelLoss(classifier.model, nn.CrossEntropyLoss(reduction="none"), hardware=classifier.hardware)
+        targets = predictions_of_both(classifier, own, bought, objective.fit[0])
+        alpha = fit(merge, replace(objective, loss=matching, fit=targets), terms.granularity)
+        found += [] if alpha is None else [alpha]
+    assert not isinstance(by_labels, float)
+    return [*found, *(shrunk(by_labels, single, strength) for strength in STRENGTHS)]
+
+
+def _chosen(alphas: Sequence[Alpha], merge: Merge, buyer: Buyer) -> Alpha:
+    """Return the first of some weights that is as good as the best on held-out data."""
+    if len(alphas) == 1:
+        return alphas[0]
+    objective = buyer.objective
+    _, held_out = hold_out(objective.fit)
+    with torch.no_grad():
+        return alphas[simplest_as_good([objective.loss(merge(alpha), held_out) for alpha in alphas])]
 
 
 def serve(state: StateDict, buyer: Buyer, terms: Terms, layers: tuple[str, ...]) -> StateDict | None:
@@ -120,16 +170,16 @@ def _fitted(
     own: StateDict,
     bought: StateDict,
     merge: Merge,
-    granularity: str,
+    objective: Objective,
+    granularity: str = "model",
     *,
     buyer: Buyer,
     terms: Terms,
     towards: float | None,
-) -> tuple[Merge, Merged] | None:
-    objective = buyer.objective
+) -> Alpha | None:
     budget = int(terms.layer_budget * sum(layer_sizes(own).values())) if terms.layer_budget < 1 else None
     try:
-        alpha = fit_weights(
+        return fit_weights(
             own,
             bought,
             objective.loss,
@@ -145,7 +195,10 @@ def _fitted(
         )
     except MarketError:
         return None
+
+
+def _merged(merge: Merge, alpha: Alpha, buyer: Buyer) -> Merged:
+    objective = buyer.objective
     with torch.no_grad():
         state = merge(alpha)
-        loss = float(objective.loss(state, objective.fit).mean())
-    return merge, Merged(alpha, state, loss)
+        return Merged(alpha, state, float(objective.loss(state, objective.fit).mean()))

@@ -61,4 +61,5 @@ def _noise_like(tensor: Tensor) -> Tensor:
     # in double precision, and within the range of the type: absurd finite parameters stay finite
     noise, limit = _normal(tensor).double(), torch.finfo(tensor.dtype).max
     scale = torch.linalg.vector_norm(tensor.double()) / torch.linalg.vector_norm(noise).clamp(min=1e-12)
-    return (noise * scale).clamp(-limit, limit).to(tensor)
+    scaled: Tensor = (noise * scale).clamp(-limit, limit).to(tensor)
+    return scaled

@@ -49,8 +49,8 @@ class Terms:
     )
     selection: str = option(
         "patient",
-        "choice of the single purchased weight: the nearest to an equal share that is no worse than the best "
-        "(patient), or the least loss of this round (greedy, as published)",
+        "choice of purchased weights: near an equal share, and with as little use of labels, as is no worse "
+        "than the best (patient), or with the least loss of this round (greedy, as published)",
         choices=SELECTIONS,
     )
     gain: str = option(

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from fl_market.data import Batch
 from fl_market.gains import Certificate, certify, certify_increment, class_rises, harms
+from fl_market.gains.certificate import OWN
 from fl_market.market.buyers import Buyer
-from fl_market.market.incumbents import BEST, OWN, Incumbent
+from fl_market.market.incumbents import BEST, Incumbent
 from fl_market.market.merges import best_merge, serve
 from fl_market.market.terms import Terms
 from fl_market.merging import (

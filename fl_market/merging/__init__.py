@@ -3,6 +3,7 @@
 from fl_market.choices import GRANULARITIES
 from fl_market.merging.descent import hold_out
 from fl_market.merging.fine_tuning import fine_tune
+from fl_market.merging.fine_weights import STRENGTHS, predictions_of_both, shrunk, simplest_as_good
 from fl_market.merging.interpolation import Alpha, Merge, interpolate
 from fl_market.merging.layers import ALL, best_layers, layer_of, layer_sizes, layers_of, only_layers, select_layers
 from fl_market.merging.methods import MERGE_METHODS, MergeMethod
@@ -15,6 +16,7 @@ __all__ = [
     "ALL",
     "GRANULARITIES",
     "MERGE_METHODS",
+    "STRENGTHS",
     "Alpha",
     "Merge",
     "MergeMethod",
@@ -32,6 +34,9 @@ __all__ = [
     "mean_alpha",
     "merge_many",
     "only_layers",
+    "predictions_of_both",
     "repair_for",
     "select_layers",
+    "shrunk",
+    "simplest_as_good",
 ]

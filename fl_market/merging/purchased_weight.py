@@ -17,6 +17,7 @@ from fl_market.data import Batch
 from fl_market.errors import MarketError
 from fl_market.gains.losses import Loss
 from fl_market.merging.descent import Variables, descend, whole_batches
+from fl_market.merging.fine_weights import as_good
 from fl_market.merging.interpolation import Alpha, Merge, interpolate
 from fl_market.merging.layers import layer_of
 from fl_market.merging.rows import best_rows, row_gains
@@ -154,19 +155,9 @@ def _fit_single(own: StateDict, losses: Callable[[Alpha], Tensor], towards: floa
             return best
         if towards not in known:
             mean_losses([towards])
-        as_good = [best, *(alpha for alpha in known if _as_good(known[alpha], known[best]))]
-        return min(as_good, key=lambda alpha: (abs(alpha - towards), alpha))
-
-
-def _as_good(losses: Tensor, best: Tensor) -> bool:
-    """Return whether losses exceed the best ones by at most the standard error of the difference.
-
-    The one-standard-error rule of model selection, on paired differences: the best α of this round
-    by a hair is not the best for the rounds to come, in which averages of all agents have less
-    noise (Breiman et al. 1984, section 3.4.3, for the rule).
-    """
-    excess = (losses - best).double()
-    return bool(excess.mean() <= excess.std() / len(excess) ** 0.5)
+        # the best α of this round by a hair is not the best for the rounds to come
+        candidates = [best, *(alpha for alpha in known if as_good(known[alpha], known[best]))]
+        return min(candidates, key=lambda alpha: (abs(alpha - towards), alpha))
 
 
 def mean_alpha(alpha: Alpha, state: StateDict, layers: Collection[str] | None = None) -> float:

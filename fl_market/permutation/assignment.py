@@ -10,6 +10,9 @@ _PRICED_FROM = 256
 _STEPS = 4
 """Steps of Bellman and Ford's algorithm: few suffice, as the prices need not be exact."""
 
+_LARGEST = 1e30
+"""Cost in place of an infinite one; sums of many are finite."""
+
 
 class Assignment:
     """A sequence of linear assignment problems, each much like the one before it.
@@ -33,6 +36,8 @@ class Assignment:
             solution, but not otherwise.
         """
         cost = -similarity.numpy()
+        if not np.isfinite(cost).all():  # the parameters of a diverged or hostile model may overflow
+            cost = np.nan_to_num(cost, nan=0.0, posinf=_LARGEST, neginf=-_LARGEST).clip(-_LARGEST, _LARGEST)
         if len(cost) < _PRICED_FROM:
             return linear_sum_assignment(cost)[1].astype(np.int64)
         if self._rows is None or self._columns is None:

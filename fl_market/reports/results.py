@@ -46,6 +46,9 @@ class AgentResult:
         Number of its replies that failed or were refused, in any exchange.
     paid, earned, balance
         Prices of its settled purchases and sales, and its account at the end.
+    broker_loss, broker_accuracy
+        Mean loss and accuracy of its final model on the broker's certify split, under its own
+        objective, for the selection of learning rates; None if the server does not know the model.
     """
 
     rounds: tuple[RoundResult, ...]
@@ -54,6 +57,8 @@ class AgentResult:
     paid: int = 0
     earned: int = 0
     balance: int = 0
+    broker_loss: float | None = None
+    broker_accuracy: float | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Return plain types; the final metrics are those of the agent's last test."""
@@ -67,6 +72,8 @@ class AgentResult:
             "paid": self.paid,
             "earned": self.earned,
             "balance": self.balance,
+            "broker_loss": self.broker_loss,
+            "broker_accuracy": self.broker_accuracy,
             "rounds": [vars(result) for result in self.rounds],
         }
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fl_market.configuration import Configuration
+from fl_market.reports.results import UnfinishedRunError
 from fl_market.run_folder import prepare_folder, write_json
 
 CELLS = "cells"
@@ -23,6 +24,7 @@ def run_cells(
     *,
     jobs: int = 0,
     report: Callable[[str], None] = lambda line: None,
+    unfinished: bool = False,
 ) -> list[dict[str, Any]]:
     """Return the result of each run, as ``ArmResult.as_json`` has it.
 
@@ -38,6 +40,9 @@ def run_cells(
         not depend on it.
     report
         Called with a line for each finished cell.
+    unfinished
+        Whether a run in which some agent finished no round is a result, rather than a failure. Its
+        models may have diverged.
 
     Raises
     ------
@@ -52,7 +57,8 @@ def run_cells(
         workers = jobs or (1 if on_device else os.cpu_count() or 1)
         # a fresh process for each worker: neither threads nor an accelerator survive a fork
         with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-            running = {pool.submit(run_cell, cell): (key, cell) for key, cell in missing.items()}
+            run = run_cell_to_its_end if unfinished else run_cell
+            running = {pool.submit(run, cell): (key, cell) for key, cell in missing.items()}
             _collect(running, kept, report)
     return [json.loads((kept / f"{_key(cell)}.json").read_text(encoding="utf-8"))["result"] for cell in cells]
 
@@ -87,6 +93,14 @@ def run_cell(cell: Configuration) -> dict[str, Any]:
     return run_inline(cell).as_json()
 
 
+def run_cell_to_its_end(cell: Configuration) -> dict[str, Any]:
+    """Run one cell in this process; agents that finished no round have no test in its result."""
+    try:
+        return run_cell(cell)
+    except UnfinishedRunError as error:
+        return error.result.as_json()
+
+
 def _key(cell: Configuration) -> str:
     options = {name: value for name, value in cell.to_mapping().items() if name not in _OF_ONE_MACHINE}
     options["sample"] = not cell.task.data_dir
@@ -95,5 +109,6 @@ def _key(cell: Configuration) -> str:
 
 
 def _line(cell: Configuration, result: dict[str, Any]) -> str:
-    accuracies = " / ".join(f"{100 * agent['test_accuracy']:.2f}" for agent in result["agents"].values())
+    tested = [agent["test_accuracy"] for agent in result["agents"].values()]
+    accuracies = " / ".join("—" if accuracy is None else f"{100 * accuracy:.2f}" for accuracy in tested)
     return f"{cell.task.name}, {cell.run.strategy}, seed {cell.run.seed}: {accuracies} % ({result['seconds']:.0f} s)"

@@ -11,7 +11,8 @@ from fl_market.reports.summary import summarise
 from fl_market.run_folder import SUMMARY, clear_folder, write_json, write_results
 from fl_market.runner.agents import check_agents
 from fl_market.runner.engines import Engine
-from strategies.arms import arm_named
+from fl_market.tasks.task import BROKER
+from strategies.arms import arm_named, check_split
 from strategies.history import Observer
 
 
@@ -48,6 +49,7 @@ def compare(
     """
     check_arms(arms)
     check_agents(configuration)  # before anything is removed or started
+    _check_splits(configuration, arms)
     clear_folder(Path(configuration.run.out_dir), overwrite)
     return _run(configuration, arms, engine, observer)
 
@@ -87,6 +89,7 @@ def compare_seeds(
     """
     check_arms(arms)
     check_agents(configuration.with_options(seed=seeds[0]))  # each comparison checks its own seed again
+    _check_splits(configuration.with_options(seed=seeds[0]), arms)
     folder = Path(configuration.run.out_dir)
     clear_folder(folder, overwrite)
     by_seed = {
@@ -107,6 +110,12 @@ def check_arms(arms: Sequence[str]) -> None:
     """Raise MarketError if an arm is unknown."""
     for arm in arms:
         arm_named(arm)
+
+
+def _check_splits(configuration: Configuration, arms: Sequence[str]) -> None:
+    """Raise MarketError if an arm certifies gains on too few samples."""
+    for arm in arms:
+        check_split(arm_named(arm), configuration, configuration.load_task(BROKER))
 
 
 def _run(

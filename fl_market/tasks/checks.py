@@ -8,13 +8,13 @@ from fl_market.data import Batch
 from fl_market.errors import MarketError
 from fl_market.naming import agent_name
 from fl_market.seeds import reproducible
-from fl_market.tasks.task import Task
+from fl_market.tasks.task import BROKER, Party, Task
 
 FEWEST_BROKER_SAMPLES = 4
 """One half fits α and the other certifies the gain; a spread needs two samples in each."""
 
 
-def check_task(task: Task) -> None:
+def check_task(task: Task, party: Party = None) -> None:
     """Raise unless agents and broker can train, trade and test with a task.
 
     Its parts must have inputs of one shape and dtype and a class for each; the broker's must have
@@ -26,6 +26,8 @@ def check_task(task: Task) -> None:
     ----------
     task
         The task as its function made it.
+    party
+        The party whose samples the task holds; None for all. An agent's task has no broker's data.
 
     Raises
     ------
@@ -36,6 +38,12 @@ def check_task(task: Task) -> None:
         _check_part(part, data, task)
     if not len(task.test[0]):
         raise MarketError(f"the test set of {task.name} has no samples")
+    if party in (None, BROKER):
+        _check_broker(task)
+    _check_model(task)
+
+
+def _check_broker(task: Task) -> None:
     if len(task.broker[0]) < FEWEST_BROKER_SAMPLES:
         raise MarketError(
             f"the broker of {task.name} needs at least {FEWEST_BROKER_SAMPLES} validation samples; got "
@@ -44,7 +52,6 @@ def check_task(task: Task) -> None:
     counts = torch.bincount(task.broker[1], minlength=task.classes).tolist()
     if 0 in counts:
         raise MarketError(f"the broker's data in {task.name} has no sample of class {counts.index(0)}")
-    _check_model(task)
 
 
 def _parts(task: Task) -> Iterator[tuple[str, Batch]]:

@@ -11,7 +11,7 @@ from fl_market.data import Batch
 from fl_market.errors import MarketError
 from fl_market.tasks.images import crop_and_flip, normalised
 from fl_market.tasks.partition import shared_task
-from fl_market.tasks.reading import reading
+from fl_market.tasks.reading import kept_if_repeated, reading
 from fl_market.tasks.resnet import ResNet
 from fl_market.tasks.task import Task, TaskOptions
 from fl_market.tasks.torchvision_import import import_torchvision
@@ -55,6 +55,7 @@ def prepared(images: Tensor) -> Tensor:
     return normalised(images, MEAN, DEVIATION)
 
 
+@kept_if_repeated(1)
 def read_cifar10(data_dir: Path, download: bool = False) -> tuple[Batch, Batch]:
     """Return the published training and test parts: (samples, 3, 32, 32) bytes, and labels.
 

@@ -3,6 +3,7 @@
 import gzip
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from fl_market.data import Batch
 from fl_market.tasks.partition import shared_task
-from fl_market.tasks.reading import naming, reading
+from fl_market.tasks.reading import kept_if_repeated, naming, reading
 from fl_market.tasks.sample import load_sample
 from fl_market.tasks.task import Task, TaskOptions
 from fl_market.tasks.torchvision_import import import_torchvision
@@ -25,24 +26,24 @@ def mnist_task(name: str, build: Callable[[int], nn.Module], options: TaskOption
     """Return the task of one model on MNIST.
 
     The broker's data is taken out of the training set: 5 000 samples of the full set. The shipped
-    sample has a separate part for the broker.
+    sample has a separate part for the broker, which is read for the broker alone.
     """
     if options.data_dir:
         train, test = read_mnist(Path(options.data_dir), options.download)
         return shared_task(name, build, train, test, options, batch_size=BATCH_SIZE, prepare=prepared)
-    sample = load_sample()
     return shared_task(
         name,
         build,
-        sample["train"],
-        sample["test"],
+        load_sample("train"),
+        load_sample("test"),
         options,
         batch_size=SAMPLE_BATCH_SIZE,
-        broker=sample["broker"],
+        broker=partial(load_sample, "broker"),
         prepare=prepared,
     )
 
 
+@kept_if_repeated(1)
 def read_mnist(data_dir: Path, download: bool = False) -> tuple[Batch, Batch]:
     """Return MNIST's published training and test parts: (samples, 28, 28) bytes, and labels.
 

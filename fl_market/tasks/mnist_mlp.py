@@ -12,8 +12,10 @@ WIDTHS = (784, 32, 32, 32, 16)
 
 
 def mnist_mlp(options: TaskOptions) -> Task:
-    """Return the task ``mnist-mlp``."""
-    return mnist_task("mnist-mlp", build_mlp, options)
+    """Return the task ``mnist-mlp``; ``options.widen`` multiplies the hidden units."""
+    pixels, *hidden = WIDTHS
+    widths = (pixels, *(options.widen * width for width in hidden))
+    return mnist_task("mnist-mlp", lambda classes: build_mlp(classes, widths), options)
 
 
 def build_mlp(classes: int = 10, widths: Sequence[int] = WIDTHS) -> nn.Module:

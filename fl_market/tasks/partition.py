@@ -1,6 +1,8 @@
 """Partition a training set among the broker and the agents."""
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,24 +14,34 @@ from fl_market.data import Batch
 from fl_market.errors import MarketError, OptionError
 from fl_market.plugins import find
 from fl_market.seeds import numpy_generator, torch_generator
-from fl_market.tasks.task import Task, TaskOptions
+from fl_market.tasks.reading import kept_if_repeated
+from fl_market.tasks.task import BROKER, Party, Task, TaskOptions
 
 BROKER_SAMPLES = 5000
+
+
+class Inputs(Protocol):
+    """Inputs of a data set by their numbers: a tensor, or files that are read on demand."""
+
+    def __getitem__(self, samples: Tensor, /) -> Tensor:
+        """Return the inputs of some samples, by their numbers."""
 
 
 def shared_task(
     name: str,
     build: Callable[[int], nn.Module],
-    train: Batch,
+    train: Batch | tuple[Inputs, Tensor],
     test: Batch,
     options: TaskOptions,
     *,
     batch_size: int,
-    broker: Batch | None = None,
+    broker: Batch | Callable[[], Batch] | None = None,
     augment: Callable[[Tensor], Tensor] | None = None,
     prepare: Callable[[Tensor], Tensor] | None = None,
 ) -> Task:
     """Return a classification task whose training set is partitioned among broker and agents.
+
+    Only the samples of ``options.party`` are taken out of the data set and prepared.
 
     Parameters
     ----------
@@ -44,68 +56,88 @@ def shared_task(
     batch_size
         Default batch size of local training.
     broker
-        The broker's data; by default ``options.broker_samples``, or 5 000, samples of ``train``.
+        The broker's data, or a function that returns them and is called for the broker alone; by
+        default ``options.broker_samples``, or 5 000, samples of ``train``.
     augment
         Random change of a batch of training inputs.
     prepare
         Makes inputs of images; see :class:`Task`. Applied to all inputs after the partition,
         because most of a large training set in bytes is never needed as floats.
     """
-    broker, train = _split(train, broker, options)
 
-    def prepared(part: Batch) -> Batch:
-        return part if prepare is None else (prepare(part[0]), part[1])
+    def prepared(inputs: Tensor, targets: Tensor) -> Batch:
+        return (inputs if prepare is None else prepare(inputs)), targets
 
+    inputs, targets = train
+    common = prepared(test[0], test[1])
+    nothing = tuple(part[:0] for part in common)
+
+    def taken(samples: Tensor, party: Party) -> Batch:
+        return prepared(inputs[samples], targets[samples]) if options.party in (None, party) else nothing
+
+    parts = _partition(targets.long().numpy().tobytes(), broker is None, replace(options, party=None))
+    if broker is None:
+        brokers = taken(parts.broker, BROKER)
+    elif options.party in (None, BROKER):
+        brokers = prepared(*_some(broker() if callable(broker) else broker, options))
+    else:
+        brokers = nothing
     return Task(
         name=name,
         build=build,
         classes=1 + int(test[1].max()),
         criterion=nn.CrossEntropyLoss(reduction="none"),
-        agents=tuple(prepared(part) for part in share_out(train, options)),
-        broker=prepared(broker),
-        test=prepared(test),
+        agents=tuple(taken(samples, agent) for agent, samples in enumerate(parts.agents)),
+        broker=brokers,
+        test=common,
         batch_size=batch_size,
         augment=augment,
         prepare=prepare,
     )
 
 
-def _split(train: Batch, broker: Batch | None, options: TaskOptions) -> tuple[Batch, Batch]:
-    """Return the broker's data and the agents' training set."""
-    count = options.broker_samples or BROKER_SAMPLES
-    if broker is None:
-        return take_out(train, count, options.seed, "broker-data", option="broker-samples")
-    if options.broker_samples:
-        broker, _ = take_out(broker, count, options.seed, "broker-data", option="broker-samples")
-    return broker, train
-
-
-def share_out(train: Batch, options: TaskOptions) -> tuple[Batch, ...]:
-    """Return each agent's part of the training set, partitioned as ``options.partition`` says.
-
-    With ``options.train_samples``, only that many samples are partitioned.
-    """
-    if options.train_samples:
-        train, _ = take_out(train, options.train_samples, options.seed, "training-data", option="train-samples")
-    inputs, targets = train
-    parts = _partition(targets, options)
-    return tuple((inputs[part], targets[part]) for part in parts)
-
-
-def take_out(data: Batch, count: int, seed: int, purpose: str, *, option: str = "count") -> tuple[Batch, Batch]:
-    """Return ``count`` samples with the shares of the classes kept, and the remaining samples.
-
-    Raises
-    ------
-    MarketError
-        If ``count``, named ``option`` in the message, is below the number of classes or not below
-        that of samples.
-    """
+def _some(data: Batch, options: TaskOptions) -> tuple[Tensor, Tensor]:
+    """Return as many samples of the broker's own data set as the options say."""
     inputs, targets = data
-    taken = stratified(targets, count, seed, purpose, option=option)
-    left = torch.ones(len(targets), dtype=torch.bool)
-    left[taken] = False
-    return (inputs[taken], targets[taken]), (inputs[left], targets[left])
+    if not options.broker_samples:
+        return inputs, targets
+    samples = stratified(targets, options.broker_samples, options.seed, "broker-data", option="broker-samples")
+    return inputs[samples], targets[samples]
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """The numbers of the samples of a training set that broker and agents have."""
+
+    broker: Tensor
+    agents: tuple[Tensor, ...]
+
+
+@kept_if_repeated(4)
+def _partition(labels: bytes, with_broker: bool, options: TaskOptions) -> _Parts:
+    """Return each party's samples, partitioned among the agents as ``options.partition`` says.
+
+    With ``options.train_samples``, only that many samples are partitioned among the agents.
+
+    Parameters
+    ----------
+    labels
+        The targets of the training set, as 64-bit integers.
+    with_broker
+        Whether the broker's data are part of the training set, and taken out first.
+    options
+        Say how it is partitioned.
+    """
+    targets = torch.frombuffer(bytearray(labels), dtype=torch.int64)
+    broker, left = torch.empty(0, dtype=torch.int64), torch.arange(len(targets))
+    if with_broker:
+        count = options.broker_samples or BROKER_SAMPLES
+        broker = stratified(targets, count, options.seed, "broker-data", option="broker-samples")
+        left = left[~torch.isin(left, broker)]
+    if options.train_samples:
+        count = options.train_samples
+        left = left[stratified(targets[left], count, options.seed, "training-data", option="train-samples")]
+    return _Parts(broker, tuple(left[part] for part in _among_agents(targets[left], options)))
 
 
 def stratified(targets: Tensor, count: int, seed: int, *purpose: str, option: str = "count") -> Tensor:
@@ -206,6 +238,63 @@ def by_shards(targets: Tensor, agents: int, seed: int, shards: int) -> list[Tens
     return [torch.sort(torch.cat([cuts[index] for index in dealt[agent::agents]])).values for agent in range(agents)]
 
 
+def by_shares(targets: Tensor, agents: int, seed: int, *shares: float) -> list[Tensor]:
+    """Return each agent's indices: disjoint parts of given sizes, with the same mix of classes.
+
+    Parameters
+    ----------
+    targets
+        Labels, shape (samples,).
+    agents, seed
+        Number of agents; seed of the draw.
+    *shares
+        Share of each agent in the samples, of which the rest is left out.
+
+    Raises
+    ------
+    OptionError
+        If there is not one share above 0 for each agent, or their sum is above 1.
+    """
+    if len(shares) != agents or not all(share > 0 for share in shares) or sum(shares) > 1 + 1e-9:
+        raise OptionError(
+            f"shares must be {agents} numbers above 0, one for each agent, of sum 1 or less; got {shares}"
+        )
+    generator = torch_generator(seed, "partition", "shares")
+    parts: list[list[Tensor]] = [[] for _ in range(agents)]
+    for label in torch.unique(targets):
+        members = torch.nonzero(targets == label).flatten()
+        members = members[torch.randperm(len(members), generator=generator)]
+        ends = [round(float(end) * len(members)) for end in np.cumsum((0.0, *shares))]
+        for part, (start, end) in zip(parts, pairwise(ends), strict=True):
+            part.append(members[start:end])
+    return [torch.sort(torch.cat(part)).values for part in parts]
+
+
+def evenly(targets: Tensor, agents: int, seed: int) -> list[Tensor]:
+    """Return each agent's indices: equal parts with the same mix of classes."""
+    return by_shares(targets, agents, seed, *[1 / agents] * agents)
+
+
+def by_ranges_of_classes(targets: Tensor, agents: int, seed: int, classes: int) -> list[Tensor]:
+    """Return each agent's indices: the samples of neighbouring classes in its equal part.
+
+    The ranges begin at equal distances: two agents with 7 of 10 classes have 0 to 6 and 3 to 9.
+
+    Raises
+    ------
+    OptionError
+        If there are fewer classes.
+    """
+    known = torch.unique(targets)
+    if not 1 <= classes <= len(known):
+        raise OptionError(f"the classes of each agent must be from 1 to {len(known)}; got {classes}")
+    parts = []
+    for agent, part in enumerate(evenly(targets, agents, seed)):
+        first = round(agent * (len(known) - classes) / max(1, agents - 1))
+        parts.append(part[torch.isin(targets[part], known[first : first + classes])])
+    return parts
+
+
 class Partitioner(Protocol):
     """The used part of ``flwr_datasets.partitioner.Partitioner``."""
 
@@ -250,6 +339,9 @@ PARTITIONS: dict[str, Callable[..., list[Tensor]]] = {
     "halves": by_halves_of_classes,
     "dirichlet": by_dirichlet,
     "shards": by_shards,
+    "even": evenly,
+    "shares": by_shares,
+    "classes": by_ranges_of_classes,
 }
 """The partitions by name."""
 
@@ -276,7 +368,7 @@ def parse_partition(text: str) -> Callable[[Tensor, int, int], list[Tensor]]:
     return partition
 
 
-def _partition(targets: Tensor, options: TaskOptions) -> list[Tensor]:
+def _among_agents(targets: Tensor, options: TaskOptions) -> list[Tensor]:
     """Return each agent's indices.
 
     Raises

@@ -1,10 +1,44 @@
-"""One clear sentence if a data set cannot be read."""
+"""Reading of data sets: one clear sentence if that fails, and fewer repetitions in a simulation."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache, wraps
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 from fl_market.errors import MarketError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def kept_if_repeated(count: int) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Return a decorator that keeps a function's last results from its second equal call on.
+
+    An agent's process reads a data set once, and must not keep more of it than its own part. A
+    simulation plays all parties in one process, and reads a data set for each.
+
+    Parameters
+    ----------
+    count
+        Number of results to keep.
+    """
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        called: set[int] = set()
+        kept = lru_cache(count)(function)
+
+        @wraps(function)
+        def call(*arguments: P.args, **named: P.kwargs) -> R:
+            key = hash((arguments, tuple(named.items())))
+            if key in called:
+                return kept(*arguments, **named)  # type: ignore[arg-type]
+            called.add(key)
+            return function(*arguments, **named)
+
+        return call
+
+    return decorate
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from torch import Tensor, nn
 
@@ -13,6 +14,10 @@ from fl_market.parameters import StateDict
 from fl_market.plugins import find
 from fl_market.seeds import reproducible
 from fl_market.settings import TaskSettings
+
+BROKER: Literal["broker"] = "broker"
+Party = int | Literal["broker"] | None
+"""An agent's number, :data:`BROKER`, or None for all parties together."""
 
 
 @dataclass(frozen=True)
@@ -27,16 +32,22 @@ class TaskOptions(TaskSettings):
         Decides the broker's part and each agent's.
     augment
         Change training images at random: crop and flip.
+    party
+        The party that the task is for: the broker, or one agent by its number. It is given no other
+        party's samples, so they need not be made. None for the samples of all.
     """
 
     agents: int = 2
     seed: int = 0
     augment: bool = False
+    party: Party = None
 
 
 @dataclass(frozen=True)
 class Task:
     """One classification problem, partitioned among the agents and the broker.
+
+    A process holds the samples of its own party: those of all other parties are empty batches.
 
     Attributes
     ----------
@@ -49,7 +60,7 @@ class Task:
     criterion
         Losses of (outputs, targets), one loss for each sample.
     agents
-        Training data of each agent: inputs and targets.
+        Training data of each agent by its number: inputs and targets.
     broker
         The broker's validation data, disjoint from the agents' training data.
     test
@@ -94,6 +105,18 @@ class Task:
         broker, test = with_labels(self.broker, labels), with_labels(self.test, labels)
         return replace(self, classes=len(labels), agents=agents, broker=broker, test=test)
 
+    def only_for(self, party: Party) -> "Task":
+        """Return the task without the samples of other parties; None is all parties together."""
+        if party is None:
+            return self
+        nothing = tuple(part[:0] for part in self.test)
+        return replace(
+            self,
+            agents=tuple(_own(data) if index == party else nothing for index, data in enumerate(self.agents)),
+            broker=_own(self.broker) if party == BROKER else nothing,
+            test=_own(self.test),
+        )
+
     def initial_model(self, seed: int, agent: str | None = None) -> nn.Module:
         """Return an untrained model: the agent's own initialisation, or the common one for None."""
         with reproducible(seed, "initial-weights", agent or "common"):
@@ -103,6 +126,11 @@ class Task:
     def template(self) -> StateDict:
         """A state dict of the right names, shapes and dtypes."""
         return self.build_model().state_dict()
+
+
+def _own(data: Batch) -> Batch:
+    """Return the data; a slice is copied, for it would keep the whole tensor in memory."""
+    return tuple(part.clone() if part.untyped_storage().nbytes() > part.nbytes else part for part in data)
 
 
 TASKS: dict[str, Callable[[TaskOptions], Task]] = {}

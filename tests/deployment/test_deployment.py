@@ -13,7 +13,9 @@ from fl_market.configuration import Configuration
 from fl_market.deployment.processes import Deployment, why_not_here
 from fl_market.ledger import Ledger, read_receipts, reconcile
 from fl_market.parameters import digest
+from fl_market.run_folder import read_split_seed
 from tests import far_apart
+from tests.terms import PUBLISHED
 
 OPTIONS = {
     "agents": 3,
@@ -23,6 +25,8 @@ OPTIONS = {
     "first-round": 2,
     "learning-rate": 0.1,
     "bind-accounts": True,
+    **PUBLISHED,
+    "split-seed": 0,  # in a deployment it is random otherwise
 }
 PRIOR = 'prior="exponential(1000)"'
 PRIVATE = {"north": f"{PRIOR} purchase-limit=0.06", "south": f"{PRIOR} reserve-price=0.01", "west": PRIOR}
@@ -30,9 +34,9 @@ PRIVATE = {"north": f"{PRIOR} purchase-limit=0.06", "south": f"{PRIOR} reserve-p
 pytestmark = [pytest.mark.long, pytest.mark.skipif(bool(why_not_here()), reason=why_not_here())]
 
 
-def run(deployment, options):
+def run(deployment, options, folder="out"):
     """Run a market to its end, and return the result of its arm."""
-    out = deployment.folder / "out"
+    out = deployment.folder / folder
     deployment.submit(options | {"out-dir": str(out)})
     deadline = time.monotonic() + 400
     while time.monotonic() < deadline and not (out / "results.json").exists():
@@ -40,14 +44,17 @@ def run(deployment, options):
         assert not deployment.last_status().startswith("finished:") or (out / "results.json").exists(), (
             deployment.link.with_suffix(".log").read_text()[-3000:]
         )
-    return json.loads((out / "results.json").read_text())["arms"]["market-priced"]
+    return json.loads((out / "results.json").read_text())["arms"][options["strategy"]]
 
 
 def test_a_deployed_market_ends_as_the_simulated_one(tmp_path):
     with Deployment(tmp_path, PRIVATE) as deployment:
+        run(deployment, OPTIONS | {"strategy": "siloed", "split-seed": -1, "num-server-rounds": 1}, "random")
         deployed = run(deployment, OPTIONS)
         assert deployment.processes(tmp_path)
     assert not deployment.processes(tmp_path), "nothing is left running"
+    assert read_split_seed(tmp_path / "out") is None, "the seed was given"
+    assert read_split_seed(tmp_path / "random") > 2**32, "below, it is as good as never"
     assert deployed["deals"] > 0
     bought = [trade for trade in deployed["trades"] if trade["buyer"] == "A"]
     assert all(trade["bid"] <= 60_000 for trade in bought), "the agent's own limit"

@@ -12,6 +12,7 @@ from fl_market.experiments.network_tables import (
     BUDGETS,
     LAYERS,
     PUBLISHED,
+    PUBLISHED_TERMS,
     SCALES,
     SETTINGS,
     Plan,
@@ -20,7 +21,7 @@ from fl_market.experiments.network_tables import (
 from fl_market.runner import cells as cells_module
 from fl_market.runner.cells import run_cells
 
-SMALL = {"num_server_rounds": 3, "first_round": 2, "fit_steps": 2, "learning_rate": 0.1, "broker_samples": 100}
+SMALL = {"num_server_rounds": 3, "first_round": 2, "fit_steps": 2, "learning_rate": 0.1, "broker_samples": 200}
 
 
 @pytest.fixture
@@ -139,7 +140,7 @@ def test_every_published_cell_has_its_set_up():
         for scale in SCALES:
             Plan(scale, "data").cell(name, "market", 0)
     full = Plan("full", "data")
-    assert full.cell("mnist", "market", 0) == Configuration.of(num_server_rounds=60, data_dir="data")
+    assert full.cell("mnist", "market", 0) == Configuration.of(num_server_rounds=60, data_dir="data", **PUBLISHED_TERMS)
     assert (full.cell("cifar10", "market", 0).task.widen, full.cell("cifar10", "market", 0).training.batch_size) == (
         6,
         512,

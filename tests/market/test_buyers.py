@@ -15,9 +15,9 @@ def build(classes=6):
     return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, classes or 6))
 
 
-def data(seed):
+def data(seed, count=120):
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(120, 4, generator=generator), torch.arange(120) % 6
+    return torch.randn(count, 4, generator=generator), torch.arange(count) % 6
 
 
 @pytest.fixture
@@ -74,10 +74,9 @@ def test_each_profile_has_an_objective_of_its_own(buyers):
 
 
 def test_class_weights_apply_to_own_validation_data(buyers):
-    inputs, targets = data(5)
-    profile = Profile(class_weights=(1.0,) * 3 + (0.0,) * 3, validation=(inputs[:60], targets[:60]))
+    profile = Profile(class_weights=(1.0,) * 3 + (0.0,) * 3, validation=data(5, 240))
     objective = buyers.of(profile).objective
-    assert len(objective.fit[0]) + len(objective.certify[0]) == 30
+    assert len(objective.fit[0]) + len(objective.certify[0]) == 120
 
 
 def broker(**terms):

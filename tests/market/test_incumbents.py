@@ -1,276 +1,182 @@
-"""A purchase must beat all that its buyer could have without the seller."""
+"""A purchase must beat all that the buyer could have without its seller."""
 
-import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import nn
 
-from fl_market.gains import Objective, Scores
-from fl_market.ledger import Ledger
+from fl_market.broker import Broker, Terms
+from fl_market.gains import certify, split_in_halves
 from fl_market.market import incumbents
-from fl_market.market.buyers import Buyer
-from fl_market.market.incumbents import BEST, OWN, incumbent_of
-from fl_market.market.round import TradingRound
+from fl_market.market.merges import best_merge, serve
+from fl_market.market.placebos import placebos
 from fl_market.market.state import MarketState
-from fl_market.market.terms import Terms
-from fl_market.market.trials import Errors, evaluate_purchase
-from fl_market.protocol import Bid
-from tests.toys import broker, build, by_pair, specialists, traded, trained
+from fl_market.parameters import digest
+from fl_market.tasks import TaskOptions, load_task
 
 
 @pytest.fixture(scope="module")
-def models():
-    return specialists()
+def task():
+    return load_task("mnist-mlp", TaskOptions(agents=2))
 
 
-def drawn(tensor, seed):
-    return torch.randn(tensor.shape, generator=torch.Generator().manual_seed(seed))
+def trained(model, data, rate=0.05, epochs=15, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    optimiser = torch.optim.SGD(model.parameters(), rate, momentum=0.5)
+    for _ in range(epochs):
+        for batch in torch.randperm(len(data[0]), generator=generator).split(32):
+            optimiser.zero_grad()
+            nn.functional.cross_entropy(model(data[0][batch]), data[1][batch]).backward()
+            optimiser.step()
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
 
 
-def worthless(own):
-    """Return sellers that know nothing: the placebos' kinds with other draws, and a noisy copy."""
-    torch.manual_seed(77)
+@pytest.fixture(scope="module")
+def models(task):
+    """Return a buyer that lacks classes, a seller that knows all, and sellers that know nothing."""
+    own = trained(task.initial_model(0, "A"), task.agents[0])
+    all_data = tuple(torch.cat(parts) for parts in zip(*task.agents, strict=True))
+    genuine = trained(task.initial_model(0, "B"), all_data)
+    generator = torch.Generator().manual_seed(1)
+
+    def noise(tensor):
+        return torch.randn(tensor.shape, generator=generator)
+
+    labels = torch.randint(10, task.agents[1][1].shape, generator=generator)
     return {
-        "zeros": {name: 1e-6 * drawn(tensor, 1) for name, tensor in own.items()},
-        "untrained": {name: tensor.detach() for name, tensor in build().state_dict().items()},
-        "noise": {name: drawn(tensor, 2) * tensor.norm() / tensor.numel() ** 0.5 for name, tensor in own.items()},
-        "copy": {name: tensor + 0.3 * tensor.std() * drawn(tensor, 3) for name, tensor in own.items()},
+        "own": own,
+        "genuine": genuine,
+        "untrained": task.initial_model(0, "Z").state_dict(),
+        "zeros": {name: 1e-6 * noise(tensor) for name, tensor in own.items()},
+        "noise": {name: tensor.std() * noise(tensor) for name, tensor in own.items()},
+        "copy": {name: tensor + 0.5 * tensor.std() * noise(tensor) for name, tensor in own.items()},
+        "random labels": trained(task.initial_model(0, "Y"), (task.agents[1][0], labels), epochs=3),
     }
 
 
-def bought_from(seller, own, **terms):
-    return by_pair(broker(**terms).open_round({"A": own, "B": seller}).trials)["A", "B"]
+def broker(task, **terms):
+    splits = split_in_halves(task.broker, 0)
+    return Broker(task.build_model(), task.criterion, *splits, terms=Terms(pricing="free", **terms))
 
 
-@pytest.mark.parametrize("granularity", ["model", "row"])
-def test_what_the_other_agent_knows_is_certified(models, granularity):
-    trials = by_pair(broker(granularity=granularity).try_before_purchase(models))
-    for trial in trials.values():
-        assert trial.certificate.positive
-        assert not trial.on_approval
-        assert 0.2 < trial.certificate.lower_bound < trial.certificate.gain < 1
-        assert 0 < trial.due.lower_bound < trial.due.gain < 1
-        assert trial.due is trial.progress
-        assert trial.certificate.confidence == pytest.approx(1 - 0.05 / 2 / 4)
+def offered(task, models, kind, **terms):
+    """Return the trial of a seller offered to the buyer A."""
+    trials = broker(task, **terms).try_before_purchase({"A": models["own"], "B": models[kind]})
+    return next(trial for trial in trials if trial.buyer == "A")
 
 
-@pytest.mark.parametrize("granularity", ["model", "row"])
-@pytest.mark.parametrize("kind", ["zeros", "untrained", "noise", "copy"])
-def test_what_needs_no_seller_is_not_certified(models, granularity, kind):
-    """The buyer is certain of three classes, and wrong about the others: its own merge helps."""
-    trial = bought_from(worthless(models["A"])[kind], models["A"], granularity=granularity)
-    assert not trial.certificate.positive, trial.certificate
-
-
-def test_without_placebos_zeros_would_be_certified(models, monkeypatch):
-    """The placebos are what prevents it, with a weight for each row."""
-    seller = worthless(models["A"])["zeros"]
-    options = {"granularity": "row", "labels": 60}
-    assert not bought_from(seller, models["A"], **options).certificate.positive
-    monkeypatch.setattr(incumbents, "placebos", lambda model, own: {})
-    assert bought_from(seller, models["A"], **options).certificate.positive
-
-
-def test_the_published_gain_is_certified_for_a_placebo(models):
-    """It is a difference of losses, which any cooling of the outputs lowers."""
-    seller = worthless(models["A"])["zeros"]
-    assert bought_from(seller, models["A"], certificate="published").certificate.positive
-
-
-def opened(made, models, best=None):
-    if best is not None:
-        made.state = made.state.with_best("A", best)
-    return made.open_round(models)
-
-
-def test_a_second_purchase_of_the_same_knowledge_has_no_price(models):
-    """Its gain over the own model is certified: the buyer came back with its old one."""
-    made = broker()
-    first = by_pair(opened(made, models).trials)["A", "B"]
-    second = by_pair(opened(made, models, best=first.merged).trials)["A", "B"]
-    assert first.certificate.positive
-    assert not first.on_approval
-    assert second.certificate == first.certificate
-    assert second.progress.over == BEST
-    assert second.on_approval
-    assert not second.regress, "it is as good as the best"
-
-
-def test_a_purchase_that_is_worse_than_the_best_is_known(models):
-    """The best model knows all classes."""
-    trial = by_pair(opened(broker(), models, best=trained(5, range(6))).trials)["A", "B"]
+def test_a_genuine_seller_is_certified(task, models):
+    trial = offered(task, models, "genuine")
     assert trial.certificate.positive
-    assert trial.on_approval
-    assert trial.regress
+    assert trial.certificate.gain > 0.1
+    assert trial.progress is not None
 
 
-# -- alternatives and prices of an incumbent, in closed form --------------------------------------
+@pytest.mark.parametrize("kind", ["untrained", "zeros", "noise", "copy", "random labels"])
+def test_a_worthless_seller_is_not_certified(task, models, kind):
+    for granularity in ("model", "row"):
+        assert not offered(task, models, kind, granularity=granularity, fit_steps=10).certificate.positive
 
 
-@dataclass(frozen=True)
-class Level(Objective):
-    """An objective on which a model with one parameter has that score, on every sample."""
-
-    def scores(self, state):
-        level = state["only.weight"].double().expand(300)
-        return Scores(level, level, torch.zeros(300, dtype=torch.float64))
-
-
-def model(level):
-    return {"only.weight": torch.tensor([level], dtype=torch.float32)}
-
-
-def level_of(state):
-    return float(state["only.weight"])
-
-
-DATA = torch.zeros(300, 1), torch.zeros(300, dtype=torch.int64)
-LEVELS = Buyer(
-    (), nn.Identity(), model(0.0), Level(lambda state, data: state["only.weight"].expand(300), DATA, DATA), None, False
-)
+def test_without_placebos_zeros_would_be_certified_for_a_buyer_with_large_weights(task, models, monkeypatch):
+    """The buyer is the first agent with weights that grew by half: shrinking them is worth much."""
+    large = models | {"own": {name: 1.5 * tensor for name, tensor in models["own"].items()}}
+    published = offered(task, large, "zeros", certificate="published", service="none", selection="greedy")
+    assert published.certificate.positive, "the former certificate"
+    assert not offered(task, large, "zeros").certificate.positive
+    deep = {
+        "own": {
+            name: tensor + 0.6 * tensor.std() * torch.randn(tensor.shape, generator=torch.Generator().manual_seed(3))
+            for name, tensor in models["own"].items()
+        }
+    }
+    monkeypatch.setattr(incumbents, "placebos", lambda model, own: {})
+    found = offered(task, models | deep, "zeros", granularity="row", service="none")
+    assert found.certificate.positive
+    monkeypatch.undo()
+    assert not offered(task, models | deep, "zeros", granularity="row", service="none").certificate.positive
 
 
-def without_seller(own, terms, best=None):
-    return incumbent_of(LEVELS, model(own), terms, aligned=lambda seller: seller, for_sale=("only",), best=best)
+def test_placebos_have_the_buyer_s_buffers_and_norms():
+    model = nn.Sequential(nn.Linear(3, 5), nn.BatchNorm1d(5), nn.Linear(5, 2))
+    own = {name: tensor.detach() + 1 for name, tensor in model.state_dict().items()}
+    found = placebos(model, own)
+    assert set(found) == {"zeros", "untrained", "noise"}
+    for state in found.values():
+        assert torch.equal(state["1.running_mean"], own["1.running_mean"])
+        assert state["1.num_batches_tracked"] is own["1.num_batches_tracked"]
+    assert float(found["zeros"]["0.weight"].abs().max()) < 1e-4
+    assert torch.linalg.vector_norm(found["noise"]["0.weight"]) == pytest.approx(
+        float(torch.linalg.vector_norm(own["0.weight"])), rel=1e-5
+    )
+    assert not torch.equal(found["untrained"]["0.weight"], model.state_dict()["0.weight"])
 
 
-@pytest.fixture
-def placebo_level(monkeypatch):
-    """Sellers that are placebos, with some scores; the service subtracts a tenth."""
-
-    def patch(**levels):
-        monkeypatch.setattr(
-            incumbents, "placebos", lambda model_, own: {name: model(level) for name, level in levels.items()}
-        )
-        monkeypatch.setattr(incumbents, "serve", lambda state, *_: model(level_of(state) - 0.1))
-
-    return patch
+def test_a_buyer_s_alternatives_do_not_depend_on_other_agents(task, models):
+    two = {"A": models["own"], "B": models["genuine"]}
+    alone, crowded = (broker(task).try_before_purchase(some) for some in (two, two | {"C": models["noise"]}))
+    first, second = (next(t for t in some if (t.buyer, t.seller) == ("A", "B")) for some in (alone, crowded))
+    assert first.certificate.gain == second.certificate.gain
+    assert first.certificate.over == second.certificate.over
+    assert first.certificate.confidence < second.certificate.confidence, "six trials share the round's error"
 
 
-def test_a_merge_must_beat_every_placebo_and_its_price_counts_from_the_served_best(placebo_level):
-    placebo_level(zeros=0.7, noise=0.6, untrained=0.95)
-    found = without_seller(0.8, Terms(), best=model(0.3))
-    levels = {name: round(float(scores.brier.mean()), 6) for name, scores in found.alternatives.items()}
-    # the grid of α ends at 0.95
-    assert levels == {"zeros": 0.705, "noise": 0.61, "untrained": 0.8075, OWN: 0.8}
-    priced = {name: round(float(scores.brier.mean()), 6) for name, scores in found.priced.items()}
-    assert priced == {OWN: 0.7, "noise": 0.51, BEST: 0.3}
-    assert level_of(found.service) == pytest.approx(0.7)
-    assert found.restored is not None
-    assert level_of(found.restored) == pytest.approx(0.3)
+def test_plain_and_repaired_merges_have_an_alpha_of_their_own(task, models):
+    made = broker(task, service="none", selection="greedy")
+    buyer = made._buyers.common
+    objective = buyer.objective
+    found = best_merge(models["own"], models["genuine"], buyer, made.terms)
+    losses = {}
+    for kind in (buyer, replace(buyer, repair=None)):
+        merges = [kind.repair.merging(models["own"], models["genuine"])] if kind.repair else []
+        merges = merges or [partial(made.terms.merge_method, models["own"], models["genuine"])]
+        with torch.no_grad():
+            losses[kind.repair is None] = min(
+                float(objective.loss(merges[0](place / 20), objective.fit).mean()) for place in range(1, 20)
+            )
+    assert found.loss <= min(losses.values()) + 1e-3
 
 
-def test_a_best_model_that_is_no_better_is_not_restored(placebo_level):
-    placebo_level()
-    assert without_seller(0.8, Terms(), best=model(0.7)).restored is None, "the service reaches it"
-    assert without_seller(0.8, Terms(), best=model(0.69)).restored is not None
+def test_the_service_is_gated_and_changes_the_layers_for_sale_only(task, models):
+    made = broker(task)
+    buyer, objective = made._buyers.common, made.objective_of()
+    served = serve(models["own"], buyer, made.terms, ("9",))
+    assert served is not None
+    changed = {name for name in served if not torch.equal(served[name], models["own"][name])}
+    assert changed == {"9.weight", "9.bias"}
+    with torch.no_grad():
+        before, after = (objective.loss(state, objective.certify) for state in (models["own"], served))
+    assert certify(before, after).positive
+    assert serve(models["own"], buyer, replace(made.terms, service="none"), ("9",)) is None
+    assert serve(models["own"], buyer, replace(made.terms, tuning_learning_rate=1.0), ("9",)) is None
+    assert serve(models["own"], buyer, replace(made.terms, layer_budget=0.5), ("9",)) is None
 
 
-def test_published_terms_have_no_alternatives(placebo_level):
-    placebo_level(zeros=0.1)
-    found = without_seller(0.8, Terms(certificate="published"), best=model(0.3))
-    assert (found.alternatives, found.priced, found.service, found.restored) == ({}, {}, None, None)
+def test_a_model_that_is_certified_worse_than_the_best_is_given_back_in_the_last_round(task, models):
+    weak = trained(task.initial_model(0, "A"), task.agents[0], epochs=1)
+    for terms, last, expected in (
+        ({}, True, True),
+        ({}, False, False),
+        ({"restore": "always"}, False, True),
+        ({"restore": "never"}, True, False),
+    ):
+        made = broker(task, service="none", **terms)
+        made.state = MarketState(best={"A": models["own"]}, budget=made.state.budget)
+        trading = made.open_round({"A": weak}, 1, last=last)
+        assert ("A" in trading.given) == expected
+        assert not expected or digest(trading.given["A"]) == digest(models["own"])
+        bargain = trading.accept_bids({}).accept_asks({})
+        delivery = bargain.deliver()["A"]
+        assert (delivery.purchase is not None) == expected
+        outcome = bargain.conclude({"A": delivery.acknowledge()})
+        assert outcome.models["A"] is weak, "training goes on from the buyer's own model"
 
 
-# -- progress is bought once ----------------------------------------------------------------------
-
-
-def simulated(rounds, kind):
-    """Play rounds in which a buyer and its seller return any models; return what it paid for."""
-    terms = Terms(pricing="posted(0)", gain=kind, service="none")
-    ledger, state = Ledger.open(), MarketState(runs=("run",)).with_models({"A": model(1.0), "B": model(1.0)})
-    for name in "AB":
-        ledger.open_account(name, 100)
-    paid, reached = [], []
-    for number, (own, seller) in enumerate(rounds, start=1):
-        incumbent = without_seller(own, terms, state.best.get("A"))
-        trial = evaluate_purchase(("A", "B"), incumbent, model(seller), ("only",), terms, Errors(1e-3, 1e-3))
-        trading = TradingRound(number, "run", terms, ledger, state.with_models({"A": model(own)}), ("A", "B"), (trial,))
-        bids = {buyer: [Bid(some[0].id, 0)] for buyer, some in trading.offers.items()}
-        bargain = trading.accept_bids(bids).accept_asks({})
-        answers = {name: delivery.acknowledge() for name, delivery in bargain.deliver().items()}
-        for deal in bargain.agreed:
-            if deal.gain > 0:
-                paid.append(deal.gain)
-                reached.append((level_of(incumbent.state), level_of(trial.merged)))
-            else:
-                assert trial.on_approval
-        state = bargain.conclude(answers).state
-    return paid, reached
-
-
-LEVELS_IN_ROUNDS = st.lists(st.tuples(st.floats(0.05, 1.0), st.floats(0.05, 1.0)), min_size=1, max_size=12)
-
-
-@given(LEVELS_IN_ROUNDS, st.sampled_from(["relative", "difference"]))
-@settings(max_examples=60, deadline=None)
-def test_a_buyer_pays_for_its_progress_once_whatever_it_forgets_in_between(rounds, kind):
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(incumbents, "placebos", lambda model_, own: {})
-        paid, reached = simulated(rounds, kind)
-    if paid:
-        first, last = reached[0][0], reached[-1][1]
-        assert sum(paid) <= (math.log(first / last) if kind == "relative" else first - last) + 1e-6
-        assert [after for _, after in reached] == sorted((after for _, after in reached), reverse=True)
-
-
-def test_forgetting_between_two_purchases_sells_the_same_progress_once(monkeypatch):
-    monkeypatch.setattr(incumbents, "placebos", lambda model_, own: {})
-    paid, reached = simulated([(1.0, 0.5), (1.0, 0.5), (1.0, 0.5), (0.9, 0.25)], "difference")
-    assert paid == [0.5, 0.2], "the last gain is 0.25, which is told with one digit"
-    assert len(reached) == 2
-
-
-# -- the free service and the last round ----------------------------------------------------------
-
-
-def test_a_buyer_without_a_purchase_gets_the_served_model(models):
-    made = broker(approval=False)
-    trading = made.open_round({"A": models["A"]})
-    assert trading.offers == {}
-    served = trading.served["A"]
-    made = broker()
-    _, deliveries, outcome = traded(made, {"A": models["A"]})
-    assert all(torch.equal(deliveries["A"].purchase[name], served[name]) for name in served)
-    assert all(torch.equal(outcome.models["A"][name], served[name]) for name in served)
-    assert any(not torch.equal(served[name], models["A"][name]) for name in served)
-    assert outcome.state.delivered == {}, "it is no purchase"
-    assert broker(service="none").open_round({"A": models["A"]}).served == {}
-
-
-def test_a_buyer_with_a_purchase_gets_that(models):
-    made = broker()
-    trading, deliveries, outcome = traded(made, models)
-    bought = by_pair(trading.trials)["A", "B"].merged
-    assert "A" in trading.served
-    assert deliveries["A"].purchase is bought
-    assert outcome.models["A"] is bought
-    assert outcome.state.best["A"] is bought
-
-
-@pytest.mark.parametrize(
-    ("restore", "last", "restored"),
-    [("last", False, False), ("last", True, True), ("always", False, True), ("never", True, False)],
-)
-def test_a_best_model_is_given_back_and_the_record_is_kept(models, restore, last, restored):
-    best = trained(5, range(6))
-    made = broker(restore=restore)
-    made.state = made.state.with_best("A", best)
-    trading, deliveries, outcome = traded(made, {"A": models["A"]}, last=last)
-    received = deliveries["A"].purchase
-    assert all(torch.equal(received[name], (best if restored else trading.served["A"])[name]) for name in best)
-    assert outcome.models["A"] is trading.served["A"], "the training of the next round goes on from there"
-    assert outcome.state.best["A"] is best
-
-
-def test_a_worse_purchase_is_no_offer_where_best_models_are_given_back(models):
-    for last, offers in ((False, 1), (True, 0)):
-        made = broker()
-        made.state = made.state.with_best("A", trained(5, range(6)))
-        trading = made.open_round(models, last=last)
-        assert len(trading.offers.get("A", ())) == offers
-        assert replace(trading, terms=replace(trading.terms, approval=False)).offers.get("A") is None
+def test_a_buyer_without_a_purchase_gets_the_served_model(task, models):
+    made = broker(task)
+    bargain = made.open_round({"A": models["own"]}, 1).accept_bids({}).accept_asks({})
+    delivery = bargain.deliver()["A"]
+    assert delivery.purchase is not None
+    assert bargain.conclude({"A": delivery.acknowledge()}).models["A"] is delivery.purchase

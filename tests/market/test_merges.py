@@ -72,7 +72,7 @@ def test_a_merge_without_a_finite_loss_is_none():
 
 def test_rows_are_fitted_to_the_better_kind_of_merge():
     one = buyer(lambda weight: (weight - 0.9) ** 2, repaired=lambda share: 0.7 + 0 * share)
-    found = best_merge(OWN, BOUGHT, one, Terms(granularity="row"))
+    found = best_merge(OWN, BOUGHT, one, Terms(granularity="row", selection="greedy"))
     assert isinstance(found.alpha, dict)
     assert mean_alpha(found.alpha, OWN) == pytest.approx(0.9, abs=0.05)
 

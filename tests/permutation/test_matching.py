@@ -105,3 +105,12 @@ def test_a_permutation_of_something_else_is_refused(break_it):
     break_it(permutation)
     with pytest.raises(MarketError, match=r"0\.weight"):
         apply_permutation(spec, permutation, first)
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), 1e37])
+def test_parameters_that_overflow_are_matched_somehow(value):
+    """The average of diverged models must not end a run: its merge is worth nothing."""
+    spec, first, second = pair((4, 6, 3), 0)
+    overflown = {name: torch.full_like(tensor, value) for name, tensor in first.items()}
+    for order in match(spec, overflown, second).values():
+        assert sorted(order.tolist()) == list(range(len(order)))

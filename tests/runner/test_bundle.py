@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from fl_market.tasks.sample import FILE, PARTS
+
 pytestmark = pytest.mark.flower
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -25,8 +27,9 @@ def bundle(tmp_path_factory):
 
 
 def test_the_sample_reaches_the_bundle_whole(bundle):
-    shipped = bundle / "fl_market" / "tasks" / "mnist_sample.json"
-    assert shipped.read_bytes() == (ROOT / "fl_market" / "tasks" / "mnist_sample.json").read_bytes()
+    for part in PARTS:
+        file = Path("fl_market", "tasks", FILE.format(part=part))
+        assert (bundle / file).read_bytes() == (ROOT / file).read_bytes()
 
 
 def test_the_bundle_runs_without_the_repository(bundle):

@@ -98,6 +98,11 @@ def test_a_task_that_cannot_be_used(refused, tmp_path, function, sentence):
         ),
         (["--labels", "0,1;8,12"], r"agent B: .*12.*"),
         (["--profile", "0,1;12"], r"agent B: .*12.*"),
+        (
+            ["--broker-samples", "198"],
+            r"the certify split must have at least 100 samples; got 99 of the broker's 198: .*",
+        ),
+        (["--fit-samples", "1401"], r"the certify split .* got 99 of the broker's 1500: .* or lower fit-samples"),
         (["--validation-samples", "5000"], r"agent A: validation-samples .*"),
         (["--local-data", "/nowhere.npz"], r"agent A: local-data .*/nowhere\.npz.*"),
         (["--data-dir", "/nowhere"], r"MNIST cannot be read from /nowhere: train-images-idx3-ubyte: .*"),

@@ -42,7 +42,7 @@ def augment(images):
             raise RuntimeError("B is unwell")
     return images
 '''
-SMALL = ["--train-samples", "200", "--broker-samples", "60", "--batch-size", "500", "--first-round", "1"]
+SMALL = ["--train-samples", "200", "--broker-samples", "200", "--batch-size", "500", "--first-round", "1"]
 
 
 @pytest.fixture

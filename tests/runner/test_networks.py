@@ -11,7 +11,7 @@ pytestmark = pytest.mark.flower
 
 
 def configured(task, folder, **options):
-    small = {"train_samples": 300, "broker_samples": 120, "num_server_rounds": 2, "first_round": 2, "test_every": 2}
+    small = {"train_samples": 300, "broker_samples": 200, "num_server_rounds": 2, "first_round": 2, "test_every": 2}
     small |= {"learning_rate": 0.05, "momentum": 0.9, "prior": "exponential(1000)"} | PUBLISHED
     return Configuration.of(task=task, strategy="market-priced", out_dir=str(folder), **small, **options)
 
@@ -39,5 +39,5 @@ def test_it_trades_in_a_real_flower_run_as_in_this_process(tmp_path, task, optio
 @pytest.mark.parametrize("arm", ["fedavg", "market-fine"])
 def test_other_arms_run_with_batch_norm(arm, tmp_path):
     configuration = configured("mnist-resnet8", tmp_path, fit_steps=2, agents=3)
-    result = ENGINES["inline"](configuration.with_options(strategy=arm, train_samples=200, broker_samples=60), None)
+    result = ENGINES["inline"](configuration.with_options(strategy=arm, train_samples=200), None)
     assert set(result.agents) == {"A", "B", "C"}

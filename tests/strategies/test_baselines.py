@@ -9,6 +9,8 @@ from fl_market.errors import MarketError
 from fl_market.runner.engines import run_inline
 from fl_market.runner.inline_grid import InlineGrid
 from strategies.arms import ARMS, arm_named
+from tests.played import EVALUATE, TRAIN, SpiedGrid, configured
+from tests.terms import PUBLISHED
 
 pytestmark = pytest.mark.flower
 
@@ -68,6 +70,35 @@ def run_arm_over(grid, configuration, strategy):
     return run_arm(grid, configuration.with_options(strategy=strategy))
 
 
+def test_fedavg_with_local_fine_tuning_is_fedavg_before_its_last_step():
+    plain, local = run("fedavg"), run("fedavg-local")
+    for name in "AB":
+        assert curves(local)[name][:-1] == curves(plain)[name][:-1]
+        assert curves(local)[name][-1] != curves(plain)[name][-1]
+    assert local.agents["A"].rounds[-1] != local.agents["B"].rounds[-1]
+
+
+def test_the_last_step_of_fedavg_local_is_the_next_round_s_training():
+    options = {"train_samples": 600, "broker_samples": 200}
+    local = configured(strategy="fedavg-local", num_server_rounds=2, **options)
+    longer = configured(strategy="fedavg", num_server_rounds=3, **options)
+    grids = [SpiedGrid(configuration) for configuration in (local, longer)]
+    for grid, configuration in zip(grids, (local, longer), strict=True):
+        run_arm_over(grid, configuration, configuration.run.strategy)
+    for name in "AB":
+        returned = replies_of(grids[0], EVALUATE, name)[-1].to_torch_state_dict()
+        trained = replies_of(grids[1], TRAIN, name)[-1].to_torch_state_dict()
+        assert all(torch.equal(tensor, trained[key]) for key, tensor in returned.items())
+
+
+def replies_of(grid, message_type, name):
+    return [
+        reply.content["arrays"]
+        for agent, message, reply in grid.seen
+        if (agent, message.metadata.message_type) == (name, message_type) and "arrays" in reply.content
+    ]
+
+
 def test_tuned_fedavg_uses_the_broker_s_data():
     plain, tuned = run("fedavg"), run("fedavg-tuned", tuning_learning_rate=0.01)
     assert curves(tuned)["A"][-1] < curves(plain)["A"][-1]
@@ -76,7 +107,7 @@ def test_tuned_fedavg_uses_the_broker_s_data():
 
 @pytest.mark.parametrize("arm", ARMS)
 def test_every_arm_runs_and_reports_its_initialisation(arm):
-    result = run(arm, rounds=2, first_round=2, fit_steps=2, prior="exponential(1000)")
+    result = run(arm, rounds=2, first_round=2, fit_steps=2, prior="exponential(1000)", **PUBLISHED)
     assert result.initialisation in ("common", "independent")
     assert {len(agent.rounds) for agent in result.agents.values()} == {2}
     assert (result.deals > 0) == arm.startswith("market")

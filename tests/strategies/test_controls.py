@@ -1,5 +1,7 @@
 """The controls: each takes one part of the market away, and nothing else."""
 
+from functools import partial
+
 import pytest
 import torch
 from flwr.app import ArrayRecord
@@ -95,7 +97,7 @@ def test_krum_takes_one_agent_s_model_and_not_the_odd_one():
     ("strategy", "flower"),
     [
         ("fedmedian", FedMedian),
-        ("fedtrimmedavg", FedTrimmedAvg),
+        ("fedtrimmedavg", partial(FedTrimmedAvg, beta=1 / 3)),  # of three, the one in the middle
     ],
 )
 def test_robust_averages_equal_flowers_strategies(strategy, flower):

@@ -354,7 +354,7 @@ def test_profiles_can_name_target_classes():
         run_inline(configured(strategy="market", profile="12", num_server_rounds=1))
 
 
-INPUTS, TARGETS = torch.zeros(9, 1, 28, 28), torch.arange(9)
+INPUTS, TARGETS = torch.zeros(200, 1, 28, 28), torch.arange(200) % 9
 
 
 @pytest.mark.parametrize(
@@ -372,7 +372,7 @@ INPUTS, TARGETS = torch.zeros(9, 1, 28, 28), torch.arange(9)
         ({"labels": "all"}, None),
         ({"labels": [0.0, 1.0]}, None),
         ({}, {"inputs": INPUTS}),
-        ({}, {"inputs": INPUTS[:3], "targets": TARGETS[:3]}),
+        ({}, {"inputs": INPUTS[:199], "targets": TARGETS[:199]}),
         ({}, {"inputs": INPUTS, "targets": TARGETS[:3]}),
         ({}, {"inputs": INPUTS[:, :, 1:], "targets": TARGETS}),
         ({}, {"inputs": INPUTS / 0, "targets": TARGETS}),
@@ -473,11 +473,11 @@ def test_an_agent_asks_at_least_its_reserve_price():
 
 
 def test_a_buyer_may_register_its_own_validation_data():
-    strategy, grid, _ = play(validation_samples=60, strategy="market", num_server_rounds=2)
+    strategy, grid, _ = play(validation_samples=200, strategy="market", num_server_rounds=2)
     sent = [reply.content["validation"] for _, message, reply in grid.seen if "validation" in reply.content]
-    assert [record["inputs"].shape for record in sent] == [(60, 1, 28, 28)] * 2, "once from each agent"
+    assert [record["inputs"].shape for record in sent] == [(200, 1, 28, 28)] * 2, "once from each agent"
     trials = strategy.broker.try_before_purchase(strategy.broker.state.models)
-    assert {trial.certificate.samples for trial in trials} == {30}
+    assert {trial.certificate.samples for trial in trials} == {100}
 
 
 def test_a_reseller_sells_nothing(caplog):

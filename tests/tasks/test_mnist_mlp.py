@@ -12,7 +12,7 @@ from fl_market.tasks import TaskOptions, load_task
 from fl_market.tasks.mnist import read_mnist
 from fl_market.tasks.mnist_mlp import mnist_mlp
 from fl_market.tasks.partition import by_halves_of_classes, stratified
-from fl_market.tasks.sample import FILE, load_sample
+from fl_market.tasks.sample import FILE, PARTS, load_sample
 from fl_market.tasks.torchvision_import import import_torchvision
 
 
@@ -21,40 +21,40 @@ def counts(targets):
 
 
 def test_the_sample_is_stratified_small_and_names_its_source():
-    sample = load_sample()
+    sample = {part: load_sample(part) for part in PARTS}
     assert {part: len(labels) for part, (_, labels) in sample.items()} == {"train": 6000, "broker": 1500, "test": 2000}
     shares = {part: torch.bincount(labels, minlength=10) / len(labels) for part, (_, labels) in sample.items()}
     assert (shares["train"] - shares["broker"]).abs().max() < 0.002
     from importlib import resources
 
-    file = resources.files("fl_market.tasks").joinpath(FILE)
-    document = json.loads(file.read_text())
-    assert len(file.read_bytes()) < 3_000_000
-    assert document["licence"] == "CC BY-SA 3.0"
-    assert "LeCun" in document["source"]
-    assert not set(document["indices"]["train"]) & set(document["indices"]["broker"])
+    files = {part: resources.files("fl_market.tasks").joinpath(FILE.format(part=part)) for part in PARTS}
+    documents = {part: json.loads(file.read_text()) for part, file in files.items()}
+    assert sum(len(file.read_bytes()) for file in files.values()) < 3_000_000
+    assert {document["licence"] for document in documents.values()} == {"CC BY-SA 3.0"}
+    assert all("LeCun" in document["source"] for document in documents.values())
+    assert not set(documents["train"]["indices"]) & set(documents["broker"]["indices"])
 
 
 def test_the_sample_s_images_are_the_published_ones(real_mnist):
     from importlib import resources
 
-    indices = json.loads(resources.files("fl_market.tasks").joinpath(FILE).read_text())["indices"]
-    (images, labels), test = read_mnist(real_mnist)
-    sample = load_sample()
-    for part, source in (("train", (images, labels)), ("broker", (images, labels)), ("test", test)):
-        assert torch.equal(sample[part][0], source[0][indices[part]])
-        assert torch.equal(sample[part][1], source[1][indices[part]])
+    train, test = read_mnist(real_mnist)
+    for part, source in (("train", train), ("broker", train), ("test", test)):
+        file = resources.files("fl_market.tasks").joinpath(FILE.format(part=part))
+        indices = json.loads(file.read_text())["indices"]
+        for known, published in zip(load_sample(part), source, strict=True):
+            assert torch.equal(known, published[indices])
 
 
 def test_a_broken_sample_is_named(monkeypatch):
-    monkeypatch.setattr("fl_market.tasks.sample.json.loads", lambda text: {"images": "", "labels": {}, "sha256": ""})
-    with pytest.raises(MarketError, match="missing or corrupt"):
-        load_sample()
+    monkeypatch.setattr("fl_market.tasks.sample.json.loads", lambda text: {"images": "", "labels": [], "sha256": ""})
+    with pytest.raises(MarketError, match=r"MNIST sample \(mnist_sample_test.json\) is missing or corrupt"):
+        load_sample.__wrapped__("test")
 
 
 def test_the_published_imbalance():
     task = load_task("mnist-mlp", TaskOptions())
-    whole = counts(load_sample()["train"][1])
+    whole = counts(load_sample("train")[1])
     for index, (_, targets) in enumerate(task.agents):
         scarce = range(5) if index == 0 else range(5, 10)
         for label, count in enumerate(counts(targets)):
