@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from fl_market.broker import Broker, Terms
+from fl_market.protocol import Bid
 
 CLASSES, INPUTS = 6, 8
 
@@ -56,9 +57,7 @@ def by_pair(trials):
 
 
 def traded(made, models, **options):
-    """Play one round in which every buyer takes its first offer; return the round and its outcome."""
-    from fl_market.protocol import Bid
-
+    """Play one round in which every buyer takes its first offer."""
     trading = made.open_round(models, **options)
     bidding = trading.accept_bids({buyer: [Bid(some[0].id, 0)] for buyer, some in trading.offers.items()})
     bargain = bidding.accept_asks({})

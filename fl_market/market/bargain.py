@@ -97,7 +97,8 @@ class Bargain:
         terms = self.round.terms
         for trial in bought:
             if not trial.on_approval and terms.certificate != "published":
-                state = state.with_best(buyer, bought[-1].merged)
+                # a later purchase of the bundle, on approval, is no certified progress
+                state = state.with_best(buyer, trial.merged)
                 if terms.certificate == "run":
                     state = replace(state, budget=with_success(state.budget, trial))
         return state

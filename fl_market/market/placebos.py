@@ -58,7 +58,8 @@ def _normal(tensor: Tensor) -> Tensor:
 
 
 def _noise_like(tensor: Tensor) -> Tensor:
-    noise = _normal(tensor)
-    norm = torch.linalg.vector_norm(tensor)
-    scaled: Tensor = noise * (norm / torch.linalg.vector_norm(noise).clamp(min=1e-12))
+    # in double precision, and within the range of the type: absurd finite parameters stay finite
+    noise, limit = _normal(tensor).double(), torch.finfo(tensor.dtype).max
+    scale = torch.linalg.vector_norm(tensor.double()) / torch.linalg.vector_norm(noise).clamp(min=1e-12)
+    scaled: Tensor = (noise * scale).clamp(-limit, limit).to(tensor)
     return scaled

@@ -156,7 +156,7 @@ def _fit_single(own: StateDict, losses: Callable[[Alpha], Tensor], towards: floa
         if towards not in known:
             mean_losses([towards])
         # the best α of this round by a hair is not the best for the rounds to come
-        candidates = [alpha for alpha in known if as_good(known[alpha], known[best])]
+        candidates = [best, *(alpha for alpha in known if as_good(known[alpha], known[best]))]
         return min(candidates, key=lambda alpha: (abs(alpha - towards), alpha))
 
 

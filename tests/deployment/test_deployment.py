@@ -15,6 +15,7 @@ from fl_market.ledger import Ledger, read_receipts, reconcile
 from fl_market.parameters import digest
 from fl_market.run_folder import read_split_seed
 from tests import far_apart
+from tests.terms import PUBLISHED
 
 OPTIONS = {
     "agents": 3,
@@ -24,6 +25,7 @@ OPTIONS = {
     "first-round": 2,
     "learning-rate": 0.1,
     "bind-accounts": True,
+    **PUBLISHED,
     "split-seed": 0,  # in a deployment it is random otherwise
 }
 PRIOR = 'prior="exponential(1000)"'

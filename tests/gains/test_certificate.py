@@ -99,7 +99,7 @@ def test_the_gain_is_over_the_best_alternative_and_the_bound_is_the_lowest():
     assert found.gain == pytest.approx(alternatives["zeros"].mean() - after.mean())
     assert found.lower_bound == pytest.approx(min(bounds))
     assert found.positive
-    assert found.loss_before == pytest.approx(alternatives["own"].mean())
+    assert found.loss_before == pytest.approx(alternatives["own"].mean()), "the loss is the buyer's own"
     relative = certify_increment(
         {name: scores(values) for name, values in alternatives.items()}, scores(after), error=0.01
     )
@@ -163,7 +163,7 @@ def test_the_range_of_weighted_scores_is_that_of_both_models():
     ],
 )
 def test_a_harm_is_a_rise_beyond_the_tolerance(loss, error, harmed):
-    """The own loss is 2, so that a tolerance of 0.02 is 0.04 units of loss, and 0.02 of all errors."""
+    """A tolerance of 0.02 is 0.04 units of a loss of 2, and 2 of 100 samples."""
     own = scores(torch.full((50,), 0.5), torch.full((50,), 2.0), torch.full((50,), 0.3))
     merged = scores(torch.full((50,), 0.5), torch.full((50,), 2.0 + loss), torch.full((50,), 0.3 + error))
     assert harms(own, merged, 0.02, 0.95) == harmed
@@ -203,6 +203,68 @@ def test_what_is_told_is_never_above_the_number_and_within_one_digit(number):
 )
 def test_what_is_told_in_some_cases(number, expected):
     assert told(number) == expected
+
+
+@pytest.mark.parametrize("finite", [True, False])
+def test_an_increment_is_over_the_best_alternative_and_its_bound_over_each(finite):
+    generator = torch.Generator().manual_seed(0)
+    merged = 0.3 + 0.1 * torch.rand(500, generator=generator)
+    known = {"own": merged + 0.2, "zeros": merged + 0.05, "noise": merged + 0.1}
+    alternatives = {name: scores(values) for name, values in known.items()}
+    found = certify_increment(alternatives, scores(merged), kind="difference", error=0.05, finite=finite)
+    assert found.over == "zeros"
+    assert found.gain == pytest.approx(0.05, abs=1e-6)
+    single = [
+        certify_increment({name: some}, scores(merged), kind="difference", error=0.05, finite=finite).lower_bound
+        for name, some in alternatives.items()
+    ]
+    assert found.lower_bound == min(single)
+    relative = certify_increment(alternatives, scores(merged), error=0.05, finite=finite)
+    assert relative.gain == pytest.approx(0.05 / float(known["zeros"].mean()), rel=1e-5)
+    assert (relative.loss_before, relative.samples) == (pytest.approx(float(known["own"].mean())), 500)
+
+
+def test_one_better_alternative_is_enough_to_deny_a_certificate():
+    merged = torch.full((400,), 0.3)
+    worse, better = scores(torch.full((400,), 0.5)), scores(torch.full((400,), 0.29))
+    assert certify_increment({"own": worse}, scores(merged), error=0.01).positive
+    assert not certify_increment({"own": worse, "noise": better}, scores(merged), error=0.01).positive
+
+
+def test_no_more_than_the_error_of_null_increments_is_certified():
+    """The merge differs from two alternatives by chance only, and skewed: Student's bound fails."""
+    generator = np.random.default_rng(0)
+    certified = {True: 0, False: 0}
+    for _ in range(400):
+        rare = torch.from_numpy((generator.random(150) < 0.01).astype(float))
+        own, merged = scores(torch.full((150,), 0.2)), scores(0.19 + rare)
+        for finite in certified:
+            certified[finite] += certify_increment({"own": own}, merged, error=0.05, finite=finite).positive
+    assert certified[True] <= 0.05 * 400 < certified[False]
+
+
+@pytest.mark.parametrize(
+    ("loss", "error", "expected"),
+    [
+        (0.0, 0.0, ()),
+        (0.05, 0.0, ("loss",)),
+        (0.0, 0.05, ("error",)),
+        (0.05, 0.05, ("loss", "error")),
+        (-1.0, -1.0, ()),
+    ],
+)
+def test_harms_are_rises_beyond_the_tolerance(loss, error, expected):
+    generator = torch.Generator().manual_seed(0)
+    before = torch.rand(2000, generator=generator)
+    noise = 0.01 * torch.randn(2000, generator=generator)
+    own = Scores(before, before, before)
+    merged = Scores(before + loss + noise, before, before + error + noise)
+    assert harms(own, merged, 0.02, 0.95) == expected
+
+
+def test_a_loss_that_overflows_harms():
+    before = torch.ones(10)
+    assert harms(Scores(before, before, before), Scores(before * float("inf"), before, before), 0.02, 0.95) == ("loss",)
 
 
 def test_skewed_null_increments_are_certified_in_no_more_cases_than_the_error():

@@ -1,54 +1,114 @@
-"""The scores of certificates against brute force."""
+"""Scores after calibration."""
 
 import math
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
-from fl_market.gains import ModelLoss, Objective, Scores, weighted_objective
-from fl_market.gains.scores import COLDEST, HOTTEST, scores_of, temperature
+from fl_market.errors import MarketError
+from fl_market.gains import ModelLoss, Objective, weighted_objective
+from fl_market.gains.scores import scores_of, temperature
 
-CLASSES = 4
+
+def outputs(count=400, classes=4, scale=3.0, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    targets = torch.randint(classes, (count,), generator=generator)
+    return scale * (torch.randn(count, classes, generator=generator) + nn.functional.one_hot(targets, classes)), targets
+
+
+def brute_force(logits, targets, warmth):
+    """Return half the Brier score of each sample, by its definition."""
+    found = []
+    for row, target in zip(logits.double().numpy() / warmth, targets.tolist(), strict=True):
+        chances = np.exp(row - row.max()) / np.exp(row - row.max()).sum()
+        found.append(sum((chance - (k == target)) ** 2 for k, chance in enumerate(chances)) / 2)
+    return found
+
+
+@pytest.mark.parametrize("warmth", [0.5, 1.0, 3.0])
+def test_brier_and_errors_against_their_definitions(warmth):
+    logits, targets = outputs()
+    found = scores_of(logits, targets, torch.zeros(len(targets)), warmth)
+    assert found.brier.numpy() == pytest.approx(brute_force(logits, targets, warmth))
+    assert found.error.tolist() == [float(row.argmax() != target) for row, target in zip(logits, targets, strict=True)]
+    assert 0 <= float(found.brier.min()) <= float(found.brier.max()) <= found.highest == 1
+
+
+def test_the_temperature_is_the_best_of_a_fine_grid():
+    logits, targets = outputs(scale=5.0)
+    grid = np.geomspace(0.05, 20, 2000)
+    losses = [float(nn.functional.cross_entropy(logits.double() / warmth, targets)) for warmth in grid]
+    assert temperature(logits, targets) == pytest.approx(grid[int(np.argmin(losses))], rel=0.01)
+
+
+def test_samples_have_weights_in_the_temperature_and_in_the_scores():
+    logits, targets = outputs()
+    weights = torch.where(targets == 0, 2.0, 0.5)
+    weights = weights / weights.mean()
+    repeated = torch.cat([logits[targets == 0]] * 3 + [logits]), torch.cat([targets[targets == 0]] * 3 + [targets])
+    assert temperature(logits, targets, weights) == pytest.approx(temperature(*repeated), rel=1e-3)
+    plain = scores_of(logits, targets, torch.zeros(len(targets)), 2.0)
+    weighted = scores_of(logits, targets, torch.zeros(len(targets)), 2.0, weights)
+    assert torch.allclose(weighted.brier, plain.brier * weights)
+    assert weighted.highest == float(weights.max()) > 1
+
+
+def test_an_output_that_overflows_has_the_worst_scores():
+    logits, targets = outputs(count=4)
+    logits[1, 0] = float("inf")
+    logits[2, 1] = float("nan")
+    assert temperature(logits, targets) == 1.0
+    found = scores_of(logits, targets, torch.zeros(4), 1.0)
+    assert found.brier[1:3].tolist() == [1.0, 1.0]
+    assert found.error[1:3].tolist() == [1.0, 1.0]
+    assert bool(torch.isfinite(found.brier).all())
+
+
+class Scaled(nn.Module):
+    """Outputs that are the inputs times a factor."""
+
+    def __init__(self):
+        super().__init__()
+        self.factor = nn.Parameter(torch.ones(()))
+
+    def forward(self, inputs):
+        return self.factor * inputs
+
+
+@given(st.floats(0.3, 4.0))
+def test_a_temperature_changes_no_score(factor):
+    """A seller is paid for no division of the outputs."""
+    fit, certify = outputs(seed=1), outputs(seed=2)
+    loss = ModelLoss(Scaled(), nn.CrossEntropyLoss(reduction="none"))
+    objective = Objective(loss, fit, certify, classifier=loss)
+    plain, scaled = (objective.scores({"factor": torch.tensor(value)}) for value in (1.0, factor))
+    assert torch.allclose(plain.brier, scaled.brier, atol=1e-3)
+    assert torch.equal(plain.error, scaled.error)
+
+
+def test_an_objective_with_class_weights_scores_its_own_classes():
+    fit, certify = outputs(seed=1), outputs(seed=2)
+    loss = ModelLoss(Scaled(), nn.CrossEntropyLoss(reduction="none"))
+    own = weighted_objective(Objective(loss, fit, certify, classifier=loss), (1.0, 1.0, 0.0, 0.0))
+    found = own.scores({"factor": torch.tensor(1.0)})
+    assert len(found.brier) == int((certify[1] < 2).sum())
+    assert torch.allclose(found.loss, own.loss({"factor": torch.tensor(1.0)}, own.certify))
+
+
+def test_without_a_classifier_there_are_no_scores():
+    data = outputs()
+    with pytest.raises(MarketError, match="need a classifier"):
+        Objective(lambda state, batch: batch[0].mean(1), data, data).scores({})
 
 
 def drawn(seed, count=60, scale=3.0):
     generator = torch.Generator().manual_seed(seed)
-    outputs = scale * torch.randn(count, CLASSES, generator=generator)
-    return outputs, torch.randint(0, CLASSES, (count,), generator=generator)
-
-
-def logarithmic_loss(outputs, targets, warmth, weights=None):
-    losses = nn.functional.cross_entropy(outputs.double() / warmth, targets, reduction="none")
-    return float((losses if weights is None else losses * weights).mean())
-
-
-@pytest.mark.parametrize("warmth", [0.5, 1.0, 4.0])
-def test_brier_and_error_by_hand(warmth):
-    outputs, targets = drawn(0)
-    found = scores_of(outputs, targets, torch.arange(60.0), warmth)
-    for row, target, brier, error in zip(outputs.tolist(), targets.tolist(), found.brier, found.error, strict=True):
-        powers = [math.exp(value / warmth) for value in row]
-        shares = [power / sum(powers) for power in powers]
-        squares = sum((share - (place == target)) ** 2 for place, share in enumerate(shares))
-        assert float(brier) == pytest.approx(squares / 2)
-        assert float(error) == (row.index(max(row)) != target)
-    assert torch.equal(found.loss, torch.arange(60.0)), "the task's own losses are not calibrated"
-    assert found.highest == 1.0
-
-
-@pytest.mark.parametrize("scale", [0.3, 3.0, 30.0])
-@pytest.mark.parametrize("weighted", [False, True])
-def test_no_temperature_of_a_fine_grid_has_a_lower_loss(scale, weighted):
-    outputs, targets = drawn(1, count=400, scale=scale)
-    outputs[torch.arange(0, 400, 2), targets[::2]] += 2 * scale
-    weights = torch.tensor([0.1, 0.4, 1.5, 2.0])[targets] if weighted else None
-    found = temperature(outputs, targets, weights)
-    grid = np.geomspace(COLDEST, HOTTEST, 2001)
-    losses = [logarithmic_loss(outputs, targets, warmth, weights) for warmth in grid]
-    assert logarithmic_loss(outputs, targets, found, weights) <= min(losses) + 1e-5
-    assert found == pytest.approx(grid[int(np.argmin(losses))], rel=0.01)
+    outputs = scale * torch.randn(count, 4, generator=generator)
+    return outputs, torch.randint(0, 4, (count,), generator=generator)
 
 
 def test_a_weight_of_two_is_a_sample_twice():
@@ -80,11 +140,11 @@ def test_an_output_that_overflows_has_the_worst_score(value, weighted):
 
 def objective(weights=None):
     torch.manual_seed(4)
-    model = nn.Sequential(nn.Linear(5, 16), nn.ReLU(), nn.Linear(16, CLASSES))
+    model = nn.Sequential(nn.Linear(5, 16), nn.ReLU(), nn.Linear(16, 4))
     loss = ModelLoss(model, nn.CrossEntropyLoss(reduction="none"))
     inputs = torch.randn(240, 5)
     sure = model(inputs).argmax(1)
-    targets = torch.where(torch.arange(240) % 3 == 0, torch.arange(240) % CLASSES, sure)
+    targets = torch.where(torch.arange(240) % 3 == 0, torch.arange(240) % 4, sure)
     common = Objective(loss, (inputs[:120], targets[:120]), (inputs[120:], targets[120:]), classifier=loss)
     state = {name: 4 * tensor.detach() for name, tensor in model.state_dict().items()}
     return state, common if weights is None else weighted_objective(common, weights)
@@ -115,17 +175,10 @@ def test_the_order_of_samples_is_that_of_the_scores(weights):
 def test_the_certify_split_does_not_choose_the_temperature():
     state, own = objective()
     inputs, targets = own.certify
-    wrong = Objective(own.loss, own.fit, (inputs, (targets + 1) % CLASSES), own.classifier)
+    wrong = Objective(own.loss, own.fit, (inputs, (targets + 1) % 4), own.classifier)
     outputs, hit = (
         own.classifier.outputs(state, own.certify),
         temperature(own.classifier.outputs(state, own.fit), own.fit[1]),
     )
-    expected = scores_of(outputs, (targets + 1) % CLASSES, torch.zeros(120), hit)
+    expected = scores_of(outputs, (targets + 1) % 4, torch.zeros(120), hit)
     torch.testing.assert_close(wrong.scores(state).brier, expected.brier)
-
-
-def test_scores_weigh_losses_as_the_objective_does():
-    state, own = objective((1.0, 3.0, 0.5, 1.0))
-    found = own.scores(state)
-    assert isinstance(found, Scores)
-    torch.testing.assert_close(found.loss, own.loss(state, own.certify).detach())

@@ -6,6 +6,10 @@ from fl_market.broker import Broker, Terms
 from fl_market.errors import MarketError
 from fl_market.gains import Profile
 from fl_market.permutation import apply_permutation, random_permutation
+from tests.terms import PUBLISHED
+
+RUN = {"certificate": "run", "selection": "patient", "service": "tune"}
+"""The default terms, where the tests' broker has the published ones."""
 
 
 def build():
@@ -44,7 +48,7 @@ def broker(**terms):
         nn.CrossEntropyLoss(reduction="none"),
         blobs(600, 7),
         blobs(600, 8),
-        terms=Terms(**{"pricing": "free", **terms}),
+        terms=Terms(**{"pricing": "free", **PUBLISHED, **terms}),
     )
     for agent in ("A", "B", "C"):
         made.seat(agent)
@@ -64,6 +68,20 @@ def test_agents_with_different_classes_gain_from_each_other(models):
         assert 0 < trial.alpha < 1
 
 
+def test_the_levels_of_trials_and_nothing_else_depend_on_the_number_of_agents(models):
+    """A run's error is divided among all pairs: a third agent lowers the bounds of the others."""
+    alone, among = (
+        by_pair(broker(**RUN, fit_steps=2).try_before_purchase(some))
+        for some in (models, models | {"C": {name: 1e25 * torch.ones_like(one) for name, one in models["A"].items()}})
+    )
+    for pair, trial in alone.items():
+        assert among[pair].alpha == trial.alpha
+        assert among[pair].certificate.gain == trial.certificate.gain
+        assert among[pair].certificate.lower_bound < trial.certificate.lower_bound
+        assert among[pair].certificate.confidence > trial.certificate.confidence
+        assert not among[pair[0], "C"].certificate.positive
+
+
 def test_a_permuted_copy_has_no_gain(models):
     """After alignment the seller equals the buyer, so that every α gives the same model."""
     made = broker(repair=False)
@@ -74,18 +92,21 @@ def test_a_permuted_copy_has_no_gain(models):
     assert any(abs(trial.certificate.gain) > 1e-3 for trial in unaligned)
 
 
-def test_random_weights_have_no_certified_gain(models):
+@pytest.mark.parametrize("terms", [{}, RUN])
+def test_random_weights_have_no_certified_gain(models, terms):
     """The buyer is well trained, and the weights have any scale."""
     good = trained(4, [0, 1, 2])
     for scale in (0.01, 1.0, 10.0):
         torch.manual_seed(5)
         worthless = {name: scale * torch.randn_like(tensor) for name, tensor in good.items()}
-        trials = by_pair(broker().try_before_purchase({"A": good, "B": worthless}))
+        trials = by_pair(broker(**terms).try_before_purchase({"A": good, "B": worthless}))
         assert not trials["A", "B"].certificate.positive
 
 
 @pytest.mark.parametrize("scale", [1e8, 1e25, 3e38])
-@pytest.mark.parametrize("terms", [{}, {"granularity": "row"}, {"repair": False}])
+@pytest.mark.parametrize(
+    "terms", [{}, {"granularity": "row"}, {"repair": False}, RUN | {"certificate": "trial", "granularity": "row"}]
+)
 def test_absurd_finite_parameters_are_not_for_sale_and_affect_no_other_pair(models, scale, terms):
     absurd = {name: torch.full_like(tensor, scale) for name, tensor in models["B"].items()}
     trials = by_pair(broker(fit_steps=2, **terms).try_before_purchase(models | {"C": absurd}))
@@ -95,12 +116,13 @@ def test_absurd_finite_parameters_are_not_for_sale_and_affect_no_other_pair(mode
         assert trials[pair].certificate == trial.certificate
 
 
-def test_trials_depend_only_on_the_models(models):
+@pytest.mark.parametrize("terms", [{}, RUN])
+def test_trials_depend_only_on_the_models(models, terms):
     """The order of the agents has no effect."""
-    forwards = broker().try_before_purchase(models)
-    backwards = broker().try_before_purchase(dict(reversed(models.items())))
+    forwards = broker(**terms).try_before_purchase(models)
+    backwards = broker(**terms).try_before_purchase(dict(reversed(models.items())))
     for first, second in zip(forwards, backwards, strict=True):
-        assert first.certificate == second.certificate
+        assert (first.certificate, first.progress) == (second.certificate, second.progress)
         assert all(torch.equal(first.merged[name], second.merged[name]) for name in first.merged)
 
 
@@ -125,7 +147,7 @@ def test_networks_with_norms_trade(norm):
             nn.functional.cross_entropy(model(data[0][kept]), data[1][kept]).backward()
             optimiser.step()
         states[agent] = model.state_dict()
-    criterion, terms = nn.CrossEntropyLoss(reduction="none"), Terms(pricing="free")
+    criterion, terms = nn.CrossEntropyLoss(reduction="none"), Terms(pricing="free", **PUBLISHED)
     made = Broker(Normed(norm(16)), criterion, blobs(600, 7), blobs(600, 8), terms=terms)
     for agent in states:
         made.seat(agent)

@@ -10,6 +10,7 @@ from fl_market.runner.engines import run_inline
 from fl_market.runner.inline_grid import InlineGrid
 from strategies.arms import ARMS, arm_named
 from tests.played import EVALUATE, TRAIN, SpiedGrid, configured
+from tests.terms import PUBLISHED
 
 pytestmark = pytest.mark.flower
 
@@ -106,7 +107,7 @@ def test_tuned_fedavg_uses_the_broker_s_data():
 
 @pytest.mark.parametrize("arm", ARMS)
 def test_every_arm_runs_and_reports_its_initialisation(arm):
-    result = run(arm, rounds=2, first_round=2, fit_steps=2, prior="exponential(1000)")
+    result = run(arm, rounds=2, first_round=2, fit_steps=2, prior="exponential(1000)", **PUBLISHED)
     assert result.initialisation in ("common", "independent")
     assert {len(agent.rounds) for agent in result.agents.values()} == {2}
     assert (result.deals > 0) == arm.startswith("market")

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from fl_market.ledger import ENDOWMENT, ESCROW, Ledger
+from fl_market.market import round as trading
 from fl_market.protocol import DEBT, OFFER, QUOTE
 from fl_market.run_folder import LEDGER, ledger_url
 from tests.played import EVALUATE, TRAIN, configured, play
@@ -55,8 +56,11 @@ def numbers(content):
 
 @pytest.fixture(scope="module", params=[("sealed", "all"), ("sharp", "all"), ("sealed", "0,1")])
 def market(request):
+    """Return a market that tells exact gains: one digit would be that of many agents by chance."""
     disclosure, layers = request.param
-    strategy, grid, ledger = play(disclosure=disclosure, layers=layers, max_purchases=2, **THREE)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(trading, "told", lambda number: number)
+        strategy, grid, ledger = play(disclosure=disclosure, layers=layers, max_purchases=2, **THREE)
     assert len(ledger.deals()) > 5
     return strategy, grid, ledger, disclosure, layers
 
@@ -105,6 +109,16 @@ def test_no_message_holds_another_agents_gain_bid_ask_or_balance(market):
         assert not told & {balance for name, balance in ledger.balances().items() if name != agent}
         if message.metadata.message_type == QUOTE and disclosure == "sealed":
             assert not any(isinstance(number, float) for number in told)
+
+
+def test_agents_are_told_one_digit_of_a_gain():
+    _, grid, ledger = play(disclosure="sharp")
+    assert ledger.deals()
+    offered = [message.content["offers"] for message in grid.sent(OFFER)]
+    numbers = [number for columns in offered for name in ("gain", "lower_bound") for number in columns[name]]
+    numbers += [gain - 1 for message in grid.sent(QUOTE) for gain in message.content["quotes"]["gain"]]
+    numbers += [number for deal, _ in ledger.deals() for number in (deal.gain, deal.lower_bound)]
+    assert all(float(f"{number:.0e}") == pytest.approx(number, rel=1e-9) for number in numbers)
 
 
 def test_only_buyers_receive_parameters_and_only_purchased_ones(market):
