@@ -265,3 +265,15 @@ def test_harms_are_rises_beyond_the_tolerance(loss, error, expected):
 def test_a_loss_that_overflows_harms():
     before = torch.ones(10)
     assert harms(Scores(before, before, before), Scores(before * float("inf"), before, before), 0.02, 0.95) == ("loss",)
+
+
+def test_skewed_null_increments_are_certified_in_no_more_cases_than_the_error():
+    """A harm in one sample of 100, which small splits often lack: Student's bound fails."""
+    generator = np.random.default_rng(0)
+    certified = {True: 0, False: 0}
+    for _ in range(400):
+        merged = scores(0.19 + (generator.random(150) < 0.01))
+        for finite in certified:
+            own = {"own": scores(np.full(150, 0.2), highest=2.0)}
+            certified[finite] += certify_increment(own, merged, error=0.05, finite=finite).positive
+    assert certified[True] <= 0.05 * 400 < certified[False]
