@@ -13,8 +13,8 @@ from fl_market.ledger import ESCROW, Deal, DealState, Ledger
 from fl_market.market import settlement
 from fl_market.market.outcome import Acknowledgement
 from fl_market.market.round import TradingRound
-from fl_market.market.state import MarketState
-from fl_market.market.trials import Trial
+from fl_market.market.state import TOLD, MarketState
+from fl_market.market.trials import Errors, Trial
 from fl_market.parameters import digest
 from fl_market.protocol import Ask, Bid
 from tests.terms import PUBLISHED
@@ -293,6 +293,148 @@ def test_the_order_of_mappings_has_no_effect():
         bargain.deliver()
         books.append([(entry.step, entry.deal, entry.amount) for entry in trading.ledger.entries()])
     assert books[0] == books[1]
+
+
+# -- progress, approval and what is free of charge ------------------------------------------------
+
+
+def priced(buyer, seller, gain=0.37, after=(), number=1):
+    """Return a purchase with certified progress."""
+    made = replace(trial(buyer, seller, after), errors=Errors(0.01 * number, 0.02 * number))
+    return replace(made, progress=certificate(gain, gain / 2))
+
+
+def approved(buyer, seller, after=()):
+    """Return a purchase with a certified gain, and without certified progress."""
+    return replace(priced(buyer, seller, after=after), progress=certificate(0.2, 0.0))
+
+
+def concluded(trading, bids, ask=0, acknowledged=True):
+    bargain = bargained(trading, bids, ask)
+    answers = {name: one.acknowledge() if acknowledged else None for name, one in bargain.deliver().items()}
+    return bargain, bargain.conclude(answers)
+
+
+def test_a_purchase_has_the_price_of_its_progress():
+    trading = opened(priced("A", "B"))
+    assert [offer.gain for offer in trading.offers["A"]] == [0.3], "one digit of the progress"
+    assert [offer.lower_bound for offer in trading.offers["A"]] == [0.1], "that of the gain"
+    bargain, outcome = concluded(trading, {"A": bid(trading, "A", [900])}, ask=101)
+    ((deal, bought),) = bargain.deals["A"]
+    assert (deal.price, deal.gain) == (500, 0.3)
+    assert outcome.state.best == {"A": bought.merged}
+    assert sorted(outcome.state.budget.carried.values()) == [0.01, 0.02]
+
+
+@pytest.mark.parametrize("pricing", ["ask", "nash", "posted(0.0001)", "free"])
+def test_a_purchase_without_progress_is_free_and_asks_no_seller(pricing):
+    trading = opened(approved("A", "B"), pricing=pricing)
+    assert [offer.gain for offer in trading.offers["A"]] == [0.0]
+    bidding = trading.accept_bids({"A": bid(trading, "A", [0])})
+    assert bidding.requests == {}
+    bargain = bidding.accept_asks({})
+    ((deal, bought),) = bargain.deals["A"]
+    assert (deal.price, deal.ask, deal.gain) == (0, 0, 0.0)
+    outcome = bargain.conclude({name: one.acknowledge() for name, one in bargain.deliver().items()})
+    assert outcome.settled == ("run/7/A/B",)
+    assert outcome.models["A"] is bought.merged
+    assert outcome.state.best == {}
+    assert outcome.state.budget.carried == {}, "what nobody pays for passes no error on"
+    settlement.apply(trading.ledger, outcome)
+    assert trading.ledger.balance("A") == trading.ledger.balance("B") == 1000
+
+
+def test_without_approval_only_progress_is_offered():
+    trading = opened(approved("A", "B"), priced("A", "C"), approval=False)
+    assert [offer.seller for offer in trading.offers["A"]] == [trading.state.pseudonyms["C"]]
+
+
+def test_the_best_model_of_a_bundle_is_that_of_its_last_progress():
+    """The buyer holds the model of the last purchase, and progress counts from what it paid for."""
+    first, second = priced("A", "B"), approved("A", "C", after=("B",))
+    trading = opened(first, second)
+    bargain, outcome = concluded(trading, {"A": bid(trading, "A", [100, 0], ["B", "C"])})
+    assert [deal.price for deal, _ in bargain.deals["A"]] == [50, 0]
+    assert outcome.models["A"] is second.merged
+    assert outcome.state.best["A"] is first.merged
+    assert {chain[:3] for chain in outcome.state.budget.carried} == {("A", "B", "1")}
+    first, second = approved("A", "B"), priced("A", "C", after=("B",))
+    trading = opened(first, second)
+    _, outcome = concluded(trading, {"A": bid(trading, "A", [0, 100], ["B", "C"])})
+    assert outcome.state.best["A"] is second.merged
+    assert {chain[:3] for chain in outcome.state.budget.carried} == {("A", "C", "2")}
+
+
+def test_a_refunded_purchase_leaves_no_progress():
+    trading = opened(priced("A", "B"))
+    _, outcome = concluded(trading, {"A": bid(trading, "A", [900])}, acknowledged=False)
+    assert outcome.refunded
+    assert outcome.state.best == {}
+    assert outcome.state.budget.carried == {}
+
+
+@pytest.mark.parametrize(("scope", "best", "carried"), [("trial", True, False), ("published", False, False)])
+def test_other_certificates_carry_no_levels(scope, best, carried):
+    trading = opened(priced("A", "B"), certificate=scope)
+    _, outcome = concluded(trading, {"A": bid(trading, "A", [900])})
+    assert (bool(outcome.state.best), bool(outcome.state.budget.carried)) == (best, carried)
+
+
+def test_after_ten_rounds_without_a_payment_a_buyer_is_told_no_higher_gain():
+    state, told_gains = MarketState(runs=("run",)), []
+    gains = [0.2, 0.1, *[0.3] * 8, 0.5, 0.05, 0.5]
+    for gain in gains:
+        trading = opened(priced("A", "B", gain), state=state)
+        told_gains += [offer.gain for offer in trading.offers["A"]]
+        state = concluded(trading, {})[1].state
+    assert told_gains == [*gains[:TOLD], 0.1, 0.05, 0.05]
+    assert state.declined["A"] == [0.3] * 7 + [0.1, 0.05, 0.05]
+
+    def after(seller, **answers):
+        trading = opened(priced("A", "B", 0.5), approved("A", "C"), state=state)
+        return concluded(trading, {"A": bid(trading, "A", [900], [seller])}, **answers)[1].state
+
+    assert after("C").declined["A"][-1] == 0.05, "a purchase on approval is no payment"
+    assert after("B", acknowledged=False).declined["A"][-1] == 0.05, "nor is one that is refunded"
+    paid = after("B")
+    assert "A" not in paid.declined
+    assert [offer.gain for offer in opened(priced("A", "B", 0.5), state=paid).offers["A"]] == [0.5]
+
+
+def test_one_buyers_refusals_limit_no_other_buyer():
+    state = MarketState(runs=("run",), declined={"A": [0.1] * TOLD})
+    trading = opened(priced("A", "B", 0.5), priced("B", "A", 0.5), state=state)
+    assert {buyer: some[0].gain for buyer, some in trading.offers.items()} == {"A": 0.1, "B": 0.5}
+
+
+def test_a_regress_is_no_offer_only_where_best_models_are_given_back():
+    worse = replace(approved("A", "B"), regress=True)
+    trading = opened(worse, approved("A", "C"))
+    assert len(trading.offers["A"]) == 2
+    restoring = replace(trading, restores=True)
+    assert [offer.seller for offer in restoring.offers["A"]] == [trading.state.pseudonyms["C"]]
+
+
+def test_what_is_given_free_of_charge():
+    """A purchase replaces it; a best model given back is not where training goes on from."""
+    free = {name: {"w": torch.full((2,), 10.0 + place)} for place, name in enumerate(NAMES)}
+    best = {"C": {"w": torch.full((2,), 99.0)}, "D": {"w": torch.full((2,), 98.0)}}
+    trading = replace(
+        opened(priced("A", "B")), served={name: free[name] for name in "ABC"}, restored=best, restores=True
+    )
+    bargain = bargained(trading, {"A": bid(trading, "A", [900])})
+    deliveries = bargain.deliver()
+    received = {name: one.purchase for name, one in deliveries.items()}
+    assert received["A"] is trading.trials[0].merged
+    assert received["B"] is free["B"]
+    assert (received["C"], received["D"]) == (best["C"], best["D"])
+    assert all(one.digest == digest(one.purchase) for one in deliveries.values())
+    outcome = bargain.conclude({name: one.acknowledge() for name, one in deliveries.items()})
+    assert outcome.models["A"] is trading.trials[0].merged
+    assert (outcome.models["B"], outcome.models["C"]) == (free["B"], free["C"])
+    assert outcome.models["D"] is MODELS["D"], "it was not served: training goes on from its own model"
+    assert outcome.settled == ("run/7/A/B",)
+    assert set(outcome.state.delivered) == {"A"}
 
 
 # -- with a real broker ---------------------------------------------------------------------------

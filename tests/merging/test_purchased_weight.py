@@ -1,6 +1,7 @@
+import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -119,3 +120,62 @@ def test_the_grid_of_alpha_evaluated_together_is_the_same(mlp):
             for together in (False, True)
         )
         assert one == pytest.approx(all_at_once, abs=1e-3)
+
+
+# -- a patient choice -----------------------------------------------------------------------------
+
+
+def patient(curves, towards):
+    """Return the patient choice of α, and the losses of each α that was evaluated.
+
+    Parameters
+    ----------
+    curves
+        From α to one loss for each sample.
+    """
+    seen = {}
+
+    def loss(state, data):
+        alpha = float(state["alpha"])
+        seen[alpha] = torch.as_tensor(curves(alpha))
+        return seen[alpha]
+
+    merge = lambda alpha: {"alpha": torch.as_tensor(alpha)}  # noqa: E731
+    found = fit_weights(BUYER, SELLER, loss, DATA, merge=merge, towards=towards)
+    return found, {round(alpha, 6): losses.numpy() for alpha, losses in seen.items()}
+
+
+@given(st.integers(0, 10**6), st.floats(0.2, 0.5), st.floats(0.0, 3.0), st.integers(2, 60))
+@settings(max_examples=60, deadline=None)
+def test_the_patient_choice_by_brute_force(seed, towards, noise, samples):
+    """Of all α that are no worse than the best by a standard error, the nearest to the target."""
+    dice = np.random.default_rng(seed)
+    best, slopes = dice.uniform(0, 1), noise * dice.normal(size=samples)
+
+    def curves(alpha):
+        return (alpha - best) ** 2 + slopes * (alpha - best) + 1
+
+    found, seen = patient(curves, towards)
+    means = {alpha: losses.mean() for alpha, losses in seen.items()}
+    lowest = seen[min(means, key=means.get)]
+    allowed = {
+        alpha
+        for alpha, losses in seen.items()
+        if (losses - lowest).mean() <= (losses - lowest).std(ddof=1) / samples**0.5 + 1e-12
+    }
+    nearest = min(abs(alpha - towards) for alpha in allowed)
+    assert abs(found - towards) == pytest.approx(nearest, abs=1e-5)
+    assert round(towards, 6) in seen, "the target itself is a candidate"
+
+
+def test_a_patient_choice_differs_from_the_best_only_by_chance():
+    """Without noise it is the best one, and with much noise it is the target."""
+    signs = np.array([1.0, -1.0] * 20)
+    choices = [patient(lambda alpha: (alpha - 0.85) ** 2 + noise * signs * alpha, 0.5)[0] for noise in (0.0, 5.0)]  # noqa: B023
+    assert choices == [pytest.approx(0.85), 0.5]
+
+
+def test_a_choice_from_one_sample_is_the_best_one():
+    """Its standard error is unknown."""
+    found, _ = patient(lambda alpha: np.array([(alpha - 0.85) ** 2]), 0.5)
+    assert found == pytest.approx(0.85)

@@ -1,6 +1,7 @@
 """All branches of a market round, over a grid in this process."""
 
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord
 
 from clients.client_app import app
+from fl_market.broker import Terms
 from fl_market.errors import MarketError
 from fl_market.ledger import ENDOWMENT, ESCROW, DealState, read_receipts, reconcile
 from fl_market.protocol import OFFER, QUOTE
@@ -16,6 +18,7 @@ from fl_market.runner.inline_grid import InlineGrid
 from strategies import ParameterMarket
 from strategies.server_app import run_arm
 from tests.played import EVALUATE, TRAIN, SpiedGrid, broken, changed, configured, play, settled, tamper_with
+from tests.terms import PUBLISHED
 
 pytestmark = pytest.mark.flower
 
@@ -511,3 +514,56 @@ def test_a_buyer_may_buy_from_several_sellers_in_one_round():
         if message.metadata.message_type == OFFER and reply.content["bids"]:
             deals = bought.get((int(message.metadata.group_id), agent), [])
             assert sum(deal.price for deal in deals) <= sum(reply.content["bids"]["amount"])
+
+
+# -- the default terms ----------------------------------------------------------------------------
+
+DEFAULT = {name: getattr(Terms(), name) for name in PUBLISHED}
+"""In place of the published terms with which these tests play."""
+SMALL = {"train_samples": 600, "broker_samples": 300}
+
+
+def no_bids(name, message, reply):
+    return changed(reply, bids=ConfigRecord({})) if message.metadata.message_type == OFFER else reply
+
+
+def test_agents_hold_the_served_model_without_a_purchase():
+    """It is delivered with the evaluation, and training goes on from it without another message."""
+    strategy, grid, ledger = play(no_bids, **DEFAULT, **SMALL, confidence=0.8, tuning_learning_rate=0.01)
+    delivered = {
+        (int(message.metadata.group_id), agent): next(iter(message.content.array_records.values()))
+        for agent, message, _ in grid.seen
+        if message.metadata.message_type == EVALUATE and message.content.array_records
+    }
+    assert ledger.deals() == []
+    assert set(delivered) == set(ALL), "before the first round of trading there is no service"
+    assert not any(message.content.array_records for message in grid.sent(TRAIN))
+    for agent, record in strategy.broker.state.models.items():
+        received = delivered[3, agent].to_torch_state_dict()
+        assert all(torch.equal(record[name], tensor) for name, tensor in received.items())
+    assert not any("receipts" in message.content for _, message, _ in grid.seen)
+
+
+@pytest.mark.parametrize("restore", ["last", "always", "never"])
+def test_the_round_in_which_best_models_are_given_back(restore, monkeypatch):
+    """Every buyer has a best model from the start, which no training reaches."""
+    from fl_market.market import incumbents
+
+    best = {}
+    certified = incumbents.incumbent_of
+
+    def with_best(buyer, state, terms, **options):
+        found = certified(buyer, state, terms, **options)
+        best.setdefault("model", {name: 0.5 * tensor for name, tensor in state.items()})
+        return replace(found, restored=best["model"])
+
+    monkeypatch.setattr("fl_market.market.purchases.incumbent_of", with_best)
+    terms = DEFAULT | {"service": "none", "restore": restore}
+    strategy, grid, ledger = play(no_bids, **terms, **SMALL)
+    assert ledger.deals() == []
+    rounds = [int(message.metadata.group_id) for message in grid.sent(EVALUATE, "A") if message.content.array_records]
+    assert rounds == {"last": [3], "always": [2, 3], "never": []}[restore]
+    for model in strategy.broker.state.models.values():
+        assert any(not torch.equal(model[name], best["model"][name]) for name in model), "the record is kept"
+    carried = [int(message.metadata.group_id) for message in grid.sent(TRAIN, "A") if message.content.array_records]
+    assert carried == ([3] if restore == "always" else []), "the next training starts from the record"

@@ -16,10 +16,12 @@ from types import SimpleNamespace
 import pytest
 from flwr.app import Error, Message
 
+from fl_market.broker import Terms
 from fl_market.cli import main
 from fl_market.configuration import Configuration
 from fl_market.errors import MarketError
 from fl_market.ledger import ESCROW, DealState, Ledger
+from fl_market.market import incumbents, purchases
 from fl_market.protocol import IDENTIFY
 from fl_market.run_folder import LEDGER, at_work, clear_folder, read_configuration
 from fl_market.runner.engines import run_inline
@@ -506,3 +508,29 @@ def test_an_unidentified_agent_keeps_its_model_after_a_resume(tmp_path):
     assert [entry.round for entry in result.agents["B"].rounds] == [1, 2, 3, 5, 6]
     kept = [Checkpoints(tmp_path / "checkpoints-market-priced").last()]
     assert set(kept[0].outcome.models) == set(known.outcome.models) == {"A", "B"}
+
+
+def test_an_extended_run_in_which_models_were_given_back_goes_on_as_an_uninterrupted_one(tmp_path, monkeypatch):
+    """What its last round gave back is where neither training nor the market goes on from."""
+    certified = incumbents.incumbent_of
+
+    def with_best(buyer, state, terms, **options):
+        found = certified(buyer, state, terms, **options)
+        return replace(found, restored={name: 0.5 * tensor for name, tensor in state.items()})
+
+    monkeypatch.setattr(purchases, "incumbent_of", with_best)
+    terms = {name: getattr(Terms(), name) for name in PUBLISHED}
+    small = {"train_samples": 600, "broker_samples": 300, "fit_steps": 5, "tuning_learning_rate": 0.02}
+    whole = run_inline(configured(tmp_path / "whole", **terms, **small))
+    first = run_inline(configured(tmp_path / "parts", num_server_rounds=3, **terms, **small))
+    options = read_configuration(tmp_path / "parts").with_options(
+        resume=str(tmp_path / "parts"), num_server_rounds=ROUNDS
+    )
+    extended = run_inline(options)
+    assert settled(extended) == settled(whole)
+    for name, agent in whole.agents.items():
+        assert extended.agents[name].rounds[2] == first.agents[name].rounds[2]
+        assert extended.agents[name].rounds[:2] == agent.rounds[:2]
+        assert extended.agents[name].rounds[3:] == agent.rounds[3:]
+        if (3, name) not in {(deal.round, deal.buyer) for deal, _ in whole.trades}:
+            assert first.agents[name].rounds[2] != agent.rounds[2], "it was given back"
