@@ -16,3 +16,5 @@ RESTORATIONS = ("last", "always", "never")
 """Rounds after which a buyer gets its best certified model back."""
 GRANULARITIES = ("model", "layer", "row")
 """Parts of a model with a purchased weight of their own."""
+BENCH_PARTS = ("validity", "power", "worthless")
+"""Parts of the benchmark of certificates."""
