@@ -23,3 +23,5 @@ GRANULARITIES = ("model", "layer", "row")
 """Parts of a model with a purchased weight of their own."""
 FAULTS = ("none", "random-labels", "untrained", "noise", "sign-flip")
 """Simulated faults of an agent: in its data, or in the parameters that it sends."""
+BENCH_PARTS = ("validity", "power", "worthless")
+"""Parts of the benchmark of certificates."""

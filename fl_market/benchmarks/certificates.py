@@ -1,264 +1,184 @@
-"""``fl-market bench certificates``: the share of runs with a false certificate.
+"""``fl-market bench certificates``: how often certificates are false, missing or worthless.
 
-Runs are simulated on score differences, without any network: each trial is one difference for each
-sample of the certify split, which all rounds share, as in a market. The purchases that count have a
-true gain of 0, the null hypothesis that is hardest to keep. ``trial`` certifies each trial for
-itself, by Student's t; ``run`` all trials of a run together, by betting and an error budget.
-
-Some sellers adapt to what they are told: whether a purchase was certified, and its gain, rounded
-down to one digit. The proof of the budget (:mod:`fl_market.gains.budget`) covers them as long as
-that depends little on the samples. Probers are the worst case beyond it. Their buyers never buy, so
-that a true gain is certified round after round, and each answer tells them the direction of one
-more random change on the certify split. In the last round they sell the sum of the changes.
+Three parts: the share of simulated runs with a false certificate (*validity*), the share of true
+gains that are certified (*power*), and the share of worthless sellers with a certificate
+(*worthless*).
 """
 
-import math
-from collections.abc import Callable, Generator
-from dataclasses import dataclass
-from itertools import permutations
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-from scipy import stats
-
-from fl_market.gains import ErrorBudget, mean_exceeds
-from fl_market.naming import agent_name
+from fl_market.benchmarks import certificate_power as power
+from fl_market.benchmarks import certificate_validity as validity
+from fl_market.benchmarks import certificate_worthless as worthless
+from fl_market.choices import BENCH_PARTS
 from fl_market.reports.curves import new_figure, save_figure
 from fl_market.reports.table import summary_table
 from fl_market.run_folder import claim_file, write_json
-from fl_market.seeds import numpy_generator
 
-AGENTS, ROUNDS, SAMPLES, ERROR = 3, 30, 500, 0.05
-STEP, CHANGED = 0.4, 0.1
-"""Size of a difference, and share of the samples that differ, as with nearly equal classifiers."""
-PROBES = ROUNDS - 1
-"""Number of probes before a prober sells the sum of its changes."""
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
-Differences = NDArray[np.float64]
+SEEDS = 3
+"""Number of seeds of the networks."""
+Document = Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class Proposal:
-    """A possible purchase.
-
-    Attributes
-    ----------
-    differences
-        Score before less score after, one for each sample of the certify split, in [-1, 1].
-    gain
-        Expectation of the differences; at most 0 makes a certificate false.
-    """
-
-    differences: Differences
-    gain: float = 0.0
-
-
-Seller = Generator[Proposal, float | None, None]
-"""Yields a proposal in each round; receives the told gain if it was certified, else None."""
-
-
-def independent(dice: np.random.Generator) -> Seller:
-    """Yield a new proposal in each round."""
-    while True:
-        yield Proposal(_change(dice))
-
-
-def rare_harm(dice: np.random.Generator) -> Seller:
-    """Yield new proposals that gain a little on most samples, and lose as much on a few."""
-    lost = 1 / 101
-    while True:
-        yield Proposal(np.where(dice.random(SAMPLES) < lost, -1.0, 0.01))
-
-
-def stubborn(dice: np.random.Generator) -> Seller:
-    """Yield one proposal again and again, with small changes."""
-    kept = _change(dice)
-    while True:
-        yield Proposal(0.9 * kept + 0.1 * _change(dice))
-
-
-def imitator(dice: np.random.Generator) -> Seller:
-    """Yield the last certified proposal with small changes, and new ones until there is one."""
-    kept = None
-    while True:
-        proposal = _change(dice) if kept is None else 0.9 * kept + 0.1 * _change(dice)
-        if (yield Proposal(proposal)) is not None:
-            kept = proposal
-
-
-def climber(dice: np.random.Generator) -> Seller:
-    """Yield a true gain, and once it is bought, changes of it that add nothing.
-
-    Its changes accumulate while the told gain does not fall.
-    """
-    gain, best = dice.uniform(0.01, 0.05), -math.inf
-    kept, bought = np.zeros(SAMPLES), None
-    while True:
-        changed = kept + 0.3 * _change(dice)
-        own = np.clip(gain + changed, -1, 1) if bought is None else np.clip(changed - bought, -1, 1)
-        told = yield Proposal(own, gain if bought is None else 0.0)
-        if told is not None and told >= best:
-            kept, best, bought = changed, told, changed
-
-
-def gain_prober(dice: np.random.Generator) -> Seller:
-    """Probe changes by the told gain of a true gain that is about to be rounded up."""
-    gain = 0.05
-    while True:
-        found = np.zeros(SAMPLES)
-        for _ in range(PROBES):
-            change = _change(dice)
-            told = yield Proposal(gain + change, gain)
-            if told is not None:
-                found += change if told >= gain else -change
-        yield Proposal(_scaled(found))
-
-
-def success_prober(dice: np.random.Generator) -> Seller:
-    """Probe changes by the success of a true gain that is certified every second time."""
-    gain = 0.02
-    while True:
-        found = np.zeros(SAMPLES)
-        for _ in range(PROBES):
-            change = _change(dice)
-            told = yield Proposal(gain + change, gain)
-            found += change if told is not None else -change
-            gain *= 0.9 if told is not None else 1.1
-        yield Proposal(_scaled(found))
-
-
-SELLERS: dict[str, Callable[[np.random.Generator], Seller]] = {
-    "independent": independent,
-    "rare harm": rare_harm,
-    "stubborn": stubborn,
-    "imitator": imitator,
-    "climber": climber,
-    "prober of successes": success_prober,
-    "prober of gains": gain_prober,
-}
-SCOPES = ("trial", "run")
-
-
-def certificates(out_dir: str, *, runs: int = 1000, seed: int = 0, overwrite: bool = False) -> str:
-    """Simulate runs of each kind of seller; write ``certificates.json``, a picture, return a table.
+def certificates(
+    out_dir: str,
+    *,
+    parts: Sequence[str] = BENCH_PARTS,
+    data_dir: str = "",
+    runs: int = 1000,
+    seed: int = 0,
+    overwrite: bool = False,
+    report: Callable[[str], None] = print,
+) -> str:
+    """Measure the certificates; write ``certificates.json`` and a picture, return tables.
 
     Parameters
     ----------
     out_dir
         Folder of the files.
+    parts
+        The parts, of ``BENCH_PARTS``.
+    data_dir
+        Folder of MNIST in torchvision's layout. Empty for the shipped sample, with a tenth of the
+        unused images, so that true gains are less exact.
     runs
-        Number of runs of each kind of seller, for each scope of the certificates.
+        Number of simulated runs of each kind of seller; a tenth of it under each trial's own
+        confidence, which fails nearly always.
     seed
-        Decides the samples.
+        Decides the samples, and the first of the seeds of the networks.
     overwrite
         Whether earlier files may be overwritten.
+    report
+        Called with a line for each market and buyer.
 
     Raises
     ------
     MarketError
-        If the files exist and may not be overwritten.
+        If the files exist and may not be overwritten, or the data cannot be read.
     """
     folder = claim_file(Path(out_dir), "certificates.json", overwrite)
-    found = {kind: {scope: false_by_round(kind, scope, runs, seed) for scope in SCOPES} for kind in SELLERS}
-    setting = {"agents": AGENTS, "rounds": ROUNDS, "samples": SAMPLES, "error": ERROR, "runs": runs, "seed": seed}
-    write_json(folder / "certificates.json", setting | {"runs with a false certificate by round": found})
-    _draw(found, runs, folder / "certificates.png")
-    rows = [(kind, *(f"{100 * counts[scope][-1] / runs:.1f}" for scope in SCOPES)) for kind, counts in found.items()]
-    title = f"{runs} runs each, of {AGENTS} agents and {ROUNDS} rounds: share with a false certificate"
-    return summary_table(title, ("sellers", *(f"{scope} (%)" for scope in SCOPES)), rows)
+    seeds = range(seed, seed + SEEDS)
+    measure: dict[str, Callable[[], Document]] = {
+        "validity": lambda: _validity(runs, seed),
+        "power": lambda: power.document(power.measured_trials(data_dir, seeds, report)),
+        "worthless": lambda: worthless.document(worthless.tested_sellers(data_dir, seeds, report)),
+    }
+    found = {part: measure[part]() for part in BENCH_PARTS if part in parts}
+    write_json(folder / "certificates.json", {"seed": seed, "data": "MNIST" if data_dir else "sample", **found})
+    draw(found, folder / "certificates.png")
+    return "\n\n".join(TABLES[part](document) for part, document in found.items())
 
 
-def false_by_round(kind: str, scope: str, runs: int, seed: int) -> list[int]:
-    """Return for each round the number of runs with a false certificate until then.
-
-    Parameters
-    ----------
-    kind
-        Kind of all sellers, of ``SELLERS``.
-    scope
-        One of ``SCOPES``.
-    runs
-        Number of runs.
-    seed
-        Decides the samples.
-    """
-    dice = (numpy_generator(seed, "certificates", kind, number) for number in range(runs))
-    first = [first_false_certificate(SELLERS[kind], scope, one) for one in dice]
-    return [sum(found is not None and found <= number for found in first) for number in range(1, ROUNDS + 1)]
+def _validity(runs: int, seed: int) -> Document:
+    counts = {"run": runs, "trial": max(1, runs // 10)}
+    return {
+        "agents": validity.AGENTS,
+        "rounds": validity.ROUNDS,
+        "samples": validity.SAMPLES,
+        "error": validity.ERROR,
+        "runs": counts,
+        "runs with a false certificate by round": {
+            kind: {scope: validity.false_by_round(kind, scope, count, seed) for scope, count in counts.items()}
+            for kind in validity.SELLERS
+        },
+    }
 
 
-def first_false_certificate(
-    make: Callable[[np.random.Generator], Seller], scope: str, dice: np.random.Generator
-) -> int | None:
-    """Return the round of a run's first false certificate, or None if there is none."""
-    pairs = list(permutations(map(agent_name, range(AGENTS)), 2))
-    sellers = {pair: make(dice) for pair in pairs}
-    proposals = {pair: next(seller) for pair, seller in sellers.items()}
-    budget = ErrorBudget(ERROR)
-    for number in range(1, ROUNDS + 1):
-        levels = {pair: budget.level(number, len(pairs), pair) if scope == "run" else ERROR for pair in pairs}
-        test = certified if scope == "run" else certified_by_student
-        passed = {pair: test(proposals[pair].differences, levels[pair]) for pair in pairs}
-        if any(passed[pair] and proposals[pair].gain <= 0 for pair in pairs):
-            return number
-        budget = budget.after({pair: (levels[pair], passed[pair]) for pair in pairs})
-        proposals = {
-            pair: seller.send(told(float(proposals[pair].differences.mean())) if passed[pair] else None)
-            for pair, seller in sellers.items()
-        }
-    return None
+def _validity_table(found: Document) -> str:
+    rows = [
+        (kind, *(f"{100 * by_scope[scope][-1] / count:.1f}" for scope, count in found["runs"].items()))
+        for kind, by_scope in found["runs with a false certificate by round"].items()
+    ]
+    title = f"Validity: {found['agents']} agents, {found['rounds']} rounds: share of runs with a false certificate"
+    return summary_table(title, ("sellers", *(f"{scope} (%)" for scope in found["runs"])), rows)
 
 
-def certified(differences: Differences, level: float) -> bool:
-    """Return whether a gain is certified by betting."""
-    return mean_exceeds(differences, -1.0, 1.0, 0.0, level)
+def _power_table(found: Document) -> str:
+    rows = [
+        (name, *(_of(part[key]) for key in ("gain", "gain by loss", "progress")))
+        for name, part in (*found["markets"].items(), ("all", found["all"]))
+    ]
+    title = f"Power: share certified of the trials with a true gain above {100 * power.NOTABLE:g} %"
+    return summary_table(title, ("market", "gain (%)", "gain by loss (%)", "progress (%)"), rows)
 
 
-def certified_by_student(differences: Differences, level: float) -> bool:
-    """Return whether a gain is certified by Student's t."""
-    deviation = float(differences.std(ddof=1)) / math.sqrt(len(differences))
-    return float(differences.mean()) > float(stats.t.isf(level, len(differences) - 1)) * deviation
+def _worthless_table(found: Document) -> str:
+    header = [f"{what}, {granularity}" for granularity in worthless.GRANULARITIES for what in worthless.COUNTS]
+    title = f"Worthless sellers: certificates / trials, each with an error of {100 * worthless.ERROR:g} %"
+    rows = []
+    for kind, counts in found["kinds"].items():
+        cells = [
+            f"{counts[granularity][what]} / {counts[granularity]['trials']}"
+            for granularity in worthless.GRANULARITIES
+            for what in worthless.COUNTS
+        ]
+        rows.append((kind, *cells))
+    return summary_table(title, ("seller", *header), rows)
 
 
-def told(gain: float) -> float:
-    """Return a gain rounded down to one significant digit.
-
-    Examples
-    --------
-    >>> told(0.0376), told(0.05), told(0.0)
-    (0.03, 0.05, 0.0)
-    """
-    if not gain:
-        return 0.0
-    digits = -math.floor(math.log10(abs(gain)))
-    return round(math.floor(round(gain * 10.0**digits, 9)) / 10.0**digits, max(digits, 0))
+TABLES: dict[str, Callable[[Document], str]] = {
+    "validity": _validity_table,
+    "power": _power_table,
+    "worthless": _worthless_table,
+}
 
 
-def _change(dice: np.random.Generator) -> Differences:
-    """Return differences whose expectation is 0."""
-    draws = dice.random(SAMPLES)
-    found: Differences = STEP * ((draws < CHANGED / 2).astype(float) - (draws > 1 - CHANGED / 2))
-    return found
+def _of(part: Document) -> str:
+    return f"{100 * part['certified']:.0f} of {part['trials']}" if part["trials"] else "none"
 
 
-def _scaled(differences: Differences) -> Differences:
-    """Return symmetric differences as small as those of one change."""
-    deviation = float(differences.std())
-    wanted = STEP * math.sqrt(CHANGED)
-    found: Differences = np.clip(differences * (wanted / deviation if deviation else 1.0), -1.0, 1.0)
-    return found
+def draw(found: Document, path: Path) -> Path:
+    """Draw a panel for each part; return the picture's path."""
+    panels = {"validity": _draw_validity, "power": _draw_power, "worthless": _draw_worthless}
+    figure = new_figure(6 * len(found), 4.2)
+    for part, panel in zip(found, figure.subplots(1, len(found), squeeze=False)[0], strict=True):
+        panels[part](found[part], panel)
+    return save_figure(figure, path)
 
 
-def _draw(found: dict[str, dict[str, list[int]]], runs: int, path: Path) -> None:
-    figure = new_figure(9, 3.8)
-    panels, ticks = figure.subplots(1, len(SCOPES)), (0, 1, 5, 20, 100)
-    for scope, panel in zip(SCOPES, panels, strict=True):
-        for kind, counts in found.items():
-            panel.plot(range(1, ROUNDS + 1), [100 * count / runs for count in counts[scope]], label=kind)
-        panel.axhline(100 * ERROR, color="black", linestyle="--")
-        panel.set(title=scope, xlabel="round", yscale="symlog", ylim=(0, 105))
-        panel.set_yticks(ticks, labels=map(str, ticks))
-    panels[0].set(ylabel="runs with a false certificate (%)")
-    panels[-1].legend(fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))
-    save_figure(figure, path)
+def _draw_validity(found: Document, panel: "Axes") -> None:
+    ticks, runs = (0, 1, 5, 20, 100), found["runs"]["run"]
+    for kind, by_scope in found["runs with a false certificate by round"].items():
+        shares = [100 * count / runs for count in by_scope["run"]]
+        panel.plot(range(1, len(shares) + 1), shares, label=kind)
+    panel.axhline(100 * found["error"], color="black", linestyle="--")
+    panel.set(xlabel="round", ylabel="runs with a false certificate (%)", yscale="symlog", ylim=(0, 105))
+    panel.set_yticks(ticks, labels=map(str, ticks))
+    panel.legend(fontsize="x-small")
+
+
+def _draw_power(found: Document, panel: "Axes") -> None:
+    edges = power.BINS
+    labels = [f"{100 * low:g}…{100 * high:g}" for low, high in pairwise(edges)]
+    for offset, (gain, certified) in enumerate((("gain", "certified"), ("progress", "priced"))):
+        shares = [
+            _share([one[certified] for one in found["trials"] if one[gain] is not None and low < one[gain] <= high])
+            for low, high in pairwise(edges)
+        ]
+        panel.bar([place + 0.4 * offset - 0.2 for place in range(len(shares))], shares, width=0.4, label=gain)
+    panel.set_xticks(range(len(labels)), labels=labels, fontsize="x-small")
+    panel.set(xlabel="true relative gain (%)", ylabel="certified (%)", ylim=(0, 105))
+    panel.legend(fontsize="x-small")
+
+
+def _draw_worthless(found: Document, panel: "Axes") -> None:
+    bars = [(granularity, what) for granularity in worthless.GRANULARITIES for what in worthless.COUNTS]
+    for offset, (granularity, what) in enumerate(bars):
+        parts = [counts[granularity] for counts in found["kinds"].values()]
+        shares = [100 * part[what] / max(1, part["trials"]) for part in parts]
+        places = [place + (offset - 2.5) / 7 for place in range(len(parts))]
+        panel.barh(places, shares, height=1 / 7, label=f"{what}, {granularity}")
+    panel.axvline(100 * worthless.ERROR, color="black", linestyle="--")
+    panel.set_yticks(range(len(found["kinds"])), labels=found["kinds"], fontsize="x-small")
+    panel.set(xlabel="worthless sellers (%)", xlim=(0, 105))
+    panel.legend(fontsize="x-small")
+
+
+def _share(flags: Sequence[bool]) -> float:
+    return 100 * sum(flags) / len(flags) if flags else 0.0

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fl_market.choices import BENCH_PARTS
 from fl_market.cli.arguments import add_debug, names, new_folder, seeds, whole
 from fl_market.cli.runs import add_overhead
 from fl_market.settings import DEVICES
@@ -76,10 +77,20 @@ def add_bench(commands: "Commands") -> None:
     _add_bench_options(align, "align.json")
     align.set_defaults(command=_align)
     certificates = benches.add_parser(
-        "certificates", help="count runs with a false certificate in simulations; about two minutes"
+        "certificates", help="measure how often certificates are false, missing or worthless; about an hour"
     )
     certificates.add_argument(
-        "--runs", type=whole(1), default=1000, metavar="N", help="runs of each kind of seller (default: %(default)s)"
+        "--data-dir", default="", metavar="DIR", help="folder of MNIST in torchvision's layout; the sample by default"
+    )
+    certificates.add_argument(
+        "--runs", type=whole(1), default=1000, metavar="N", help="simulated runs of each seller (default: %(default)s)"
+    )
+    certificates.add_argument(
+        "--parts",
+        type=_bench_parts,
+        default=BENCH_PARTS,
+        metavar="PART,…",
+        help=f"parts separated by commas (default: {','.join(BENCH_PARTS)})",
     )
     _add_bench_options(certificates, "certificates.json and certificates.png")
     certificates.set_defaults(command=_certificates)
@@ -126,6 +137,13 @@ def _add_bench_options(parser: argparse.ArgumentParser, files: str) -> None:
     parser.add_argument("--out", default="", metavar="DIR", help=f"folder for {files}; runs/… by default")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier result in --out")
     add_debug(parser)
+
+
+def _bench_parts(text: str) -> list[str]:
+    found = names(text)
+    if not set(found) <= set(BENCH_PARTS):
+        raise argparse.ArgumentTypeError(f"must be some of {', '.join(BENCH_PARTS)}; got {text!r}")
+    return found
 
 
 def _figure(options: argparse.Namespace) -> int:
@@ -201,7 +219,21 @@ def _certificates(options: argparse.Namespace) -> int:
     from fl_market.benchmarks.certificates import certificates
 
     out_dir = options.out or new_folder("bench-certificates")
-    print(certificates(out_dir, runs=options.runs, seed=options.seed, overwrite=options.overwrite))
+
+    def report(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    print(
+        certificates(
+            out_dir,
+            parts=options.parts,
+            data_dir=options.data_dir,
+            runs=options.runs,
+            seed=options.seed,
+            overwrite=options.overwrite,
+            report=report,
+        )
+    )
     for suffix in ("json", "png"):
         print(Path(out_dir) / f"certificates.{suffix}")
     return 0
