@@ -5,7 +5,7 @@ An arm names a strategy, the initialisation, and the first round in which models
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +82,7 @@ class Setting:
     ledger: Ledger
     split_seed: int | None = field(default=None, repr=False)
 
-    @property
+    @cached_property
     def splits(self) -> tuple[Batch, Batch]:
         """The broker's fit and certify splits.
 
