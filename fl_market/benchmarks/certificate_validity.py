@@ -10,7 +10,7 @@ Sellers see the offers, as if each buyer showed them its own. The proof of the e
 (:mod:`fl_market.gains.budget`) covers them as long as the proposals depend little on the samples.
 Probers are the worst case beyond it. Their buyers never pay, so that a true gain is certified round
 after round, and each offer tells them the direction of one more random change on the certify split.
-In the last round they sell the sum of the changes.
+In the last round they sell the sum of the changes. Colluding probers add up the changes of all.
 """
 
 import math
@@ -36,7 +36,7 @@ from fl_market.pricing.money import micro_credits
 from fl_market.protocol import Ask, Bid, Offer
 from fl_market.seeds import numpy_generator
 
-AGENTS, ROUNDS, SAMPLES, ERROR = 3, 30, 500, 0.05
+AGENTS, ROUNDS, SAMPLES, ERROR = 3, 30, 2500, 0.05
 STEP, CHANGED = 0.4, 0.1
 """Size of a difference, and share of the samples that differ, as with nearly equal classifiers."""
 LEVEL = 0.5
@@ -129,16 +129,19 @@ def climber(dice: np.random.Generator) -> Seller:
             kept, best, bought = changed, offer.gain, changed
 
 
-def success_prober(dice: np.random.Generator) -> Seller:
-    """Probe changes by the offers of a true gain that is certified every second time."""
-    gain = 0.03
+def success_prober(dice: np.random.Generator, found: Differences | None = None) -> Seller:
+    """Probe changes by the offers of a true gain that is certified every second time.
+
+    The sum of the changes is common to sellers that collude.
+    """
+    found = np.zeros(SAMPLES) if found is None else found
+    gain = 5 * _spread()
+    for number in range(PROBES):
+        change = _change(dice)
+        offer = yield _true(gain, change)
+        found += change if offer is not None else -change
+        gain += (-0.9 if offer is not None else 0.9) * _spread() / (1 + number / 8)
     while True:
-        found = np.zeros(SAMPLES)
-        for number in range(PROBES):
-            change = _change(dice)
-            offer = yield _true(gain, change)
-            found += change if offer is not None else -change
-            gain += (-0.005 if offer is not None else 0.005) / (1 + number / 8)
         yield Proposal(_scaled(found))
 
 
@@ -147,45 +150,65 @@ def gain_prober(dice: np.random.Generator) -> Seller:
 
     Once no higher gains are told than those that the buyer declined, the least of them is probed.
     """
+    found, told = np.zeros(SAMPLES), [0.5]
+    for _ in range(PROBES):
+        change = _change(dice) / 2
+        edge = min(told[-TOLD:]) if len(told) > TOLD else told[0]
+        offer = yield _true(LEVEL * edge, change)
+        if offer is not None:
+            found += change if offer.gain >= edge else -change
+            told.append(offer.gain)
     while True:
-        found, told = np.zeros(SAMPLES), [0.5]
-        for _ in range(PROBES):
-            change = _change(dice) / 2
-            edge = min(told[-TOLD:]) if len(told) > TOLD else told[0]
-            offer = yield _true(LEVEL * edge, change)
-            if offer is not None:
-                found += change if offer.gain >= edge else -change
-                told.append(offer.gain)
         yield Proposal(_scaled(found))
 
 
 def bound_prober(dice: np.random.Generator) -> Seller:
     """Probe changes by the told lower bound of a true gain."""
-    gain, edge = 0.07, 0.1
+    found, edge = np.zeros(SAMPLES), 0.1
+    gain = LEVEL * edge + 3 * _spread()
+    for number in range(PROBES):
+        change = _change(dice) / 2
+        offer = yield _true(gain, change)
+        higher = offer is not None and offer.lower_bound >= edge
+        found += change if higher else -change
+        gain += (-0.5 if higher else 0.5) * _spread() / (1 + number / 8)
     while True:
-        found = np.zeros(SAMPLES)
-        for number in range(PROBES):
-            change = _change(dice) / 2
-            offer = yield _true(gain, change)
-            higher = offer is not None and offer.lower_bound >= edge
-            found += change if higher else -change
-            gain += (-0.0025 if higher else 0.0025) / (1 + number / 8)
         yield Proposal(_scaled(found))
 
 
-SELLERS: dict[str, Callable[[np.random.Generator], Seller]] = {
-    "independent": independent,
-    "rare harm": rare_harm,
-    "stubborn": stubborn,
-    "without progress": without_progress,
-    "imitator": imitator,
-    "climber": climber,
-    "prober of offers": success_prober,
-    "prober of gains": gain_prober,
-    "prober of bounds": bound_prober,
+@dataclass(frozen=True)
+class Kind:
+    """A kind of sellers, and their buyers.
+
+    Attributes
+    ----------
+    make
+        Makes one seller; sellers that collude also get the common sum of their changes.
+    buys
+        Whether buyers pay for the best of their offers. None takes a purchase on approval, for that
+        would show no more than the offer.
+    collude
+        Whether all sellers of a run collude.
+    """
+
+    make: Callable[..., Seller]
+    buys: bool = True
+    collude: bool = False
+
+
+SELLERS: dict[str, Kind] = {
+    "independent": Kind(independent),
+    "rare harm": Kind(rare_harm),
+    "stubborn": Kind(stubborn),
+    "without progress": Kind(without_progress),
+    "imitator": Kind(imitator),
+    "climber": Kind(climber),
+    "prober of offers": Kind(success_prober, buys=False),
+    "prober of gains": Kind(gain_prober, buys=False),
+    "prober of bounds": Kind(bound_prober, buys=False),
+    "colluding probers": Kind(success_prober, buys=False, collude=True),
 }
-PROBERS = frozenset(kind for kind in SELLERS if kind.startswith("prober"))
-"""Kinds of sellers whose buyers never accept an offer."""
+"""The kinds of sellers by name."""
 
 
 def false_by_round(kind: str, scope: str, runs: int, seed: int, terms: Terms | None = None) -> list[int]:
@@ -209,7 +232,7 @@ def false_by_round(kind: str, scope: str, runs: int, seed: int, terms: Terms | N
         for agent in map(agent_name, range(AGENTS)):
             ledger.open_account(agent, micro_credits(terms.endowment))
         first = [
-            Simulation(SELLERS[kind], kind not in PROBERS, terms, ledger, number).first_false(
+            Simulation(SELLERS[kind], terms, ledger, number).first_false(
                 numpy_generator(seed, "certificates", kind, number)
             )
             for number in range(runs)
@@ -223,19 +246,15 @@ class Simulation:
 
     Attributes
     ----------
-    make
-        Makes the seller of each pair of agents.
-    buys
-        Whether buyers pay for the best of their offers. None takes a purchase on approval, for that
-        would show no more than the offer.
+    kind
+        Kind of all sellers.
     terms, ledger
         Terms and accounts of the market.
     number
         Number of the run.
     """
 
-    make: Callable[[np.random.Generator], Seller]
-    buys: bool
+    kind: Kind
     terms: Terms
     ledger: Ledger
     number: int = 0
@@ -243,7 +262,8 @@ class Simulation:
     def first_false(self, dice: np.random.Generator) -> int | None:
         """Return the round of the first false certificate or payment, or None if there is none."""
         agents = tuple(map(agent_name, range(AGENTS)))
-        sellers = {pair: self.make(dice) for pair in permutations(agents, 2)}
+        common = {"found": np.zeros(SAMPLES)} if self.kind.collude else {}
+        sellers = {pair: self.kind.make(dice, **common) for pair in permutations(agents, 2)}
         proposals = {pair: next(seller) for pair, seller in sellers.items()}
         state = MarketState(budget=ErrorBudget(1 - self.terms.confidence)).with_pseudonyms(agents)
         for number in range(1, ROUNDS + 1):
@@ -276,7 +296,7 @@ class Simulation:
         offers = {(buyer, sellers[offer.seller]): offer for buyer, some in found.items() for offer in some}
         priced = {buyer: [offer for offer in some if offer.gain > 0] for buyer, some in found.items()}
         best = {buyer: max(some, key=lambda offer: offer.gain) for buyer, some in priced.items() if some}
-        bids = {buyer: [Bid(offer.id, BID)] for buyer, offer in best.items()} if self.buys else {}
+        bids = {buyer: [Bid(offer.id, BID)] for buyer, offer in best.items()} if self.kind.buys else {}
         bidding = trading.accept_bids(bids)
         asks = {seller: [Ask(request.id, 0) for request in some] for seller, some in bidding.requests.items()}
         bargain = bidding.accept_asks(asks)
@@ -316,6 +336,11 @@ def _scores(brier: NDArray[np.float64]) -> Scores:
 def _true(gain: float, change: Differences) -> Proposal:
     """Return a proposal of a true gain and progress, changed by differences of mean 0."""
     return Proposal(gain + change, gain, progress_gain=gain)
+
+
+def _spread() -> float:
+    """Return the standard deviation of the mean of one change."""
+    return STEP * math.sqrt(CHANGED / SAMPLES)
 
 
 def _change(dice: np.random.Generator) -> Differences:

@@ -17,6 +17,11 @@ from fl_market.market.trials import Errors
 from fl_market.protocol import Offer
 
 
+@pytest.fixture(autouse=True)
+def few_samples(monkeypatch):
+    monkeypatch.setattr(validity, "SAMPLES", 500)
+
+
 @pytest.fixture
 def small(monkeypatch):
     """Parts with a few images, and no broker's steps."""
@@ -39,7 +44,7 @@ def test_proposals_are_what_they_say(kind):
     errors = []
     offer = Offer("o", "agent-1", "all", alpha=0.5, gain=0.1, lower_bound=0.1, after="")
     for _ in range(40):
-        seller = validity.SELLERS[kind](dice)
+        seller = validity.SELLERS[kind].make(dice)
         proposals = [next(seller), *(seller.send(offer) for _ in range(5))]
         assert all(np.abs(proposal.differences).max() <= 1 for proposal in proposals)
         errors.append(np.mean([proposal.differences.mean() - proposal.gain for proposal in proposals]))
@@ -55,6 +60,10 @@ def test_the_confidence_of_a_run_holds(kind):
 @pytest.mark.parametrize("kind", ["independent", "without progress", "climber"])
 def test_the_confidence_of_trials_does_not_hold_for_a_run(kind):
     assert validity.false_by_round(kind, "trial", 10, seed=1)[-1] >= 8
+
+
+def test_colluding_probers_are_a_known_limit():
+    assert validity.false_by_round("colluding probers", "run", 3, seed=1)[-1] == 3
 
 
 def test_the_quick_decision_is_that_of_the_certificate():
@@ -76,9 +85,8 @@ def test_sellers_see_the_offers_of_certified_proposals_alone(monkeypatch):
             differences = np.full(validity.SAMPLES, 0.07 * (-1) ** len(offers))
             offers.append((yield validity.Proposal(differences, gain=1.0, progress_gain=1.0)))
 
-    monkeypatch.setitem(validity.SELLERS, "alternating", seller)
+    monkeypatch.setitem(validity.SELLERS, "alternating", validity.Kind(seller, buys=False))
     monkeypatch.setattr(validity, "AGENTS", 2)
-    monkeypatch.setattr(validity, "PROBERS", {"alternating"})
     assert validity.false_by_round("alternating", "run", 1, seed=0)[-1] == 0
     assert {offer.gain for offer in offers if offer is not None} == {0.1}
     assert None in offers
@@ -141,7 +149,7 @@ def test_the_command_writes_what_it_prints(tmp_path, capsys, monkeypatch):
 
 
 def test_parts_are_chosen(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(validity, "SELLERS", {"stubborn": validity.stubborn})
+    monkeypatch.setattr(validity, "SELLERS", {"stubborn": validity.SELLERS["stubborn"]})
     assert main(["bench", "certificates", "--parts", "validity", "--runs", "1", "--out", str(tmp_path)]) == 0
     assert set(json.loads((tmp_path / "certificates.json").read_text())) == {"seed", "data", "validity"}
     assert main(["bench", "certificates", "--parts", "speed"]) == 2
