@@ -16,7 +16,7 @@ from fl_market.configuration import Configuration
 from fl_market.data import Batch
 from fl_market.errors import MarketError
 from fl_market.gains import ModelLoss, Objective
-from fl_market.market.fine_tuning import fine_tune_if_certified
+from fl_market.market.fine_tuning import fine_tuned
 from fl_market.parameters import StateDict, check_parameters
 from strategies.exchange import name_in, names_at, replies_by_node, wait_for_nodes, warn
 from strategies.history import History
@@ -259,12 +259,11 @@ class TunedFedAvg(RecordedFedAvg):
         if arrays is None:
             return None, metrics
         average = arrays.to_torch_state_dict()
-        tuned = fine_tune_if_certified(
+        tuned = fine_tuned(
             average,
             self._objective,
             steps=self.options.market.fit_steps,
             learning_rate=self.options.market.tuning_learning_rate,
-            confidence=self.options.market.confidence,
             hardware=self._hardware,
         )
         return (arrays if tuned is average else ArrayRecord(dict(tuned))), metrics

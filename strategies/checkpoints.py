@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from fl_market.market.outcome import Outcome
 from fl_market.market.state import MarketState
 
 STATE, TENSORS = "state.json", "tensors.safetensors"
-FORMAT = 5
+FORMAT = 6
 
 
 @dataclass(frozen=True)
@@ -151,11 +151,7 @@ def _document(checkpoint: Checkpoint) -> dict[str, Any]:
         "pseudonyms": dict(state.pseudonyms),
         "unpaid": state.unacknowledged,
         "runs": list(state.runs),
-        "declined": dict(state.declined),
-        "budget": {
-            "error": state.budget.error,
-            "carried": [[list(chain), level] for chain, level in state.budget.carried.items()],
-        },
+        "budget": asdict(state.budget),
     }
 
 
@@ -182,10 +178,7 @@ def _checkpoint(document: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> C
         models=models,
         profiles={agent: _profile(texts, validation.get(agent)) for agent, texts in document["profiles"].items()},
         best=best,
-        declined=document["declined"],
-        budget=ErrorBudget(
-            document["budget"]["error"], {tuple(chain): level for chain, level in document["budget"]["carried"]}
-        ),
+        budget=ErrorBudget(**document["budget"]),
         delivered={agent: [some[place] for place in sorted(some)] for agent, some in delivered.items()},
         permutations=permutations,
         unacknowledged=document["unpaid"],

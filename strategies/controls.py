@@ -11,7 +11,7 @@ from typing import Any
 
 from fl_market.broker import Broker
 from fl_market.gains import Objective
-from fl_market.market.fine_tuning import fine_tune_if_certified
+from fl_market.market.fine_tuning import fine_tuned
 from fl_market.market.outcome import Acknowledgement, Delivery, Exchange, Outcome
 from fl_market.parameters import StateDict
 from strategies.free_exchange import FreeExchange
@@ -51,13 +51,12 @@ class SiloedTuned(ParameterMarket):
         return FreeExchange.after(state, market_round, tuned, models)
 
     def tuned(self, state: StateDict, objective: Objective) -> StateDict:
-        """Return a model after the broker's steps, if their gain is certified."""
-        return fine_tune_if_certified(
+        """Return a model after the broker's steps, if they gain on held-out samples."""
+        return fine_tuned(
             state,
             objective,
             steps=self._tuning.steps,
             learning_rate=self._tuning.learning_rate,
-            confidence=self.broker.terms.confidence,
             hardware=self.broker.hardware,
         )
 

@@ -109,9 +109,9 @@ class ObjectiveOnBoth(Objective):
 
     unused: Batch = ()
 
-    def scores(self, state: StateDict) -> ScoresOnBoth:
+    def scores(self, state: StateDict, split: str = "certify") -> ScoresOnBoth:
         """Return a model's scores on both sets of images, calibrated on the fit split."""
-        known = super().scores(state)
+        known = super().scores(state, split)
         true = replace(self, certify=self.unused, unused=())
         unused = Objective.scores(true, state)
         return ScoresOnBoth(known.loss, known.brier, known.error, known.highest, unused)
@@ -242,7 +242,7 @@ def _measured(name: str, seed: int, number: int, tried: Sequence[Trial], true: T
                 loss_gain=(gain.loss_before - gain.loss_after) / gain.loss_before,
                 certified=trial.certificate.positive,
                 progress=None if progress is None else progress.gain,
-                priced=trial.certificate.positive and not trial.on_approval,
+                priced=trial.priced,
             )
 
 

@@ -6,11 +6,10 @@ and the state between two rounds are those of the market. A certificate is false
 at most 0, and so is a payment for a true progress of at most 0. The purchases that count have a
 true gain of 0, the null hypothesis that is hardest to keep.
 
-Sellers see the offers, as if each buyer showed them its own. The proof of the error budget
-(:mod:`fl_market.gains.budget`) covers them as long as the proposals depend little on the samples.
-Probers are the worst case beyond it. Their buyers never pay, so that a true gain is certified round
-after round, and each offer tells them the direction of one more random change on the certify split.
-In the last round they sell the sum of the changes. Colluding probers add up the changes of all.
+Sellers see the offers, as if each buyer showed them its own. Probers are the worst case. They offer
+a true gain round after round, and each offer tells them the direction of one more random change on
+the certify split. In the last round they sell the sum of the changes. Some buyers of probers never
+pay and others do, as an accomplice would. Colluding probers add up the changes of all.
 """
 
 import math
@@ -27,10 +26,10 @@ from fl_market.gains.certificate import OWN
 from fl_market.ledger import Ledger
 from fl_market.market.round import TradingRound
 from fl_market.market.settlement import apply
-from fl_market.market.spending import Spending, chain_of
-from fl_market.market.state import TOLD, MarketState
+from fl_market.market.spending import error_of_tests
+from fl_market.market.state import MarketState
 from fl_market.market.terms import Terms
-from fl_market.market.trials import Errors, Trial
+from fl_market.market.trials import Trial
 from fl_market.naming import agent_name
 from fl_market.pricing.money import micro_credits
 from fl_market.protocol import Ask, Bid, Offer
@@ -146,32 +145,13 @@ def success_prober(dice: np.random.Generator, found: Differences | None = None) 
 
 
 def gain_prober(dice: np.random.Generator) -> Seller:
-    """Probe changes by the told gain of a true gain that is about to be rounded up.
-
-    Once no higher gains are told than those that the buyer declined, the least of them is probed.
-    """
-    found, told = np.zeros(SAMPLES), [0.5]
+    """Probe changes by the told gain of a true gain that is about to be rounded up."""
+    found, edge = np.zeros(SAMPLES), 0.5
     for _ in range(PROBES):
         change = _change(dice) / 2
-        edge = min(told[-TOLD:]) if len(told) > TOLD else told[0]
         offer = yield _true(LEVEL * edge, change)
         if offer is not None:
             found += change if offer.gain >= edge else -change
-            told.append(offer.gain)
-    while True:
-        yield Proposal(_scaled(found))
-
-
-def bound_prober(dice: np.random.Generator) -> Seller:
-    """Probe changes by the told lower bound of a true gain."""
-    found, edge = np.zeros(SAMPLES), 0.1
-    gain = LEVEL * edge + 3 * _spread()
-    for number in range(PROBES):
-        change = _change(dice) / 2
-        offer = yield _true(gain, change)
-        higher = offer is not None and offer.lower_bound >= edge
-        found += change if higher else -change
-        gain += (-0.5 if higher else 0.5) * _spread() / (1 + number / 8)
     while True:
         yield Proposal(_scaled(found))
 
@@ -205,8 +185,8 @@ SELLERS: dict[str, Kind] = {
     "climber": Kind(climber),
     "prober of offers": Kind(success_prober, buys=False),
     "prober of gains": Kind(gain_prober, buys=False),
-    "prober of bounds": Kind(bound_prober, buys=False),
     "colluding probers": Kind(success_prober, buys=False, collude=True),
+    "paying probers": Kind(success_prober, collude=True),
 }
 """The kinds of sellers by name."""
 
@@ -267,9 +247,8 @@ class Simulation:
         proposals = {pair: next(seller) for pair, seller in sellers.items()}
         state = MarketState(budget=ErrorBudget(1 - self.terms.confidence)).with_pseudonyms(agents)
         for number in range(1, ROUNDS + 1):
-            spending = Spending(state.budget, number, agents, self.terms)
-            trials = {pair: self._trial(pair, proposal, spending) for pair, proposal in proposals.items()}
-            state = replace(state, budget=spending.left)
+            error = error_of_tests(state.budget, number, len(agents), self.terms)
+            trials = {pair: trial_of(pair, proposal, error, self.terms) for pair, proposal in proposals.items()}
             if any(trial.certificate.positive and proposals[pair].gain <= 0 for pair, trial in trials.items()):
                 return number
             offers, paid, state = self._traded(number, trials, state, agents)
@@ -277,13 +256,6 @@ class Simulation:
                 return number
             proposals = {pair: seller.send(offers.get(pair)) for pair, seller in sellers.items()}
         return None
-
-    def _trial(self, pair: tuple[str, str], proposal: Proposal, spending: Spending) -> Trial:
-        chain = chain_of(*pair, 1)
-        errors = spending.errors(chain)
-        trial = trial_of(pair, proposal, errors, self.terms)
-        spending.record(chain, trial)
-        return trial
 
     def _traded(
         self, number: int, trials: Mapping[tuple[str, str], Trial], state: MarketState, agents: tuple[str, ...]
@@ -306,21 +278,20 @@ class Simulation:
         return offers, [(deal.buyer, deal.seller) for deal in bargain.agreed if deal.price], outcome.state
 
 
-def trial_of(pair: tuple[str, str], proposal: Proposal, errors: Errors, terms: Terms) -> Trial:
+def trial_of(pair: tuple[str, str], proposal: Proposal, error: float, terms: Terms) -> Trial:
     """Return the trial of a proposal, with the certificates of the market."""
     finite = terms.certificate == "run"
-    if finite and not mean_exceeds(proposal.differences, -1.0, 1.0, 0.0, errors.gain):
-        return Trial(*pair, "", 0.5, NO_CERTIFICATE, {}, errors=errors)  # the same decision in an eighth of the time
-    certificate = _certificate(proposal.differences, errors.gain, finite)
-    trial = Trial(*pair, "all", 0.5, certificate, {"weight": torch.zeros(1)}, errors=errors)
+    if finite and not mean_exceeds(proposal.differences, -1.0, 1.0, 0.0, error):
+        return Trial(*pair, "", 0.5, NO_CERTIFICATE, {})  # the same decision in an eighth of the time
+    certificate = _certificate(proposal.differences, error, finite)
+    trial = Trial(*pair, "all", 0.5, certificate, {"weight": torch.zeros(1)})
     if not certificate.positive:
         return trial
-    if proposal.progress is None and errors.progress == errors.gain:
+    if proposal.progress is None:
         return replace(trial, progress=certificate)
-    progress = proposal.differences if proposal.progress is None else proposal.progress
-    if finite and not mean_exceeds(progress, -1.0, 1.0, 0.0, errors.progress):
+    if finite and not mean_exceeds(proposal.progress, -1.0, 1.0, 0.0, error):
         return replace(trial, progress=NO_CERTIFICATE)
-    return replace(trial, progress=_certificate(progress, errors.progress, finite))
+    return replace(trial, progress=_certificate(proposal.progress, error, finite))
 
 
 def _certificate(differences: Differences, error: float, finite: bool) -> Certificate:

@@ -20,9 +20,9 @@ from fl_market.market.alignment import Aligner
 from fl_market.market.buyers import Buyer, Buyers
 from fl_market.market.incumbents import incumbent_of
 from fl_market.market.placebos import placebos
-from fl_market.market.spending import Spending, chain_of
+from fl_market.market.spending import error_of_tests
 from fl_market.market.terms import Terms
-from fl_market.market.trials import Errors, Trial, evaluate_purchase
+from fl_market.market.trials import Trial, evaluate_purchase
 from fl_market.merging import layers_of
 from fl_market.parameters import StateDict
 from fl_market.permutation import derive_spec
@@ -238,16 +238,14 @@ def _tried(
         for (kind, draw), seller in sellers.items():
             offered = aligned(seller)
 
-            def tried(errors: Errors, offered: StateDict = offered) -> Trial:
-                return evaluate_purchase((BUYER, SELLER), incumbent, offered, layers, terms, errors)
+            def tried(error: float, offered: StateDict = offered) -> Trial:
+                return evaluate_purchase((BUYER, SELLER), incumbent, offered, layers, terms, error)
 
-            trial = tried(Errors(ERROR, ERROR))
+            trial = tried(ERROR)
             certified = trial.certificate.positive
-            in_run = certified and tried(_errors_in_run(terms)).certificate.positive
-            priced = certified and not trial.on_approval
-            yield Tested(kind, granularity, degree, seed, draw, certified, in_run, priced, trial.certificate.gain)
+            in_run = certified and tried(_error_in_run(terms)).certificate.positive
+            yield Tested(kind, granularity, degree, seed, draw, certified, in_run, trial.priced, trial.certificate.gain)
 
 
-def _errors_in_run(terms: Terms) -> Errors:
-    agents = (BUYER, SELLER)
-    return Spending(ErrorBudget(ERROR), FIRST_ROUND, agents, terms).errors(chain_of(*agents, 1))
+def _error_in_run(terms: Terms) -> float:
+    return error_of_tests(ErrorBudget(ERROR), FIRST_ROUND, 2, terms)

@@ -2,7 +2,7 @@
 
 from fl_market.choices import GAINS
 from fl_market.gains.bounds import mean_exceeds, mean_lower_bound
-from fl_market.gains.budget import Chain, ErrorBudget, round_share
+from fl_market.gains.budget import ErrorBudget, round_share
 from fl_market.gains.certificate import Certificate, certify, certify_increment, class_rises, harms, told
 from fl_market.gains.losses import Loss, ModelLoss, batch_size_for
 from fl_market.gains.objectives import (
@@ -19,7 +19,6 @@ from fl_market.gains.splits import split_in_halves
 __all__ = [
     "GAINS",
     "Certificate",
-    "Chain",
     "ErrorBudget",
     "Loss",
     "ModelLoss",

@@ -1,37 +1,43 @@
-r"""Divide the error of a run among its tests, so that it holds for all purchases together.
+r"""Divide the error of a run among its certificates, so that it holds for all of them together.
 
 A run tests many purchases: of each buyer from each seller, in each round. With an error of 5 % for
 each test, a run of a few rounds has a false one nearly always. Here the probability of *any* false
-one in the run, the familywise error, is at most 5 %, for any number of rounds.
+one in the run is at most 5 %, for any number of rounds, and whatever agents do with what they are
+told. Two rules achieve this.
 
-Tian and Ramdas (2021), "Online control of the familywise error rate", section 3: the online
-fallback procedure. Test :math:`i` has a base share :math:`b_i` of the error, with
-:math:`\sum_i b_i \le \delta`, and the tests of a chain follow each other. The level of a test is
-its base share, plus the whole level of the test before it in its chain, if that test succeeded. The
-chains here are pairs of a buyer and a seller. Success speaks for the next purchase of the same
-pair, so the level is used where it is likely to succeed again.
+*Time.* The tests of round r share :math:`\delta s_r`, with :math:`\sum_r s_r = 1`
+(:func:`round_share`).
 
-*Proof.* Follow the base shares of a chain until its first false success. A share passes a test only
-if that test succeeds. A test of a true null hypothesis ("no gain") that succeeds is a false
-success, so until then no share passes such a test: each share is charged to at most one, the first
-that it reaches. Let :math:`B_i` be the sum of the shares that can reach the true null :math:`i`:
-those of the tests since the true null before it in the chain, and its own. The :math:`B_i` depend
-on no outcome, and each share is part of one. The first false success of a chain is therefore one at
-a level of at most :math:`B_i`, for some :math:`i`, and the probability of any is at most
-:math:`\sum_i B_i \le \sum_i b_i \le \delta`, whatever the dependence between the tests.
+*Told.* All rounds certify on the same samples. Each priced offer tells its buyer something about
+them: that it is certified, and its gain with one digit. Agents could learn the split from many of
+these. Let :math:`W` assign a probability to each sequence of things that a market may tell, with
+:math:`\sum W \le 1` over all sequences of one length. After the sequence :math:`h`, the tests of
+round r share :math:`\delta s_r W(h)`.
 
-If earlier outcomes decide which hypotheses are tested, the :math:`B_i` are random. The proof then
-holds if each test keeps its level given all earlier outcomes. The levels charged until the first
-false success still add up to at most :math:`\delta` on every path.
+*Proof.* Until the certify split is used, agents and broker know nothing of it. Their models depend
+on what was told so far, and on chance that has nothing to do with the split. Fix that chance. Then
+each sequence that may have been told before round r determines the proposals of round r, and the
+proposals of a fixed sequence do not depend on the split: each of their tests errs with a
+probability of at most its level. Over all rounds, and all sequences that may have been told, these
+levels sum to at most :math:`\delta \sum_r s_r \sum_h W(h) \le \delta`. Any dependence between tests
+is allowed, and so is any collusion: the sum is over all that anyone may have been told.
+
+*The code W* (a description length, as for the reusable holdout of Dwork et al. 2015, section 4). An
+offer is priced with the estimate of Krichevsky and Trofimov: after k priced ones of n possible
+ones, the next is priced with probability :math:`(k + 1/2) / (n + 1)`. A gain from :math:`10^{-j}`
+to :math:`10^{-j+1}`, :math:`j \ge 1`, has the probability :math:`2^{-j} / 2` (the other half is
+for numbers of 1 and more), and each of the nine digits 1/9. The level falls with each priced offer,
+the more the fewer there were: a split of some size certifies only so many gains.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from fl_market.errors import MarketError
 
-Chain = tuple[str, ...]
-"""The tests that pass their levels on to each other: the names of a buyer and a seller."""
+DIGITS = 9
+"""Number of told numbers between two powers of ten."""
 
 
 def round_share(number: int) -> float:
@@ -68,16 +74,38 @@ def round_share(number: int) -> float:
     return 1.0 / ((1 << octave) * (octave + 1) * (octave + 2))
 
 
+def value_weight(gain: float) -> float:
+    """Return the probability of a told gain among all gains with one digit.
+
+    Parameters
+    ----------
+    gain
+        Number above 0, as :func:`~fl_market.gains.told` returns it.
+
+    Examples
+    --------
+    >>> [round(1 / value_weight(gain)) for gain in (0.9, 0.1, 0.09, 0.001, 3.0)]
+    [36, 36, 72, 144, 36]
+    """
+    power = math.floor(math.log10(gain) + 1e-9)
+    # half of the probability is for numbers below 1, and half for the others
+    return 2.0 ** -(-power if power < 0 else 1 + power) / 2 / DIGITS
+
+
 @dataclass(frozen=True)
 class ErrorBudget:
-    """The error of a run, and the levels that its chains carry.
+    """The error of a run, and what its agents were told of the certify split.
 
     Attributes
     ----------
     error
-        Highest probability of any false success in the run, in (0, 1).
-    carried
-        Chain -> level of its last test, if that test succeeded.
+        Highest probability of any false certificate in the run, in (0, 1).
+    possible
+        Number of offers that could have been priced so far.
+    priced
+        Number of those that were.
+    weight
+        Probability of the told numbers.
 
     Raises
     ------
@@ -86,36 +114,42 @@ class ErrorBudget:
 
     Examples
     --------
-    Two tests in each round; that of A and B succeeds in round 1, and its level is passed on:
+    Two tests in each round; in round 1, one of two possible offers is priced, with the gain 0.3:
 
     >>> budget = ErrorBudget(0.05)
-    >>> level = budget.level(1, 2, ("A", "B"))
-    >>> level
+    >>> round(budget.level(1, 2), 6)
     0.0125
-    >>> budget = budget.after({("A", "B"): (level, True), ("B", "A"): (level, False)})
-    >>> round(budget.level(2, 2, ("A", "B")), 6), round(budget.level(2, 2, ("B", "A")), 6)
-    (0.014583, 0.002083)
+    >>> budget = budget.after(2, [0.3])
+    >>> round(1 / budget.told, 6)  # 1/8 for one of two, and 1/36 for the gain
+    288.0
     """
 
     error: float = 0.05
-    carried: Mapping[Chain, float] = field(default_factory=dict)
+    possible: int = 0
+    priced: int = 0
+    weight: float = 1.0
 
     def __post_init__(self) -> None:
         if not 0 < self.error < 1:
             raise MarketError(f"error must be in (0, 1); got {self.error}")
 
-    def level(self, number: int, tests: int, chain: Chain) -> float:
-        """Return the level of a chain's test in a round.
+    @property
+    def told(self) -> float:
+        """The probability of all that was told so far."""
+        missed = self.possible - self.priced
+        halves = math.lgamma(self.priced + 0.5) + math.lgamma(missed + 0.5) - math.lgamma(self.possible + 1)
+        return self.weight * math.exp(halves) / math.pi
+
+    def level(self, number: int, tests: int) -> float:
+        """Return the level of a test in a round.
 
         Parameters
         ----------
         number
             Number of the round, from 1.
         tests
-            Number of tests that can take place in the round, whatever their outcomes; it divides
-            the round's share equally. Each chain has one at most.
-        chain
-            The chain of the test.
+            Number of tests that can take place in the round, whatever their outcomes; each has an
+            equal level.
 
         Raises
         ------
@@ -124,17 +158,29 @@ class ErrorBudget:
         """
         if tests < 1:
             raise MarketError(f"tests must be at least 1; got {tests}")
-        return self.error * round_share(number) / tests + self.carried.get(chain, 0.0)
+        # an error of 0 has no bound: what no sample could certify is not certified at this one
+        return max(self.error * round_share(number) / tests * self.told, 1e-300)
 
-    def after(self, results: Mapping[Chain, tuple[float, bool]]) -> "ErrorBudget":
-        """Return the budget after the tests of a round.
+    def after(
+        self, possible: int, gains: Sequence[float], numbers: Sequence[float] = (), others: int = 0
+    ) -> "ErrorBudget":
+        """Return the budget after the offers of a round.
 
         Parameters
         ----------
-        results
-            Chain -> level of its test, and whether the test succeeded. A success passes the level
-            on; a failure loses it. Chains without a test keep what they carry.
+        possible
+            Number of offers that could have been priced, and of other answers that the certify
+            split could have decided.
+        gains
+            The told gains of those that were priced, above 0.
+        numbers
+            Other told numbers, above 0.
+        others
+            Number of the other answers that were positive.
         """
-        kept = {chain: level for chain, level in self.carried.items() if chain not in results}
-        passed = {chain: level for chain, (level, succeeded) in results.items() if succeeded}
-        return replace(self, carried=kept | passed)
+        return replace(
+            self,
+            possible=self.possible + possible,
+            priced=self.priced + len(gains) + others,
+            weight=math.prod(map(value_weight, [*gains, *numbers]), start=self.weight),
+        )

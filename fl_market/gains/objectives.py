@@ -61,8 +61,15 @@ class Objective:
     classifier: ModelLoss | None = None
     class_weights: Tensor | None = None
 
-    def scores(self, state: StateDict) -> Scores:
-        """Return a model's scores on the certify split, calibrated on the fit split.
+    def scores(self, state: StateDict, split: str = "certify") -> Scores:
+        """Return a model's scores on one of the splits, calibrated on the fit split.
+
+        Parameters
+        ----------
+        state
+            Parameters of the model.
+        split
+            ``"certify"`` or ``"fit"``.
 
         Raises
         ------
@@ -71,14 +78,12 @@ class Objective:
         """
         if self.classifier is None:
             raise MarketError("the scores of a certificate need a classifier")
-        parts = self.fit, self.certify
-        (fitted, outputs), (fit_weights, weights) = (
-            [self.classifier.outputs(state, part) for part in parts],
-            [self._weights(part[1]) for part in parts],
-        )
-        warmth = temperature(fitted, self.fit[1], fit_weights)
-        losses = self.classifier.criterion(outputs, self.certify[1])
-        return scores_of(outputs, self.certify[1], losses if weights is None else losses * weights, warmth, weights)
+        fitted = self.classifier.outputs(state, self.fit)
+        warmth = temperature(fitted, self.fit[1], self._weights(self.fit[1]))
+        data = self.certify if split == "certify" else self.fit
+        outputs = fitted if split == "fit" else self.classifier.outputs(state, data)
+        losses, weights = self.classifier.criterion(outputs, data[1]), self._weights(data[1])
+        return scores_of(outputs, data[1], losses if weights is None else losses * weights, warmth, weights)
 
     def _weights(self, targets: Tensor) -> Tensor | None:
         return None if self.class_weights is None else sample_weights(self.class_weights, targets)

@@ -1,14 +1,13 @@
 """The last step of a trading round: deliveries, and the decision on the deals in escrow."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from fl_market.ledger import Deal
 from fl_market.market.outcome import Acknowledgement, Delivery, Notice, Outcome
-from fl_market.market.spending import with_success
-from fl_market.market.state import TOLD, MarketState
+from fl_market.market.state import MarketState
 from fl_market.market.trials import Trial
 from fl_market.parameters import StateDict, digest
 from fl_market.protocol import Receipt
@@ -89,28 +88,13 @@ class Bargain:
                 refunded += identifiers
                 state = state.with_delivery(buyer, merged, identifiers)
                 notices.append(Notice(buyer, "it did not acknowledge its purchase, which is refunded"))
-        state = replace(state, declined=self._declined(settled))
+        state = replace(state, budget=self.round.told)
         return Outcome(tuple(settled), tuple(refunded), state, tuple(notices))
 
     def _after_payments(self, state: MarketState, buyer: str, bought: Sequence[Trial]) -> MarketState:
         """Return the state with the certified progress of a buyer's settled bundle."""
-        terms = self.round.terms
         for trial in bought:
-            if not trial.on_approval and terms.certificate != "published":
+            if trial.priced and self.round.terms.certificate != "published":
                 # a later purchase of the bundle, on approval, is no certified progress
                 state = state.with_best(buyer, trial.merged)
-                if terms.certificate == "run":
-                    state = replace(state, budget=with_success(state.budget, trial))
         return state
-
-    def _declined(self, settled: Collection[str]) -> dict[str, Sequence[float]]:
-        """Return, for each buyer, the gains that it was told since it last paid for one."""
-        declined = dict(self.round.state.declined)
-        for buyer, offers in self.round.offers.items():
-            gains = [offer.gain for offer in offers if offer.gain > 0]
-            if gains:
-                declined[buyer] = [*declined.get(buyer, ()), min(gains)][-TOLD:]
-        for buyer, deals in self.deals.items():
-            if any(deal.id in settled and deal.gain > 0 for deal, _ in deals):
-                declined.pop(buyer, None)
-        return declined

@@ -203,7 +203,6 @@ class Broker:
         state = replace(
             self.state.with_models(models),
             permutations=found.permutations or self.state.permutations,
-            budget=found.budget or self.state.budget,
         )
         restores = self.terms.restore == "always" or (last and self.terms.restore == "last")
         return TradingRound(

@@ -39,12 +39,14 @@ class Incumbent:
     alternatives
         Name -> scores of the model as it is, and of its merges with placebo sellers: a merged model
         must beat them all. Empty if gains are as published, over the model as it is.
+    on_fit
+        The same on the fit split.
     priced
         Name -> scores of what the buyer could have free of charge: the model and its best merge
         with a placebo after the broker's service, and its best certified model. Only what a merged
         model gains over them has a price.
     service
-        The model after the service, if its gain is certified; else None.
+        The model after the service, if that gains on held-out samples; else None.
     restored
         The best certified model, if the buyer's own is certified to be worse; else None.
     """
@@ -53,6 +55,7 @@ class Incumbent:
     state: StateDict
     losses: Tensor
     alternatives: Mapping[str, Scores] = field(default_factory=dict)
+    on_fit: Mapping[str, Scores] = field(default_factory=dict)
     priced: Mapping[str, Scores] = field(default_factory=dict)
     service: StateDict | None = None
     restored: StateDict | None = None
@@ -97,8 +100,9 @@ def incumbent_of(
         for name, seller in sellers.items()
         if (merge := best_merge(state, only_layers(state, seller, for_sale), buyer, terms, layers=for_sale))
     }
-    alternatives = {name: objective.scores(merge.state) for name, merge in found.items()}
-    alternatives[OWN] = objective.scores(state)
+    without_seller = {name: merge.state for name, merge in found.items()} | {OWN: state}
+    alternatives = {name: objective.scores(model) for name, model in without_seller.items()}
+    on_fit = {name: objective.scores(model, "fit") for name, model in without_seller.items()}
     service = serve(state, buyer, terms, for_sale)
     priced = {OWN: alternatives[OWN] if service is None else objective.scores(service)}
     if found:
@@ -110,4 +114,4 @@ def incumbent_of(
         priced[BEST] = objective.scores(best)
         if certify(priced[OWN].brier, priced[BEST].brier, confidence=terms.confidence).positive:
             restored = best
-    return Incumbent(buyer, state, losses, alternatives, priced, service, restored)
+    return Incumbent(buyer, state, losses, alternatives, on_fit, priced, service, restored)

@@ -11,7 +11,7 @@ from fl_market.errors import MarketError
 from fl_market.gains import ModelLoss, Objective
 from fl_market.hardware import Hardware
 from fl_market.market.buyers import Buyer
-from fl_market.market.fine_tuning import fine_tune_if_certified
+from fl_market.market.fine_tuning import fine_tuned
 from fl_market.market.terms import Terms
 from fl_market.merging import (
     STRENGTHS,
@@ -126,7 +126,7 @@ def _chosen(alphas: Sequence[Alpha], merge: Merge, buyer: Buyer) -> Alpha:
 
 
 def serve(state: StateDict, buyer: Buyer, terms: Terms, layers: tuple[str, ...]) -> StateDict | None:
-    """Return a model after the broker's steps on some layers, if their gain is certified.
+    """Return a model after the broker's steps on some layers, if they gain on held-out samples.
 
     The steps are free of charge, with or without a seller. A purchase within a budget of parameters
     leaves the others as they are, and has no steps.
@@ -134,7 +134,7 @@ def serve(state: StateDict, buyer: Buyer, terms: Terms, layers: tuple[str, ...])
     Parameters
     ----------
     state, buyer
-        Parameters, and the objective of the steps and of the gate.
+        Parameters, and the objective of the steps.
     terms
         Terms of the market.
     layers
@@ -142,13 +142,12 @@ def serve(state: StateDict, buyer: Buyer, terms: Terms, layers: tuple[str, ...])
     """
     if terms.service != "tune" or terms.layer_budget < 1 or not terms.fit_steps or not layers:
         return None
-    found = fine_tune_if_certified(
+    found = fine_tuned(
         state,
         buyer.objective,
         steps=terms.fit_steps,
         learning_rate=terms.tuning_learning_rate,
         batch_size=terms.fit_batch_size,
-        confidence=terms.confidence,
         layers=layers,
         hardware=Hardware(next(iter(state.values())).device),
     )

@@ -4,13 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 
-from fl_market.gains import ErrorBudget
 from fl_market.hardware import Hardware
 from fl_market.market.alignment import Aligner
 from fl_market.market.buyers import Buyer, Buyers
 from fl_market.market.incumbents import Incumbent, incumbent_of
 from fl_market.market.novelty import novelty
-from fl_market.market.spending import Spending, chain_of
+from fl_market.market.spending import error_of_tests
 from fl_market.market.state import MarketState
 from fl_market.market.terms import Terms
 from fl_market.market.trials import Trial, evaluate_purchase, no_purchase
@@ -40,8 +39,6 @@ class Evaluation:
         Agent -> its model after the broker's free service, if its gain is certified.
     restored
         Agent -> its best certified model, if its own is certified to be worse.
-    budget
-        The error budget after the round; None without trials.
     """
 
     trials: Sequence[Trial] = ()
@@ -49,7 +46,6 @@ class Evaluation:
     permutations: Mapping[Pair, Permutation] = field(default_factory=dict)
     served: Mapping[str, StateDict] = field(default_factory=dict)
     restored: Mapping[str, StateDict] = field(default_factory=dict)
-    budget: ErrorBudget | None = None
 
 
 class Evaluator:
@@ -104,7 +100,7 @@ class Evaluator:
                 agent: self._incumbent(buyers[agent], self._hardware.place_state(models[agent]), best[agent])
                 for agent in agents
             }
-            spending = Spending(state.budget, market_round, agents, self._terms)
+            error = error_of_tests(state.budget, market_round, len(agents), self._terms)
             permutations = dict(state.permutations)
             aligned: dict[Pair, StateDict] = {}  # only incremental purchases need them again
             trials: list[Trial] = []
@@ -118,20 +114,19 @@ class Evaluator:
                         trials.append(no_purchase(pair, incumbents[buyer], self._terms))
                         continue
                     offered = in_order(incumbents[seller].state)
-                    trials.append(self._evaluate(pair, incumbents[buyer], offered, buyers[seller], spending))
+                    trials.append(self._evaluate(pair, incumbents[buyer], offered, buyers[seller], error))
                     if self._terms.max_purchases > 1:
                         aligned[pair] = offered
             trials.sort(key=lambda trial: (trial.buyer, trial.seller))
             for agent in agents:
                 own = [trial for trial in trials if trial.buyer == agent]
-                trials += self._incremental(own, aligned, buyers, best[agent], spending)
+                trials += self._incremental(own, aligned, buyers, best[agent], error)
             return Evaluation(
                 trials=[self._fetched(trial) for trial in trials],
                 resellers=resellers,
                 permutations=permutations,
                 served=self._without_seller(incumbents, "service"),
                 restored=self._without_seller(incumbents, "restored"),
-                budget=spending.left,
             )
 
     def _incumbent(self, buyer: Buyer, model: StateDict, best: StateDict | None) -> Incumbent:
@@ -142,15 +137,11 @@ class Evaluator:
         return incumbent_of(buyer, model, self._terms, aligned=aligned, for_sale=for_sale, best=best, seed=self._seed)
 
     def _evaluate(
-        self, pair: Pair, incumbent: Incumbent, aligned: StateDict, seller: Buyer, spending: Spending, place: int = 1
+        self, pair: Pair, incumbent: Incumbent, aligned: StateDict, seller: Buyer, error: float, place: int = 1
     ) -> Trial:
         layers = self._buyers.shared_layers(incumbent.buyer, seller)
         for_sale = [layer for layer in layers if layer in self._for_sale]
-        chain = chain_of(*pair, place)
-        errors, share = spending.errors(chain), 1 / (1 + place)
-        trial = evaluate_purchase(pair, incumbent, aligned, for_sale, self._terms, errors, share=share)
-        spending.record(chain, trial)
-        return trial
+        return evaluate_purchase(pair, incumbent, aligned, for_sale, self._terms, error, share=1 / (1 + place))
 
     def _incremental(
         self,
@@ -158,16 +149,16 @@ class Evaluator:
         aligned: Mapping[Pair, StateDict],
         buyers: Mapping[str, Buyer],
         best: StateDict | None,
-        spending: Spending,
+        error: float,
     ) -> list[Trial]:
         """Return a buyer's incremental purchases after its best one.
 
-        Its certified sellers are tried once each, in the order of the lower bounds of their own
-        gains; each must gain over the bundle before it.
+        Its offers are tried once each, in the order of their lower bounds on the fit split; each
+        must gain over the bundle before it.
         """
         ranked = sorted(
-            (trial for trial in trials if trial.certificate.positive),
-            key=lambda trial: (trial.certificate.lower_bound, trial.seller),
+            (trial for trial in trials if trial.priced or trial.on_approval),
+            key=lambda trial: (trial.promise, trial.seller),
             reverse=True,
         )
         added: list[Trial] = []
@@ -178,8 +169,8 @@ class Evaluator:
             pair = trial.buyer, trial.seller
             incumbent = self._incumbent(buyers[trial.buyer], bundle[-1].merged, best)
             seller = buyers[trial.seller]
-            more = self._evaluate(pair, incumbent, aligned[pair], seller, spending, len(bundle) + 1)
-            if more.certificate.positive:
+            more = self._evaluate(pair, incumbent, aligned[pair], seller, error, len(bundle) + 1)
+            if more.priced or more.on_approval:
                 bundle.append(replace(more, after=bundle[-1].sellers))
                 added.append(bundle[-1])
         return added

@@ -11,18 +11,20 @@ This module does not depend on messages. An agent's invalid answer becomes a :cl
 excludes this agent from its part of the round; the round continues without it.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from fl_market.errors import MarketError
-from fl_market.gains import told
+from fl_market.gains import ErrorBudget, told
 from fl_market.ledger import Deal, DealState, Ledger
 from fl_market.market import settlement
 from fl_market.market.answers import asked_amounts, chosen_purchases
 from fl_market.market.bargain import Bargain
 from fl_market.market.identifiers import deal_id, offer_id, partner_id
 from fl_market.market.outcome import Notice
-from fl_market.market.state import TOLD, MarketState
+from fl_market.market.spending import after_offers
+from fl_market.market.state import MarketState
 from fl_market.market.terms import Terms
 from fl_market.market.trials import Trial
 from fl_market.parameters import StateDict
@@ -110,9 +112,10 @@ class TradingRound:
 
     @property
     def offers(self) -> dict[str, list[Offer]]:
-        """Buyer -> its certified purchases, which no other agent may see.
+        """Buyer -> its purchases, which no other agent may see.
 
-        The gain is what the buyer pays for: 0 for a purchase on approval.
+        The gain is certified, and what the buyer pays for: 0 for a purchase on approval. The lower
+        bound is that on the fit split, by which a buyer can rank its offers.
         """
         offers: dict[str, list[Offer]] = {}
         for trial in self._offered():
@@ -124,7 +127,7 @@ class TradingRound:
                     layers=trial.layers,
                     alpha=trial.alpha,
                     gain=self.payable(trial),
-                    lower_bound=told(trial.certificate.lower_bound),
+                    lower_bound=told(trial.promise) if math.isfinite(trial.promise) else 0.0,
                     after=offer_id(self.number, trial.after, names) if trial.after else "",
                 )
             )
@@ -153,23 +156,25 @@ class TradingRound:
         return Bidding(self, wanted, tuple(notices))
 
     def payable(self, trial: Trial) -> float:
-        """Return the rounded gain that a buyer is told and pays for.
+        """Return the rounded gain that a buyer is told and pays for."""
+        return max(0.0, told(trial.due.gain)) if trial.priced else 0.0
 
-        After ``TOLD`` rounds with gains that it did not pay for, a buyer is told no higher gain
-        than the least of them until it pays for one. Otherwise it could compare many proposals by
-        their gains on the certify split.
-        """
-        if trial.on_approval:
-            return 0.0
-        gain, declined = max(0.0, told(trial.due.gain)), self.state.declined.get(trial.buyer, ())
-        return gain if len(declined) < TOLD else min(gain, *declined)
+    @property
+    def told(self) -> ErrorBudget:
+        """The error budget after all that agents are told in this round."""
+        priced = [(trial, self.payable(trial)) for trial in self._offered() if trial.priced]
+        held_back = [0, 0]
+        if self.restores:
+            approved = [trial for trial in self.trials if trial.on_approval and trial.buyer in self.state.best]
+            known = sum(agent in self.state.best for agent in self.agents)
+            held_back = [known + len(approved), len(self.restored) + sum(trial.regress for trial in approved)]
+        return after_offers(self.state.budget, len(self.agents), priced, (held_back[0], held_back[1]), self.terms)
 
     def _offered(self) -> list[Trial]:
         return [
             trial
             for trial in self.trials
-            if trial.certificate.positive
-            and (self.terms.approval or not trial.on_approval)
+            if (trial.priced or (self.terms.approval and trial.on_approval))
             and not (self.restores and trial.regress)
             and self._may_buy(trial.buyer)
         ]
@@ -265,7 +270,7 @@ class Bidding:
             for buyer in sorted(self.wanted):
                 key = partner_id(self.round.number, buyer, self.round.state.pseudonyms)
                 for trial, _ in sorted(self.wanted[buyer], key=lambda wish: wish[0].seller):
-                    if not trial.on_approval:
+                    if trial.priced:
                         yield key, trial
 
     def _request(self, key: str, bought: Trial) -> QuoteRequest:
@@ -283,7 +288,7 @@ class Bidding:
 
     def _deal(self, trial: Trial, bid: int, ask: int | None) -> Deal | None:
         rule = self.round.terms.rule
-        if trial.on_approval:
+        if not trial.priced:
             price: int | None = 0
         else:
             price = None if ask is None and rule.asks else rule.price(bid, ask or 0)

@@ -1,22 +1,24 @@
-"""The error budget of one round: which probability of error each certificate may spend."""
+"""The error budget of a round: what each certificate may spend, and what its offers tell."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
-from fl_market.gains import ErrorBudget
+from fl_market.gains import ErrorBudget, told
 from fl_market.market.terms import Terms
-from fl_market.market.trials import Errors, Trial
-
-GAIN, PROGRESS = "gain", "progress"
-Chain = tuple[str, ...]
+from fl_market.market.trials import Trial
 
 
-def chain_of(buyer: str, seller: str, place: int) -> Chain:
-    """Return the chain of tests of a seller's purchases at one place of the buyer's bundle."""
-    return buyer, seller, str(place)
+def possible_purchases(agents: int, terms: Terms) -> int:
+    """Return the highest number of purchases that a round among some agents can try.
+
+    A bundle tries each seller once at its first place, and each but those before it once more.
+    """
+    return agents * (agents - 1) * max(1, min(terms.max_purchases, agents - 1))
 
 
-class Spending:
-    """The probabilities of error of one round's certificates.
+def error_of_tests(budget: ErrorBudget, market_round: int, agents: int, terms: Terms) -> float:
+    """Return the probability of error of each certificate of a round.
+
+    Each purchase has two certificates, of its gain and of its progress.
 
     Parameters
     ----------
@@ -25,56 +27,41 @@ class Spending:
     market_round
         Number of the round.
     agents
-        Agents of the round.
+        Number of agents in the round.
     terms
         Terms of the market.
-
-    Notes
-    -----
-    A round has two tests, of gain and of progress, for each buyer, seller and place in a bundle.
     """
-
-    def __init__(self, budget: ErrorBudget, market_round: int, agents: Sequence[str], terms: Terms) -> None:
-        self._budget, self._round, self._terms = budget, market_round, terms
-        pairs = len(agents) * (len(agents) - 1)
-        self._spent: dict[Chain, float] = {}
-        self._tests = max(1, 2 * pairs * min(terms.max_purchases, len(agents) - 1))
-
-    def errors(self, chain: Chain) -> Errors:
-        """Return the probabilities of error of one trial."""
-        if self._terms.certificate != "run":
-            return Errors(1 - self._terms.confidence, 1 - self._terms.confidence)
-        return Errors(self._level((*chain, GAIN)), self._level((*chain, PROGRESS)))
-
-    def record(self, chain: Chain, trial: Trial) -> None:
-        """Record that the tests of a trial took place: whatever their chains carried is spent."""
-        self._spent.update(_levels(chain, trial))
-
-    @property
-    def left(self) -> ErrorBudget:
-        """The budget after the recorded trials; :func:`with_success` returns levels to it."""
-        if self._terms.certificate != "run":
-            return self._budget
-        return self._budget.after({test: (level, False) for test, level in self._spent.items()})
-
-    def _level(self, test: Chain) -> float:
-        return self._budget.level(self._round, self._tests, test)
+    if terms.certificate != "run":
+        return 1 - terms.confidence
+    return budget.level(market_round, max(1, 2 * possible_purchases(agents, terms)))
 
 
-def with_success(budget: ErrorBudget, trial: Trial) -> ErrorBudget:
-    """Return the budget after a paid purchase, which passes its levels on to the next of its chain.
+def after_offers(
+    budget: ErrorBudget, agents: int, priced: Iterable[tuple[Trial, float]], others: tuple[int, int], terms: Terms
+) -> ErrorBudget:
+    """Return the error budget after agents were told of a round.
 
-    A certificate that leads to no payment passes nothing on. An agent could otherwise collect
-    certificates that it never pays for, learn a little of the certify split from each, and sell all
-    of it at the level that they passed on.
+    Parameters
+    ----------
+    budget
+        The budget before the round.
+    agents
+        Number of agents in the round.
+    priced
+        The trials of the priced offers, each with its told gain.
+    others
+        Number of other decisions by the certify split that agents could see, and of those that were
+        positive: a best model is given back, or an offer is held back because of it.
+    terms
+        Terms of the market; ``disclosure`` tells sellers an error ratio, too.
     """
-    chain = chain_of(trial.buyer, trial.seller, len(trial.sellers))
-    return budget.after({test: (level, True) for test, level in _levels(chain, trial).items()})
-
-
-def _levels(chain: Chain, trial: Trial) -> dict[Chain, float]:
-    """Return the tests of a trial that took place, each with its level."""
-    if trial.errors is None:
-        return {}
-    levels = {(*chain, GAIN): trial.errors.gain}
-    return levels if trial.progress is None else levels | {(*chain, PROGRESS): trial.errors.progress}
+    if terms.certificate != "run":
+        return budget
+    gains, ratios = [], []
+    for trial, gain in priced:
+        gains.append(gain)
+        if terms.disclosure != "sealed":
+            ratios.append(told(trial.certificate.ratio - 1))
+    return budget.after(
+        possible_purchases(agents, terms) + others[0], gains, [ratio for ratio in ratios if ratio > 0], others[1]
+    )

@@ -10,8 +10,6 @@ from fl_market.permutation import Permutation
 
 DELIVERIES_KEPT = 3
 """Number of deliveries to each buyer with which sellers' parameters are compared."""
-TOLD = 10
-"""Number of rounds in which a buyer is told new gains without paying for any."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +27,7 @@ class MarketState:
     best
         Agent -> its best certified model, from which the gains of its purchases count.
     budget
-        The error budget that the certificates of the run have left.
-    declined
-        Buyer -> the last gains that it was told since it last paid for one.
+        The error budget of the run's certificates, with all that agents were told.
     delivered
         Agent -> the last models that were delivered to it, acknowledged or not.
     permutations
@@ -49,7 +45,6 @@ class MarketState:
     profiles: Mapping[str, Profile] = field(default_factory=dict)
     best: Mapping[str, StateDict] = field(default_factory=dict)
     budget: ErrorBudget = field(default_factory=ErrorBudget)
-    declined: Mapping[str, Sequence[float]] = field(default_factory=dict)
     delivered: Mapping[str, Sequence[StateDict]] = field(default_factory=dict)
     permutations: Mapping[tuple[str, str], Permutation] = field(default_factory=dict)
     unacknowledged: Mapping[str, Sequence[Sequence[str]]] = field(default_factory=dict)

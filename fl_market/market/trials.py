@@ -1,5 +1,6 @@
 """Try before purchase (paper, section 3.1): one possible purchase, merged and certified."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -26,21 +27,8 @@ from fl_market.merging import (
 )
 from fl_market.parameters import StateDict
 
-
-@dataclass(frozen=True)
-class Errors:
-    """Probabilities of error that one trial may spend.
-
-    Attributes
-    ----------
-    gain
-        Of the gain over all that the buyer could have without the seller.
-    progress
-        Of the gain that has a price.
-    """
-
-    gain: float
-    progress: float
+EVEN = 0.5
+"""Confidence of a bound that is the estimate itself."""
 
 
 @dataclass(frozen=True)
@@ -64,13 +52,14 @@ class Trial:
         theirs.
     progress
         The certificate of the gain that has a price: over the buyer's best certified model, and
-        over what it could have free of charge. A certified purchase without it is delivered on
-        approval, without a price. None where no gain is certified, and for gains as published,
-        which have a price as they are.
+        over what it could have free of charge. None where no gain is certified, and for gains as
+        published, which have a price as they are.
+    promise
+        Lower bound of the gain on the fit split, which decides what is delivered on approval:
+        agents see many such decisions, and must not learn the certify split from them. Minus
+        infinity where the merged model would do harm there.
     regress
         Whether the merged model is certified to be worse than the best one.
-    errors
-        Probabilities of error that its certificates spent.
     """
 
     buyer: str
@@ -81,8 +70,8 @@ class Trial:
     merged: StateDict
     after: tuple[str, ...] = ()
     progress: Certificate | None = None
+    promise: float = -math.inf
     regress: bool = False
-    errors: Errors | None = None
 
     @property
     def due(self) -> Certificate:
@@ -90,9 +79,14 @@ class Trial:
         return self.progress or self.certificate
 
     @property
+    def priced(self) -> bool:
+        """Whether both the gain and the progress are certified."""
+        return self.certificate.positive and (self.progress is None or self.progress.lower_bound > 0)
+
+    @property
     def on_approval(self) -> bool:
-        """Whether the purchase has no certified progress, and therefore no price."""
-        return self.progress is not None and self.progress.lower_bound <= 0
+        """Whether the purchase has no price, and is promising."""
+        return not self.priced and self.promise > 0
 
     @property
     def sellers(self) -> tuple[str, ...]:
@@ -112,7 +106,7 @@ def evaluate_purchase(
     aligned: StateDict,
     for_sale: Sequence[str],
     terms: Terms,
-    errors: Errors,
+    error: float,
     *,
     share: float = 0.5,
 ) -> Trial:
@@ -130,8 +124,8 @@ def evaluate_purchase(
         Layers that the purchase may comprise.
     terms
         Terms of the market.
-    errors
-        Probabilities of error of the two certificates.
+    error
+        Probability of error of each of the two certificates.
     share
         An equal share of the seller among all models merged so far, for a patient choice of α.
 
@@ -153,14 +147,16 @@ def evaluate_purchase(
         *names,
         layers=_described(layers, found.alpha, own),
         alpha=mean_alpha(found.alpha, own, layers),
-        certificate=_gain(found.state, incumbent, terms, errors.gain),
+        certificate=_gain(found.state, incumbent, terms, error),
         merged=found.state,
-        errors=errors,
     )
-    if terms.certificate == "published" or not trial.certificate.positive:
+    if terms.certificate == "published":
+        return replace(trial, promise=trial.certificate.lower_bound) if trial.certificate.positive else trial
+    trial = replace(trial, promise=_promise(found.state, incumbent, terms))
+    if not trial.certificate.positive and trial.promise <= 0:
         return trial
     after = serve(found.state, buyer, terms, layers)
-    return _with_progress(trial if after is None else replace(trial, merged=after), incumbent, terms, errors.progress)
+    return _after_service(trial if after is None else replace(trial, merged=after), incumbent, terms, error)
 
 
 def _gain(merged: StateDict, incumbent: Incumbent, terms: Terms, error: float) -> Certificate:
@@ -181,10 +177,22 @@ def _gain(merged: StateDict, incumbent: Incumbent, terms: Terms, error: float) -
     )
 
 
-def _with_progress(trial: Trial, incumbent: Incumbent, terms: Terms, error: float) -> Trial:
+def _promise(merged: StateDict, incumbent: Incumbent, terms: Terms) -> float:
+    """Return the lower bound of the gain on the fit split, before any service."""
+    objective, own = incumbent.buyer.objective, incumbent.on_fit[OWN]
+    scores = objective.scores(merged, "fit")
+    if harms(own, scores, terms.tolerance, EVEN) or _harmed(own.loss, scores.loss, objective.fit, terms):
+        return -math.inf
+    found = certify_increment(incumbent.on_fit, scores, kind=terms.gain, error=1 - terms.confidence, finite=False)
+    return found.lower_bound
+
+
+def _after_service(trial: Trial, incumbent: Incumbent, terms: Terms, error: float) -> Trial:
     """Return a trial with the certificate of its progress, after the service on both sides."""
-    scores, finite = incumbent.buyer.objective.scores(trial.merged), terms.certificate == "run"
-    progress = certify_increment(incumbent.priced, scores, kind=terms.gain, error=error, finite=finite)
+    scores, progress = incumbent.buyer.objective.scores(trial.merged), None
+    if trial.certificate.positive:
+        finite = terms.certificate == "run"
+        progress = certify_increment(incumbent.priced, scores, kind=terms.gain, error=error, finite=finite)
     best = incumbent.priced.get(BEST)
     regress = best is not None and certify(scores.brier, best.brier, confidence=terms.confidence).positive
     return replace(trial, progress=progress, regress=regress)

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from fl_market.broker import Broker, Terms
-from fl_market.market.fine_tuning import fine_tune_if_certified
+from fl_market.market.fine_tuning import fine_tuned
 from fl_market.permutation import apply_permutation, random_permutation
 
 
@@ -56,7 +56,7 @@ def test_matched_averaging_uses_no_labels():
 def test_fine_tuning_is_taken_only_with_a_certified_gain(steps, taken):
     objective, own = broker().objective_of(), model(0)
     before = {name: tensor.clone() for name, tensor in own.items()}
-    tuned = fine_tune_if_certified(own, objective, steps=steps, learning_rate=0.01, confidence=0.95)
+    tuned = fine_tuned(own, objective, steps=steps, learning_rate=0.01)
     assert (tuned is not own) == taken
     assert all(torch.equal(own[name], before[name]) for name in own)
     if taken:

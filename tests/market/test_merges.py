@@ -11,7 +11,7 @@ from fl_market.market import merges
 from fl_market.market.buyers import Buyer
 from fl_market.market.merges import best_merge, serve
 from fl_market.market.terms import Terms
-from fl_market.merging import mean_alpha
+from fl_market.merging import hold_out, mean_alpha
 from fl_market.parameters import StateDict
 
 OWN, BOUGHT = {"only.weight": torch.tensor([0.0])}, {"only.weight": torch.tensor([1.0])}
@@ -117,11 +117,13 @@ def test_no_service(terms):
     assert serve(state, one, Terms(tuning_learning_rate=0.02), ()) is None
 
 
-def test_steps_without_a_certified_gain_are_not_taken():
-    """The certify split has other labels."""
+def test_steps_without_a_gain_on_held_out_samples_are_not_taken():
+    """The held-out part of the fit split has other labels."""
     one, state = beginner()
-    inputs, targets = one.objective.certify
-    opposed = replace(one, objective=replace(one.objective, certify=(inputs, (targets + 1) % 3)))
+    inputs, targets = one.objective.fit
+    seen = len(hold_out(one.objective.fit)[0][1])
+    other = torch.cat([targets[:seen], (targets[seen:] + 1) % 3])
+    opposed = replace(one, objective=replace(one.objective, fit=(inputs, other)))
     assert serve(state, opposed, Terms(tuning_learning_rate=0.02), ("0", "2")) is None
 
 
@@ -133,7 +135,7 @@ def test_the_steps_take_place_where_the_model_is(monkeypatch):
         placed.append(hardware.device.type)
         return state
 
-    monkeypatch.setattr(merges, "fine_tune_if_certified", spied)
+    monkeypatch.setattr(merges, "fine_tuned", spied)
     one, state = beginner()
     assert serve({name: tensor.to("meta") for name, tensor in state.items()}, one, Terms(), ("0", "2")) is None
     assert serve(state, one, Terms(), ("0", "2")) is None

@@ -17,7 +17,7 @@ from fl_market.market.incumbents import BEST, OWN, incumbent_of
 from fl_market.market.round import TradingRound
 from fl_market.market.state import MarketState
 from fl_market.market.terms import Terms
-from fl_market.market.trials import Errors, evaluate_purchase
+from fl_market.market.trials import evaluate_purchase
 from fl_market.protocol import Bid
 from tests.toys import broker, by_pair, specialists, traded, trained
 
@@ -34,7 +34,7 @@ def test_what_the_other_agent_knows_is_certified(models, granularity):
         assert trial.certificate.positive
         assert 0.2 < trial.certificate.lower_bound < trial.certificate.gain < 1
         if granularity == "model":  # with a weight for each row, placebos and the service come near
-            assert not trial.on_approval
+            assert trial.priced
             assert 0.2 < trial.due.lower_bound < trial.due.gain < 1
         assert trial.due is trial.progress
         assert trial.certificate.confidence == pytest.approx(1 - 0.05 / 2 / 4)
@@ -51,8 +51,7 @@ def test_a_second_purchase_of_the_same_knowledge_has_no_price(models):
     made = broker()
     first = by_pair(opened(made, models).trials)["A", "B"]
     second = by_pair(opened(made, models, best=first.merged).trials)["A", "B"]
-    assert first.certificate.positive
-    assert not first.on_approval
+    assert first.priced
     assert second.certificate == first.certificate
     assert second.progress.over == BEST
     assert second.on_approval
@@ -74,7 +73,7 @@ def test_a_purchase_that_is_worse_than_the_best_is_known(models):
 class Level(Objective):
     """An objective on which a model with one parameter has that score, on every sample."""
 
-    def scores(self, state):
+    def scores(self, state, split="certify"):
         level = state["only.weight"].double().expand(300)
         return Scores(level, level, torch.zeros(300, dtype=torch.float64))
 
@@ -147,7 +146,7 @@ def simulated(rounds, kind):
     paid, reached = [], []
     for number, (own, seller) in enumerate(rounds, start=1):
         incumbent = without_seller(own, terms, state.best.get("A"))
-        trial = evaluate_purchase(("A", "B"), incumbent, model(seller), ("only",), terms, Errors(1e-3, 1e-3))
+        trial = evaluate_purchase(("A", "B"), incumbent, model(seller), ("only",), terms, 1e-3)
         trading = TradingRound(number, "run", terms, ledger, state.with_models({"A": model(own)}), ("A", "B"), (trial,))
         bids = {buyer: [Bid(some[0].id, 0)] for buyer, some in trading.offers.items()}
         bargain = trading.accept_bids(bids).accept_asks({})

@@ -1,5 +1,6 @@
 """The trading rules of one round, step by step and without messages."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -8,13 +9,13 @@ from torch import nn
 
 from fl_market.broker import Broker, Terms
 from fl_market.errors import MarketError
-from fl_market.gains import Certificate
+from fl_market.gains import Certificate, ErrorBudget
 from fl_market.ledger import ESCROW, Deal, DealState, Ledger
 from fl_market.market import settlement
 from fl_market.market.outcome import Acknowledgement
 from fl_market.market.round import TradingRound
-from fl_market.market.state import TOLD, MarketState
-from fl_market.market.trials import Errors, Trial
+from fl_market.market.state import MarketState
+from fl_market.market.trials import Trial
 from fl_market.parameters import digest
 from fl_market.protocol import Ask, Bid
 from tests.terms import PUBLISHED
@@ -298,14 +299,13 @@ def test_the_order_of_mappings_has_no_effect():
 # -- progress, approval and what is free of charge ------------------------------------------------
 
 
-def priced(buyer, seller, gain=0.37, after=(), number=1):
+def priced(buyer, seller, gain=0.37, after=()):
     """Return a purchase with certified progress."""
-    made = replace(trial(buyer, seller, after), errors=Errors(0.01 * number, 0.02 * number))
-    return replace(made, progress=certificate(gain, gain / 2))
+    return replace(trial(buyer, seller, after), progress=certificate(gain, gain / 2), promise=0.16)
 
 
 def approved(buyer, seller, after=()):
-    """Return a purchase with a certified gain, and without certified progress."""
+    """Return a promising purchase without certified progress."""
     return replace(priced(buyer, seller, after=after), progress=certificate(0.2, 0.0))
 
 
@@ -318,12 +318,12 @@ def concluded(trading, bids, ask=0, acknowledged=True):
 def test_a_purchase_has_the_price_of_its_progress():
     trading = opened(priced("A", "B"))
     assert [offer.gain for offer in trading.offers["A"]] == [0.3], "one digit of the progress"
-    assert [offer.lower_bound for offer in trading.offers["A"]] == [0.1], "that of the gain"
+    assert [offer.lower_bound for offer in trading.offers["A"]] == [0.1], "that on the fit split"
     bargain, outcome = concluded(trading, {"A": bid(trading, "A", [900])}, ask=101)
     ((deal, bought),) = bargain.deals["A"]
     assert (deal.price, deal.gain) == (500, 0.3)
     assert outcome.state.best == {"A": bought.merged}
-    assert sorted(outcome.state.budget.carried.values()) == [0.01, 0.02]
+    assert outcome.state.budget == ErrorBudget().after(12, [0.3])
 
 
 @pytest.mark.parametrize("pricing", ["ask", "nash", "posted(0.0001)", "free"])
@@ -339,7 +339,7 @@ def test_a_purchase_without_progress_is_free_and_asks_no_seller(pricing):
     assert outcome.settled == ("run/7/A/B",)
     assert outcome.models["A"] is bought.merged
     assert outcome.state.best == {}
-    assert outcome.state.budget.carried == {}, "what nobody pays for passes no error on"
+    assert outcome.state.budget == ErrorBudget().after(12, []), "the certify split decided nothing"
     settlement.apply(trading.ledger, outcome)
     assert trading.ledger.balance("A") == trading.ledger.balance("B") == 1000
 
@@ -357,12 +357,10 @@ def test_the_best_model_of_a_bundle_is_that_of_its_last_progress():
     assert [deal.price for deal, _ in bargain.deals["A"]] == [50, 0]
     assert outcome.models["A"] is second.merged
     assert outcome.state.best["A"] is first.merged
-    assert {chain[:3] for chain in outcome.state.budget.carried} == {("A", "B", "1")}
     first, second = approved("A", "B"), priced("A", "C", after=("B",))
     trading = opened(first, second)
     _, outcome = concluded(trading, {"A": bid(trading, "A", [0, 100], ["B", "C"])})
     assert outcome.state.best["A"] is second.merged
-    assert {chain[:3] for chain in outcome.state.budget.carried} == {("A", "C", "2")}
 
 
 def test_a_refunded_purchase_leaves_no_progress():
@@ -370,41 +368,38 @@ def test_a_refunded_purchase_leaves_no_progress():
     _, outcome = concluded(trading, {"A": bid(trading, "A", [900])}, acknowledged=False)
     assert outcome.refunded
     assert outcome.state.best == {}
-    assert outcome.state.budget.carried == {}
+    assert outcome.state.budget == ErrorBudget().after(12, [0.3]), "its buyer was told"
 
 
-@pytest.mark.parametrize(("scope", "best", "carried"), [("trial", True, False), ("published", False, False)])
-def test_other_certificates_carry_no_levels(scope, best, carried):
+@pytest.mark.parametrize(("scope", "best"), [("trial", True), ("published", False)])
+def test_other_certificates_spend_no_error(scope, best):
     trading = opened(priced("A", "B"), certificate=scope)
     _, outcome = concluded(trading, {"A": bid(trading, "A", [900])})
-    assert (bool(outcome.state.best), bool(outcome.state.budget.carried)) == (best, carried)
+    assert (bool(outcome.state.best), outcome.state.budget) == (best, ErrorBudget())
 
 
-def test_after_ten_rounds_without_a_payment_a_buyer_is_told_no_higher_gain():
-    state, told_gains = MarketState(runs=("run",)), []
-    gains = [0.2, 0.1, *[0.3] * 8, 0.5, 0.05, 0.5]
-    for gain in gains:
-        trading = opened(priced("A", "B", gain), state=state)
-        told_gains += [offer.gain for offer in trading.offers["A"]]
-        state = concluded(trading, {})[1].state
-    assert told_gains == [*gains[:TOLD], 0.1, 0.05, 0.05]
-    assert state.declined["A"] == [0.3] * 7 + [0.1, 0.05, 0.05]
-
-    def after(seller, **answers):
-        trading = opened(priced("A", "B", 0.5), approved("A", "C"), state=state)
-        return concluded(trading, {"A": bid(trading, "A", [900], [seller])}, **answers)[1].state
-
-    assert after("C").declined["A"][-1] == 0.05, "a purchase on approval is no payment"
-    assert after("B", acknowledged=False).declined["A"][-1] == 0.05, "nor is one that is refunded"
-    paid = after("B")
-    assert "A" not in paid.declined
-    assert [offer.gain for offer in opened(priced("A", "B", 0.5), state=paid).offers["A"]] == [0.5]
+def test_offers_that_nobody_pays_for_cost_as_much_of_the_error_as_others():
+    trading = opened(priced("A", "B", 0.5), priced("B", "C", 0.02), approved("C", "A"))
+    declined, paid = concluded(trading, {})[1], concluded(trading, {"A": bid(trading, "A", [900], ["B"])})[1]
+    assert declined.state.budget == paid.state.budget == ErrorBudget().after(12, [0.5, 0.02])
 
 
-def test_one_buyers_refusals_limit_no_other_buyer():
-    state = MarketState(runs=("run",), declined={"A": [0.1] * TOLD})
-    trading = opened(priced("A", "B", 0.5), priced("B", "A", 0.5), state=state)
-    assert {buyer: some[0].gain for buyer, some in trading.offers.items()} == {"A": 0.1, "B": 0.5}
+def test_models_given_back_are_told_where_there_are_best_ones():
+    trading = opened(approved("A", "B"), state=MarketState(runs=("run",)).with_best("A", {}).with_best("C", {}))
+    assert trading.told == ErrorBudget().after(12, [])
+    restoring = replace(trading, restores=True, restored={"A": {}})
+    assert restoring.told == ErrorBudget().after(15, [], others=1), "two best models, and one offer that could regress"
+    worse = replace(restoring, trials=[replace(trial, regress=True) for trial in trading.trials])
+    assert worse.told == ErrorBudget().after(15, [], others=2)
+
+
+def test_a_certified_gain_alone_is_no_offer():
+    """Nor is one that the fit split alone promises, without approval."""
+    certified = replace(approved("A", "B"), promise=-math.inf)
+    trading = opened(certified, replace(approved("A", "C"), certificate=certificate(-0.1, -0.2), progress=None))
+    assert [offer.seller for offer in trading.offers["A"]] == [trading.state.pseudonyms["C"]]
+    assert [offer.gain for offer in trading.offers["A"]] == [0.0]
+    assert replace(trading, terms=replace(trading.terms, approval=False)).offers == {}
 
 
 def test_a_regress_is_no_offer_only_where_best_models_are_given_back():

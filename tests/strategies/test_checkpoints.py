@@ -12,13 +12,12 @@ def model(level):
     return {"a.weight": torch.full((2, 3), level), "a.bias": torch.arange(3.0) + level}
 
 
-def test_progress_budget_and_refusals_come_back(tmp_path):
+def test_progress_and_budget_come_back(tmp_path):
     state = MarketState(
         round=4,
         models={"A": model(1.0), "B": model(2.0)},
         best={"A": model(0.5)},
-        budget=ErrorBudget(0.1, {("A", "B", "1", "gain"): 0.0125, ("A", "B", "1", "progress"): 0.01}),
-        declined={"B": [0.3, 0.02]},
+        budget=ErrorBudget(0.1).after(4, [0.3]),
         pseudonyms={"A": "agent-1", "B": "agent-2"},
         runs=["run"],
     )
@@ -26,7 +25,6 @@ def test_progress_budget_and_refusals_come_back(tmp_path):
     found = Checkpoints(tmp_path).last().outcome
     assert (found.settled, found.refunded) == (("x",), ("y",))
     assert found.state.budget == state.budget
-    assert found.state.declined == state.declined
     for kind in ("models", "best"):
         kept, read = getattr(state, kind), getattr(found.state, kind)
         assert set(read) == set(kept)
