@@ -170,8 +170,9 @@ class Configuration:
 
     @property
     def honest_agents(self) -> tuple[str, ...]:
-        """Names of the agents without a simulated fault."""
-        return tuple(agent_name(index) for index in range(self.run.agents) if _part(self.agent.faults, index) == "none")
+        """Names of the agents without a simulated fault, and without the seller of a placebo."""
+        honest = self.run.agents - (self.run.strategy == "market-placebo")
+        return tuple(agent_name(index) for index in range(honest) if _part(self.agent.faults, index) == "none")
 
     @property
     def label_set(self) -> tuple[int, ...]:

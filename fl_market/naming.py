@@ -28,10 +28,14 @@ def check_agent_name(name: str) -> None:
     Raises
     ------
     MarketError
-        If it is not 1 to 60 letters, digits, ``_``, ``.`` and ``-``.
+        If it is not 1 to 60 ASCII letters, digits, ``_``, ``.`` and ``-``, the first no dot. Other
+        alphabets have letters that look the same, and a leading dot hides a file.
     """
-    if not re.fullmatch(r"[\w.-]{1,60}", name):
-        raise MarketError(f"an agent's name must be 1 to 60 letters, digits, '_', '.' or '-'; got {name[:60]!r}")
+    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,59}", name):
+        raise MarketError(
+            "an agent's name must be 1 to 60 ASCII letters, digits, '_', '.' or '-', and begin with no dot; "
+            f"got {name[:60]!r}"
+        )
 
 
 class Pseudonyms:

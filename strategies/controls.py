@@ -33,7 +33,7 @@ class Tuning:
 
 
 class SiloedTuned(ParameterMarket):
-    """Siloed agents whose models the broker fine-tunes, each gated by a certificate; no seller."""
+    """Siloed agents whose models the broker fine-tunes, gated by held-out samples; no seller."""
 
     def __init__(self, broker: Broker, *, tuning: Tuning, **market: Any) -> None:
         super().__init__(broker, **market)

@@ -55,8 +55,8 @@ def _show(options: argparse.Namespace) -> int:
 
 def _verify(options: argparse.Namespace) -> int:
     with _opened(options) as ledger:
-        counts = f"{len(ledger.entries())} entries, {len(ledger.deals())} deals"
-        return _ended(ledger.verify(), f"ledger OK: {counts}, and all balances add up to 0")
+        entries, deals = ledger.size()
+        return _ended(ledger.verify(), f"ledger OK: {entries} entries, {deals} deals, and all balances add up to 0")
 
 
 def _export(options: argparse.Namespace) -> int:

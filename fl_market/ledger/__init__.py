@@ -2,7 +2,8 @@
 
 from fl_market.ledger.deals import Deal, DealState
 from fl_market.ledger.journal import Entry
-from fl_market.ledger.ledger import ENDOWMENT, ESCROW, Ledger
+from fl_market.ledger.ledger import Ledger
 from fl_market.ledger.receipts import read_receipts, reconcile
+from fl_market.ledger.verification import ENDOWMENT, ESCROW
 
 __all__ = ["ENDOWMENT", "ESCROW", "Deal", "DealState", "Entry", "Ledger", "read_receipts", "reconcile"]

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from sqlalchemy import URL, Engine, create_engine, event, inspect
+from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.pool import StaticPool
@@ -12,6 +12,10 @@ from fl_market.ledger.schema import metadata
 
 LOCK = 0x666C6D6B74
 """Number of the advisory lock of PostgreSQL's transactions."""
+WAIT = 10
+"""Seconds that a transaction waits for another one to end."""
+READING = {"fl_market_reading": True}
+"""Execution options of a transaction that only reads."""
 
 
 def open_database(url: str, *, create: bool = True) -> Engine:
@@ -36,6 +40,9 @@ def open_database(url: str, *, create: bool = True) -> Engine:
         in_file = address.get_backend_name() == "sqlite" and not in_memory
         # one connection only: each connection to an in-memory database has a database of its own
         options = {"poolclass": StaticPool, "connect_args": {"check_same_thread": False}} if in_memory else {}
+        if address.get_backend_name() == "postgresql":
+            # not the server's default: at other levels, the lock below comes after the snapshot
+            options = {"isolation_level": "READ COMMITTED", "pool_pre_ping": True}
         engine = create_engine(address, **options)
         if address.get_backend_name() == "sqlite":
             _make_sqlite_transactional(engine)
@@ -65,23 +72,35 @@ def reason_of(error: Exception) -> str:
 
 
 def _make_sqlite_transactional(engine: Engine) -> None:
-    """Take the write lock when a transaction begins; the driver takes it at the first write."""
+    """Take the write lock when a transaction begins; the driver takes it at the first write.
+
+    A transaction that only reads takes none. It sees the state at its first statement throughout,
+    and nobody waits for it.
+    """
 
     @event.listens_for(engine, "connect")
     def _configure(connection, _record):  # type: ignore[no-untyped-def]
         connection.isolation_level = None
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
-        connection.execute("PRAGMA busy_timeout=10000")
+        connection.execute(f"PRAGMA busy_timeout={1000 * WAIT}")
 
     @event.listens_for(engine, "begin")
     def _begin(connection):  # type: ignore[no-untyped-def]
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        connection.exec_driver_sql("BEGIN" if _only_reads(connection) else "BEGIN IMMEDIATE")
 
 
 def _make_postgresql_serial(engine: Engine) -> None:
-    """Run transactions one after the other: each entry refers to the one before it."""
+    """Run writing transactions one after the other: each entry refers to the one before it."""
 
     @event.listens_for(engine, "begin")
     def _begin(connection):  # type: ignore[no-untyped-def]
+        if _only_reads(connection):
+            connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            return
+        connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{WAIT}s'")
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({LOCK})")
+
+
+def _only_reads(connection: Connection) -> bool:
+    return bool(connection.get_execution_options().get("fl_market_reading"))

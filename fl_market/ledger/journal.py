@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 GENESIS = "0" * 64
 
@@ -44,5 +44,15 @@ class Entry:
 
     def seal(self) -> str:
         """Return the hash that this entry must carry."""
-        content = {name: value for name, value in asdict(self).items() if name != "hash"}
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        content = {  # in the order of names, which json.dumps need not sort: a ledger has many entries
+            "amount": self.amount,
+            "deal": self.deal,
+            "memo": self.memo,
+            "payee": self.payee,
+            "payer": self.payer,
+            "previous": self.previous,
+            "recorded_at": self.recorded_at,
+            "sequence": self.sequence,
+            "step": self.step,
+        }
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()

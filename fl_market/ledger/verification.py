@@ -1,25 +1,53 @@
-"""The check of a ledger against its own journal."""
+"""The check of a ledger against its own journal.
 
+The chain of hashes shows an edited, removed or reordered entry. It does not show an entry that
+somebody wrote with a valid hash, so each entry is replayed by the terms of its deal: who pays whom,
+how much, and in which state.
+"""
+
+import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
+from fl_market.errors import MarketError
 from fl_market.ledger.deals import SUCCESSORS, Deal, DealState
 from fl_market.ledger.journal import GENESIS, Entry
+from fl_market.naming import check_agent_name
+from fl_market.pricing.money import LIMIT
 
-_OPEN = (DealState.ESCROWED, DealState.DELIVERED)
+ENDOWMENT = "market/endowment"
+"""Source of all money: its balance is minus the sum of all others."""
+ESCROW = "market/escrow"
+"""Holds each payment until the buyer's acknowledgement."""
+ENDOWED = "endowed"
+"""Step of an account's first entry; its memo names the owner."""
+
+_STEPS = {str(state): state for state in DealState}
 
 
-def verify(
-    entries: Sequence[Entry],
-    balances: Mapping[str, int],
-    deals: Sequence[tuple[Deal, DealState]],
-    endowment: str,
-    escrow: str,
-) -> list[str]:
+def transfer_of(deal: Deal, target: DealState) -> tuple[str, str, int]:
+    """Return payer, payee and amount of a deal's step; both are the buyer if no money moves.
+
+    Examples
+    --------
+    >>> deal = Deal("d", 1, "A", "B", 40, 20, price=30, gain=0.1, lower_bound=0.05, alpha=0.5)
+    >>> transfer_of(deal, DealState.SETTLED)
+    ('market/escrow', 'B', 30)
+    """
+    if target is DealState.ESCROWED:
+        return deal.buyer, ESCROW, deal.price
+    if target is DealState.SETTLED:
+        return ESCROW, deal.seller, deal.price
+    if target is DealState.REFUNDED:
+        return ESCROW, deal.buyer, deal.price
+    if target is DealState.PAID_LATE:
+        return deal.buyer, deal.seller, deal.price
+    return deal.buyer, deal.buyer, 0
+
+
+def verify(entries: Iterable[Entry], balances: Mapping[str, int], deals: Iterable[tuple[Deal, DealState]]) -> list[str]:
     """Return the problems, one sentence each; an empty list if there are none.
-
-    The chain of hashes shows an edited, removed or reordered entry. The replay of the journal shows
-    a balance or a deal that was edited beside it, and entries that were cut off its end.
 
     Parameters
     ----------
@@ -27,73 +55,169 @@ def verify(
         The whole journal, and all deals with their states.
     balances
         Account -> micro-credits.
-    endowment, escrow
-        Names of the market's own accounts.
     """
-    problems = _check_chain(entries)
-    replayed: dict[str, int] = defaultdict(int)
-    states: dict[str, tuple[str, DealState]] = {}
+    replay = Replay()
     for entry in entries:
-        replayed[entry.payer] -= entry.amount
-        replayed[entry.payee] += entry.amount
-        if entry.payer != endowment and replayed[entry.payer] < 0:
-            problems.append(f"entry {entry.sequence} takes more from {entry.payer!r} than its balance")
+        replay.add(entry)
+    return [*replay.problems, *replay.differences(balances, deals)]
+
+
+@dataclass(slots=True)
+class _Known:
+    """A deal of the replay: its terms, None where they cannot be read, and its state."""
+
+    deal: Deal | None
+    state: DealState
+
+
+class Replay:
+    """A ledger that is made again from its journal, entry by entry.
+
+    Attributes
+    ----------
+    problems
+        What was wrong with the entries so far.
+    """
+
+    def __init__(self) -> None:
+        self.problems: list[str] = []
+        self._previous, self._expected = GENESIS, 1
+        self._balances: dict[str, int] = defaultdict(int)
+        self._accounts: set[str] = set()
+        self._deals: dict[str, _Known] = {}
+
+    def add(self, entry: Entry) -> None:
+        """Replay one more entry."""
+        self._check_chain(entry)
         if entry.deal:
-            problems.extend(_replay_step(entry, states))
-    for name in sorted({*balances, *replayed}):
-        if balances.get(name, 0) != replayed[name]:
-            problems.append(
-                f"the balance of {name!r} is {balances.get(name)} micro-credits, but its entries add up to "
-                f"{replayed[name]}"
-            )
-    if sum(balances.values()) != 0:
-        problems.append(f"all balances must add up to 0; got {sum(balances.values())} micro-credits")
-    held = sum(deal.price for deal, state in deals if state in _OPEN)
-    if balances.get(escrow, 0) != held:
-        problems.append(
-            f"the escrow holds {balances.get(escrow, 0)} micro-credits, but the open deals add up to {held}"
-        )
-    known = {deal.id: (deal.terms(), state) for deal, state in deals}
-    for identifier in sorted({*known, *states}):
-        if known.get(identifier) != states.get(identifier):
-            problems.append(f"the deal {identifier!r} differs from its entries")
-    return problems
+            self._check_step(entry)
+        else:
+            self._check_endowment(entry)
+        if not isinstance(entry.amount, int) or not 0 <= entry.amount <= LIMIT:
+            self._report(entry, f"has an invalid amount: must be a whole number from 0 to {LIMIT}; got {entry.amount}")
+            return
+        self._balances[entry.payer] -= entry.amount
+        self._balances[entry.payee] += entry.amount
+        if entry.payer != ENDOWMENT and self._balances[entry.payer] < 0:
+            self._report(entry, f"takes more from {entry.payer!r} than its balance")
 
-
-def _check_chain(entries: Sequence[Entry]) -> list[str]:
-    problems = []
-    previous, expected = GENESIS, 1
-    for entry in entries:
-        if entry.sequence != expected:
-            problems.append(f"entry {expected} is missing")
-        if entry.hash != entry.seal():
-            problems.append(f"entry {entry.sequence} was edited: its hash does not match its content")
-        elif entry.previous != previous:
-            problems.append(
-                f"entry {entry.sequence} does not refer to the entry before it: one was removed, replaced or reordered"
-            )
-        previous, expected = entry.hash, entry.sequence + 1
-    return problems
-
-
-def _replay_step(entry: Entry, states: dict[str, tuple[str, DealState]]) -> list[str]:
-    if entry.step not in set(DealState):
-        return [
-            f"entry {entry.sequence} has an invalid step: must be one of {', '.join(DealState)}; got {entry.step!r}"
+    def differences(self, balances: Mapping[str, int], deals: Iterable[tuple[Deal, DealState]]) -> list[str]:
+        """Return how the ledger's balances and deals differ from those of the replay."""
+        problems = [
+            f"the balance of {name!r} is {balances.get(name)} micro-credits, but its entries add up to "
+            f"{self._balances.get(name, 0)}"
+            for name in sorted({*balances, *self._balances})
+            if balances.get(name, 0) != self._balances.get(name, 0)
         ]
-    target = DealState(entry.step)
-    known = states.get(entry.deal)
-    if known is None:
-        states[entry.deal] = (entry.memo, target)
-        return (
-            []
-            if target is DealState.AGREED
-            else [f"entry {entry.sequence} moves the deal {entry.deal!r}, which has no entry {DealState.AGREED}"]
+        problems += [
+            f"the account {name!r} has no entry {ENDOWED}"
+            for name in sorted(set(balances) - self._accounts - {ENDOWMENT, ESCROW})
+        ]
+        missing, different = set(self._deals), []
+        for deal, state in deals:
+            missing.discard(deal.id)
+            if self._deals.get(deal.id) != _Known(deal, state):
+                different.append(deal.id)
+        return problems + [f"the deal {name!r} differs from its entries" for name in sorted([*missing, *different])]
+
+    def _report(self, entry: Entry, problem: str) -> None:
+        self.problems.append(f"entry {entry.sequence} {problem}")
+
+    def _check_chain(self, entry: Entry) -> None:
+        if entry.sequence != self._expected:
+            self.problems.append(f"entry {self._expected} is missing")
+        if entry.hash != entry.seal():
+            self._report(entry, "was edited: its hash does not match its content")
+        elif entry.previous != self._previous:
+            self._report(entry, "does not refer to the entry before it: one was removed, replaced or reordered")
+        self._previous, self._expected = entry.hash, entry.sequence + 1
+
+    def _check_endowment(self, entry: Entry) -> None:
+        if entry.step != ENDOWED:
+            self._report(entry, f"has no deal, so its step must be {ENDOWED}; got {entry.step!r}")
+        elif entry.payer != ENDOWMENT:
+            self._report(entry, f"endows from {entry.payer!r}; it must be from {ENDOWMENT!r}")
+        elif entry.payee in self._accounts:
+            self._report(entry, f"endows {entry.payee!r} a second time")
+        elif not _is_agent(entry.payee):
+            self._report(entry, f"endows {entry.payee!r}, which is no agent's name")
+        self._accounts.add(entry.payee)
+
+    def _check_step(self, entry: Entry) -> None:
+        if entry.step not in _STEPS:
+            self._report(entry, f"has an invalid step: must be one of {', '.join(DealState)}; got {entry.step!r}")
+            return
+        target, known = _STEPS[entry.step], self._deals.get(entry.deal)
+        if known is None:
+            self._agree(entry, target)
+            return
+        if target not in SUCCESSORS[known.state]:
+            self._report(entry, f"moves the deal {entry.deal!r} from {known.state} to {target}")
+        elif entry.memo:
+            self._report(entry, f"has a memo, which only the steps {ENDOWED} and {DealState.AGREED} have")
+        self._check_transfer(entry, known.deal, target)
+        known.state = target
+
+    def _agree(self, entry: Entry, target: DealState) -> None:
+        deal = None
+        if target is not DealState.AGREED:
+            self._report(entry, f"moves the deal {entry.deal!r}, which has no entry {DealState.AGREED}")
+        else:
+            try:
+                deal = _read_terms(entry.memo)
+            except MarketError as error:
+                self._report(entry, str(error))
+        self._deals[entry.deal] = _Known(deal, target)
+        if deal is None:
+            return
+        if deal.id != entry.deal:
+            self._report(entry, f"has the terms of another deal, {deal.id!r}")
+        for name in (deal.buyer, deal.seller):
+            if name not in self._accounts:
+                self._report(entry, f"agrees on a deal with {name!r}, which has no account yet")
+        self._check_transfer(entry, deal, target)
+
+    def _check_transfer(self, entry: Entry, deal: Deal | None, target: DealState) -> None:
+        if deal is None:  # reported already
+            return
+        due = transfer_of(deal, target)
+        if (entry.payer, entry.payee, entry.amount) != due:
+            self._report(
+                entry,
+                f"moves {entry.amount} from {entry.payer!r} to {entry.payee!r}, but the step {target} of the deal "
+                f"{deal.id!r} moves {due[2]} from {due[0]!r} to {due[1]!r}",
+            )
+
+
+def check_terms(deal: Deal) -> None:
+    """Raise unless a deal has two agents and a price in [0, bid], all in whole micro-credits.
+
+    Raises
+    ------
+    MarketError
+        If it has not.
+    """
+    amounts = deal.bid, deal.ask, deal.price
+    whole = all(isinstance(amount, int) and 0 <= amount <= LIMIT for amount in amounts)
+    if not whole or deal.buyer == deal.seller or deal.price > deal.bid:
+        raise MarketError(
+            f"the deal {deal.id!r} must have two agents, and whole micro-credits with a price in [0, bid]; got "
+            f"{deal.buyer!r}, {deal.seller!r}, a price of {deal.price}, a bid of {deal.bid} and an ask of {deal.ask}"
         )
-    terms, state = known
-    states[entry.deal] = (terms, target)
-    return (
-        []
-        if target in SUCCESSORS[state]
-        else [f"entry {entry.sequence} moves the deal {entry.deal!r} from {state} to {target}"]
-    )
+
+
+def _read_terms(memo: str) -> Deal:
+    try:
+        deal = Deal(**json.loads(memo))
+    except (ValueError, TypeError):
+        raise MarketError("has terms that cannot be read") from None
+    check_terms(deal)
+    return deal
+
+
+def _is_agent(name: str) -> bool:
+    try:
+        check_agent_name(name)
+    except MarketError:
+        return False
+    return True

@@ -52,12 +52,14 @@ class Bargain:
     def deliver(self) -> dict[str, Delivery]:
         """Record the deliveries, and return the delivery to each agent of the round."""
         receipts: dict[str, list[Receipt]] = {}
+        with self.round.ledger.together():
+            for deal in self.agreed:
+                self.round.ledger.deliver(deal.id)
         for deal in self.agreed:
             for side, agent, partner in (("bought", deal.buyer, deal.seller), ("sold", deal.seller, deal.buyer)):
                 key = self.round.partner_id(deal, partner)
                 receipt = Receipt(key, side, self.round.state.pseudonyms[partner], deal.price)
                 receipts.setdefault(agent, []).append(receipt)
-            self.round.ledger.deliver(deal.id)
         return {
             agent: Delivery(self._received.get(agent), self.digests.get(agent, ""), tuple(receipts.get(agent, ())))
             for agent in self.round.agents

@@ -251,7 +251,8 @@ class Bidding:
                 known[seller] = asked_amounts(requested.get(seller, {}), asks[seller])
             except MarketError as error:
                 notices.append(Notice(seller, str(error)))
-        deals = {buyer: self._escrowed(buyer, known) for buyer in sorted(self.wanted)}
+        with self.round.ledger.together():
+            deals = {buyer: self._escrowed(buyer, known) for buyer in sorted(self.wanted)}
         return Bargain(self.round, {buyer: some for buyer, some in deals.items() if some}, tuple(notices))
 
     def _escrowed(self, buyer: str, asks: Mapping[str, Mapping[str, int]]) -> tuple[tuple[Deal, Trial], ...]:

@@ -21,11 +21,12 @@ def escrow(ledger: Ledger, deal: Deal) -> bool:
 
 
 def apply(ledger: Ledger, outcome: Outcome) -> None:
-    """Pay the sellers of settled deals and the buyers of refunded ones."""
-    for deal in outcome.settled:
-        ledger.settle(deal)
-    for deal in outcome.refunded:
-        ledger.refund(deal)
+    """Pay the sellers of settled deals and the buyers of refunded ones, in one transaction."""
+    with ledger.together():
+        for deal in outcome.settled:
+            ledger.settle(deal)
+        for deal in outcome.refunded:
+            ledger.refund(deal)
 
 
 def trades(ledger: Ledger, runs: Sequence[str]) -> list[tuple[Deal, DealState]]:
@@ -35,9 +36,10 @@ def trades(ledger: Ledger, runs: Sequence[str]) -> list[tuple[Deal, DealState]]:
 
 def end_open_deals(ledger: Ledger, runs: Sequence[str]) -> None:
     """End the deals of the given runs that were left open by a lost round."""
-    for deal, state in trades(ledger, runs):
-        if state in OPEN:
-            ledger.abandon(deal.id)
+    with ledger.together():
+        for deal, state in trades(ledger, runs):
+            if state in OPEN:
+                ledger.abandon(deal.id)
 
 
 def pay_late(ledger: Ledger, deals: Sequence[Deal]) -> bool:

@@ -278,3 +278,36 @@ def test_a_read_only_ledger_refuses_and_loses_nothing(tmp_path):
             ledger.open_account("B", 100)
         assert set(ledger.balances()) == {"A", ENDOWMENT, ESCROW}
         assert ledger.verify() == []
+
+
+def test_steps_together_take_place_all_or_none(ledger):
+    with ledger.together():
+        ledger.agree(deal())
+        assert ledger.escrow("d") is DealState.ESCROWED
+        assert ledger.balance("A") == 70, "a step sees those before it"
+    before = ledger.balances(), ledger.position()
+    with pytest.raises(MarketError, match="no deal 'x'"), ledger.together():
+        ledger.deliver("d")
+        ledger.settle("d")
+        ledger.deliver("x")
+    assert (ledger.balances(), ledger.position()) == before
+    assert ledger.state("d") is DealState.ESCROWED
+    assert ledger.verify() == []
+    assert ledger.size() == (5, 1)
+
+
+def test_together_holds_for_one_thread_only(ledger):
+    """Another thread's read is no part of the transaction, and sees nothing of it."""
+    with ThreadPoolExecutor(1) as threads, ledger.together():
+        ledger.open_account("D", 5)
+        assert "D" not in threads.submit(ledger.balances).result(timeout=5)
+    assert ledger.balance("D") == 5
+
+
+def test_a_broken_commit_changes_nothing(tmp_path):
+    with Ledger.open(f"sqlite:///{tmp_path / 'market.db'}") as ledger:
+        ledger.open_account("A", 100)
+        execute(ledger, "CREATE TRIGGER full BEFORE INSERT ON entries BEGIN SELECT RAISE(ABORT, 'disk is full'); END")
+        with pytest.raises(MarketError, match="nothing has changed: disk is full"), ledger.together():
+            ledger.open_account("B", 100)
+        assert set(ledger.balances()) == {"A", ENDOWMENT, ESCROW}

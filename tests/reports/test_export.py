@@ -17,9 +17,9 @@ def url(tmp_path):
     """A ledger with a settled, a refunded and an open deal, and agents with awkward names."""
     address = f"sqlite:///{tmp_path / 'market.db'}"
     with Ledger.open(address) as ledger:
-        for name in ("A", "B", "ünsere.firma", "-nsere-firma"):
+        for name in ("A", "B", "_nsere.firma", "-nsere-firma"):
             ledger.open_account(name, 1_500_000)
-        for index, (buyer, seller) in enumerate([("A", "B"), ("B", "A"), ("ünsere.firma", "-nsere-firma")]):
+        for index, (buyer, seller) in enumerate([("A", "B"), ("B", "A"), ("_nsere.firma", "-nsere-firma")]):
             ledger.agree(Deal(f'run/{index}/"x"', index + 1, buyer, seller, 900_000, 100_001, 500_001, 0.1, 0.05, 0.5))
             ledger.escrow(f'run/{index}/"x"')
             ledger.deliver(f'run/{index}/"x"')

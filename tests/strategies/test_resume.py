@@ -313,7 +313,7 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again(tmp_path, monkeyp
     assert settled(result) == settled(uninterrupted)
 
 
-STATEMENTS = (8, 17, 26, 39)
+STATEMENTS = (8, 14, 20, 26)
 
 
 @pytest.mark.parametrize("allowed", STATEMENTS)
@@ -388,10 +388,8 @@ def test_a_lost_connection_to_postgresql_stops_the_run_and_loses_nothing(tmp_pat
         server.start()
         with Ledger.open(f"{server.url}/postgres") as ledger:
             assert ledger.verify() == []
-            assert {state for deal, state in ledger.deals() if deal.round == 3} == {
-                DealState.DELIVERED,
-                DealState.ESCROWED,
-            }
+            states = {state for deal, state in ledger.deals() if deal.round == 3}
+            assert states == {DealState.ESCROWED}, "the deliveries of a round are one transaction"
         result = resumed(tmp_path)
         with Ledger.open(f"{server.url}/postgres") as ledger:
             assert ledger.verify() == []
