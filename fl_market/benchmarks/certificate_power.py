@@ -112,6 +112,8 @@ class ObjectiveOnBoth(Objective):
     def scores(self, state: StateDict, split: str = "certify") -> ScoresOnBoth:
         """Return a model's scores on both sets of images, calibrated on the fit split."""
         known = super().scores(state, split)
+        if split == "fit":  # no certificate is made from these
+            return ScoresOnBoth(known.loss, known.brier, known.error, known.highest)
         true = replace(self, certify=self.unused, unused=())
         unused = Objective.scores(true, state)
         return ScoresOnBoth(known.loss, known.brier, known.error, known.highest, unused)
@@ -140,6 +142,8 @@ class TrueGains:
 
     def _certify(self, alternatives: Mapping[str, Scores], merged: Scores, **options: Any) -> Certificate:
         issued = certify_increment(alternatives, merged, **options)
+        if isinstance(merged, ScoresOnBoth) and merged.unused is None:
+            return issued
         unused = {name: _unused(scores) for name, scores in alternatives.items()}
         true = certify_increment(unused, _unused(merged), error=0.05, finite=False)
         self._known[issued.gain, issued.lower_bound] = true

@@ -36,7 +36,7 @@ class Evaluation:
     permutations
         Pair of agents -> its permutation, from which the next search starts.
     served
-        Agent -> its model after the broker's free service, if its gain is certified.
+        Agent -> its model after the broker's free service, if that gains on held-out samples.
     restored
         Agent -> its best certified model, if its own is certified to be worse.
     """

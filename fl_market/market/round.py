@@ -163,12 +163,12 @@ class TradingRound:
     def told(self) -> ErrorBudget:
         """The error budget after all that agents are told in this round."""
         priced = [(trial, self.payable(trial)) for trial in self._offered() if trial.priced]
-        held_back = [0, 0]
+        possible = seen = 0
         if self.restores:
             approved = [trial for trial in self.trials if trial.on_approval and trial.buyer in self.state.best]
             known = sum(agent in self.state.best for agent in self.agents)
-            held_back = [known + len(approved), len(self.restored) + sum(trial.regress for trial in approved)]
-        return after_offers(self.state.budget, len(self.agents), priced, (held_back[0], held_back[1]), self.terms)
+            possible, seen = known + len(approved), len(self.restored) + sum(trial.regress for trial in approved)
+        return after_offers(self.state.budget, len(self.agents), priced, (possible, seen), self.terms)
 
     def _offered(self) -> list[Trial]:
         return [
