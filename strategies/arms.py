@@ -54,7 +54,7 @@ _PRICED = frozenset(
 _RECORDED = frozenset({"checkpoints-kept", "resume", "bind-accounts"})
 _SPLIT = frozenset({"fit-samples", "split-seed"})
 """Options of the broker's fit and certify splits."""
-_TUNED = frozenset({"fit-steps", "tuning-learning-rate", "confidence"}) | _SPLIT
+_TUNED = frozenset({"fit-steps", "fit-batch-size", "tuning-learning-rate"}) | _SPLIT
 _LATE = frozenset({"first-round", "last-round", "common-init", "profile"})
 _FITTED = frozenset({"fit-learning-rate"})
 _TRADED = frozenset(option.key for option in options_of(Terms)) - _PRICED - _FITTED | _RECORDED | _LATE | _SPLIT
@@ -231,8 +231,9 @@ def _control(
 
 def _tuned_by_the_broker(kind: type[SiloedTuned]) -> Callable[[Setting], Callable[..., ParameterMarket]]:
     def make(setting: Setting) -> Callable[..., ParameterMarket]:
-        options = setting.configuration
-        return partial(kind, tuning=Tuning(options.market.fit_steps, options.market.tuning_learning_rate))
+        terms = setting.configuration.market
+        tuning = Tuning(terms.fit_steps, terms.tuning_learning_rate, terms.fit_batch_size)
+        return partial(kind, tuning=tuning)
 
     return make
 

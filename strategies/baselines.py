@@ -264,6 +264,7 @@ class TunedFedAvg(RecordedFedAvg):
             self._objective,
             steps=self.options.market.fit_steps,
             learning_rate=self.options.market.tuning_learning_rate,
+            batch_size=self.options.market.fit_batch_size,
             hardware=self._hardware,
         )
         return (arrays if tuned is average else ArrayRecord(dict(tuned))), metrics

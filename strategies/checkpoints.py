@@ -14,12 +14,12 @@ from torch import Tensor
 
 from fl_market.errors import MarketError
 from fl_market.files import synchronise, write_whole
-from fl_market.gains import ErrorBudget, Profile
+from fl_market.gains import Counted, ErrorBudget, Profile
 from fl_market.market.outcome import Outcome
 from fl_market.market.state import MarketState
 
 STATE, TENSORS = "state.json", "tensors.safetensors"
-FORMAT = 6
+FORMAT = 7
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ def _checkpoint(document: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> C
         models=models,
         profiles={agent: _profile(texts, validation.get(agent)) for agent, texts in document["profiles"].items()},
         best=best,
-        budget=ErrorBudget(**document["budget"]),
+        budget=_budget(**document["budget"]),
         delivered={agent: [some[place] for place in sorted(some)] for agent, some in delivered.items()},
         permutations=permutations,
         unacknowledged=document["unpaid"],
@@ -192,3 +192,7 @@ def _checkpoint(document: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> C
 def _profile(texts: Mapping[str, Any], validation: Mapping[int, Tensor] | None) -> Profile:
     data = None if validation is None else (validation[0], validation[1])
     return Profile(tuple(texts["labels"]), tuple(texts["class_weights"]), data)
+
+
+def _budget(foreseen: dict[str, int], others: dict[str, int], **numbers: float) -> ErrorBudget:
+    return ErrorBudget(foreseen=Counted(**foreseen), others=Counted(**others), **numbers)

@@ -26,10 +26,13 @@ class Tuning:
     ----------
     steps, learning_rate
         Adam's.
+    batch_size
+        Samples of each step; 0 for all.
     """
 
     steps: int
     learning_rate: float
+    batch_size: int = 0
 
 
 class SiloedTuned(ParameterMarket):
@@ -57,6 +60,7 @@ class SiloedTuned(ParameterMarket):
             objective,
             steps=self._tuning.steps,
             learning_rate=self._tuning.learning_rate,
+            batch_size=self._tuning.batch_size,
             hardware=self.broker.hardware,
         )
 

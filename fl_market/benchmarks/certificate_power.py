@@ -15,7 +15,7 @@ from torch import nn
 from clients.training import make_optimiser, train
 from fl_market.benchmarks.image_parts import Parts, image_parts
 from fl_market.data import Batch
-from fl_market.gains import Certificate, Objective, Scores, certify_increment
+from fl_market.gains import Certificate, Objective, Scores, SplitScores, certify_increment
 from fl_market.market import trials
 from fl_market.market.broker import Broker
 from fl_market.market.round import TradingRound
@@ -109,14 +109,12 @@ class ObjectiveOnBoth(Objective):
 
     unused: Batch = ()
 
-    def scores(self, state: StateDict, split: str = "certify") -> ScoresOnBoth:
-        """Return a model's scores on both sets of images, calibrated on the fit split."""
-        known = super().scores(state, split)
-        if split == "fit":  # no certificate is made from these
-            return ScoresOnBoth(known.loss, known.brier, known.error, known.highest)
-        true = replace(self, certify=self.unused, unused=())
-        unused = Objective.scores(true, state)
-        return ScoresOnBoth(known.loss, known.brier, known.error, known.highest, unused)
+    def scores(self, state: StateDict) -> SplitScores:
+        """Return a model's scores, with those on the unused images beside the certify split's."""
+        known = super().scores(state)
+        unused = Objective.scores(replace(self, certify=self.unused, unused=()), state).certify
+        issued = known.certify
+        return replace(known, certify=ScoresOnBoth(issued.loss, issued.brier, issued.error, issued.highest, unused))
 
 
 class TrueGains:
@@ -142,7 +140,7 @@ class TrueGains:
 
     def _certify(self, alternatives: Mapping[str, Scores], merged: Scores, **options: Any) -> Certificate:
         issued = certify_increment(alternatives, merged, **options)
-        if isinstance(merged, ScoresOnBoth) and merged.unused is None:
+        if not isinstance(merged, ScoresOnBoth):  # on the fit split
             return issued
         unused = {name: _unused(scores) for name, scores in alternatives.items()}
         true = certify_increment(unused, _unused(merged), error=0.05, finite=False)

@@ -282,9 +282,10 @@ def trial_of(pair: tuple[str, str], proposal: Proposal, error: float, terms: Ter
     """Return the trial of a proposal, with the certificates of the market."""
     finite = terms.certificate == "run"
     if finite and not mean_exceeds(proposal.differences, -1.0, 1.0, 0.0, error):
-        return Trial(*pair, "", 0.5, NO_CERTIFICATE, {})  # the same decision in an eighth of the time
+        # the same decision in an eighth of the time
+        return Trial(*pair, "", 0.5, NO_CERTIFICATE, {}, foreseen=_foreseen(proposal))
     certificate = _certificate(proposal.differences, error, finite)
-    trial = Trial(*pair, "all", 0.5, certificate, {"weight": torch.zeros(1)})
+    trial = Trial(*pair, "all", 0.5, certificate, {"weight": torch.zeros(1)}, foreseen=_foreseen(proposal))
     if not certificate.positive:
         return trial
     if proposal.progress is None:
@@ -292,6 +293,12 @@ def trial_of(pair: tuple[str, str], proposal: Proposal, error: float, terms: Ter
     if finite and not mean_exceeds(proposal.progress, -1.0, 1.0, 0.0, error):
         return replace(trial, progress=NO_CERTIFICATE)
     return replace(trial, progress=_certificate(proposal.progress, error, finite))
+
+
+def _foreseen(proposal: Proposal) -> Certificate | None:
+    """Return what a fit split without errors would foresee, which tells agents most cheaply."""
+    share = proposal.progress_gain / LEVEL
+    return replace(NO_CERTIFICATE, gain=share, lower_bound=share) if share > 0 else None
 
 
 def _certificate(differences: Differences, error: float, finite: bool) -> Certificate:

@@ -54,11 +54,19 @@ class Scenario:
         Options of the run.
     others
         Arms -> options in place of these, for arms that need a set-up of their own.
+    left_out
+        Arms that would take too long.
     """
 
     title: str
     options: Mapping[str, Any]
     others: Mapping[tuple[str, ...], Mapping[str, Any]] = field(default_factory=dict)
+    left_out: tuple[str, ...] = ()
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        """The arms of the scenario."""
+        return tuple(arm for arm in ARMS if arm not in self.left_out)
 
     def options_of(self, arm: str) -> dict[str, Any]:
         """Return the options of an arm."""
@@ -101,7 +109,8 @@ def scenarios(rounds: int) -> dict[str, Scenario]:
         "late-joiners": Scenario(
             "two agents in four join in the middle", four | even | {"joins": f"1;1;{middle};{middle}"}
         ),
-        "ten-agents": Scenario("ten agents", {"agents": 10, "partition": "dirichlet(1)"}),
+        # 90 purchases by row in each round
+        "ten-agents": Scenario("ten agents", {"agents": 10, "partition": "dirichlet(1)"}, left_out=("market-fine",)),
     }
 
 
@@ -110,23 +119,25 @@ def compare_in_scenarios(folder: Path, study: Study, report: Report) -> str:
     settings = study.settings(SETTINGS[study.scale])
     known = scenarios(settings["num_server_rounds"])
     names = study.parts(list(known))
-    rows = {(name, arm): Row(arm, {**settings, **known[name].options_of(arm)}) for name in names for arm in ARMS}
+    rows = {
+        (name, arm): Row(arm, {**settings, **known[name].options_of(arm)}) for name in names for arm in known[name].arms
+    }
     found = measure(rows, study, folder, report)
     cells = {key: measured.as_json() for key, measured in found.items()}
-    ranks = {name: rank({arm: cells[name, arm][TUNED]["mean"] for arm in ARMS}) for name in names}
+    by_name = {name: {arm: cells[name, arm] for arm in known[name].arms} for name in names}
+    ranks = {name: rank({arm: cell[TUNED]["mean"] for arm, cell in arms.items()}) for name, arms in by_name.items()}
     document = {
         "scale": study.scale,
         "seeds": list(study.seeds),
         "settings": settings,
         "scenarios": {
-            name: {"title": known[name].title, **ranks[name], "arms": {arm: cells[name, arm] for arm in ARMS}}
-            for name in names
+            name: {"title": known[name].title, **ranks[name], "arms": arms} for name, arms in by_name.items()
         },
         "goal": goal(ranks),
     }
     write_json(folder / "scenarios.json", document)
-    _draw(folder / "scenarios.png", {name: {arm: cells[name, arm] for arm in ARMS} for name in names})
-    return f"{_arms_table(study, names, cells, ranks)}\n{_ranks_table(names, cells, ranks)}{missed(found)}"
+    _draw(folder / "scenarios.png", by_name)
+    return f"{_arms_table(study, by_name, ranks)}\n{_ranks_table(by_name, ranks)}{missed(found)}"
 
 
 def rank(accuracies: Mapping[str, float]) -> dict[str, Any]:
@@ -169,14 +180,12 @@ def goal(ranks: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
 
 def _arms_table(
     study: Study,
-    names: Sequence[str],
-    cells: Mapping[tuple[str, str], Mapping[str, Any]],
+    found: Mapping[str, Mapping[str, Mapping[str, Any]]],
     ranks: Mapping[str, Mapping[str, Any]],
 ) -> str:
     rows = []
-    for name in names:
-        for arm in ARMS:
-            cell = cells[name, arm]
+    for name, arms in found.items():
+        for arm, cell in arms.items():
             mark = " *" if arm == ranks[name]["best"] else "  "
             rates = " / ".join(f"{rate:g}" for rate in cell["learning rates"].values())
             rows.append((name, arm, percent(cell[PUBLISHED]), percent(cell[TUNED]) + mark, rates))
@@ -188,22 +197,21 @@ def _arms_table(
 
 
 def _ranks_table(
-    names: Sequence[str],
-    cells: Mapping[tuple[str, str], Mapping[str, Any]],
+    found: Mapping[str, Mapping[str, Mapping[str, Any]]],
     ranks: Mapping[str, Mapping[str, Any]],
 ) -> str:
     rows = []
-    for name in names:
-        found = ranks[name]
+    for name, arms in found.items():
+        ranked = ranks[name]
         others = [
             text
             for kind in ("best other", "best without a market")
             for text in (
-                f"{found[kind]} {100 * cells[name, found[kind]][TUNED]['mean']:.2f}",
-                f"{100 * found[f'market minus {kind}']:+.2f}",
+                f"{ranked[kind]} {100 * arms[ranked[kind]][TUNED]['mean']:.2f}",
+                f"{100 * ranked[f'market minus {kind}']:+.2f}",
             )
         ]
-        rows.append((name, percent(cells[name, MARKET][TUNED]), *others))
+        rows.append((name, percent(arms[MARKET][TUNED]), *others))
     reached = ", ".join(f"{text}: {count}" for text, count in goal(ranks).items())
     header = ("scenario", MARKET, "best other arm", "market above it", "best without a market", "market above it")
     return summary_table(f"The market against the best other arm; {reached}", header, rows)
@@ -215,11 +223,12 @@ def _draw(path: Path, found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> N
     axes = figure.subplots()
     places = range(len(found))
     for number, arm in enumerate(ARMS):
-        values = [arms[arm][TUNED] for arms in found.values()]
+        shown = [place for place, arms in enumerate(found.values()) if arm in arms]
+        values = [arms[arm][TUNED] for arms in found.values() if arm in arms]
         is_market = arm == MARKET
         axes.errorbar(
             [100 * value["mean"] for value in values],
-            [place + 0.05 * (number - len(ARMS) / 2) for place in places],
+            [place + 0.05 * (number - len(ARMS) / 2) for place in shown],
             xerr=[100 * value["std"] for value in values],
             fmt="*" if is_market else "o^s"[number // 5 % 3],
             markersize=11 if is_market else 5,

@@ -2,7 +2,7 @@
 
 from fl_market.choices import GAINS
 from fl_market.gains.bounds import mean_exceeds, mean_lower_bound
-from fl_market.gains.budget import ErrorBudget, round_share
+from fl_market.gains.budget import Counted, ErrorBudget, near_weight, round_share, value_weight
 from fl_market.gains.certificate import Certificate, certify, certify_increment, class_rises, harms, told
 from fl_market.gains.losses import Loss, ModelLoss, batch_size_for
 from fl_market.gains.objectives import (
@@ -13,18 +13,20 @@ from fl_market.gains.objectives import (
     weighted_objective,
     with_labels,
 )
-from fl_market.gains.scores import Scores
+from fl_market.gains.scores import Scores, SplitScores
 from fl_market.gains.splits import split_in_halves
 
 __all__ = [
     "GAINS",
     "Certificate",
+    "Counted",
     "ErrorBudget",
     "Loss",
     "ModelLoss",
     "Objective",
     "Profile",
     "Scores",
+    "SplitScores",
     "WeightedLoss",
     "batch_size_for",
     "certify",
@@ -34,9 +36,11 @@ __all__ = [
     "harms",
     "mean_exceeds",
     "mean_lower_bound",
+    "near_weight",
     "round_share",
     "split_in_halves",
     "told",
+    "value_weight",
     "weighted_objective",
     "with_labels",
 ]

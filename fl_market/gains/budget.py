@@ -22,16 +22,19 @@ probability of at most its level. Over all rounds, and all sequences that may ha
 levels sum to at most :math:`\delta \sum_r s_r \sum_h W(h) \le \delta`. Any dependence between tests
 is allowed, and so is any collusion: the sum is over all that anyone may have been told.
 
-*The code W* (a description length, as for the reusable holdout of Dwork et al. 2015, section 4). An
-offer is priced with the estimate of Krichevsky and Trofimov: after k priced ones of n possible
-ones, the next is priced with probability :math:`(k + 1/2) / (n + 1)`. A gain from :math:`10^{-j}`
-to :math:`10^{-j+1}`, :math:`j \ge 1`, has the probability :math:`2^{-j} / 2` (the other half is
-for numbers of 1 and more), and each of the nine digits 1/9. The level falls with each priced offer,
-the more the fewer there were: a split of some size certifies only so many gains.
+*The code W* (a description length, as for the reusable holdout of Dwork et al. 2015, section 4).
+The fit split is known: it shows which offers will be priced, and with what gain, and only what
+differs from that tells something. Of the offers that it foresees, one is priced with the estimate
+of Krichevsky and Trofimov: after k priced ones of n, the next is priced with probability
+:math:`(k + 1/2) / (n + 1)`; and likewise of the others. A gain that is k numbers with one digit
+away from the foreseen one has the probability :math:`2^{-|k|} / 3` (:func:`near_weight`). One that
+was not foreseen, from :math:`10^{-j}` to :math:`10^{-j+1}`, :math:`j \ge 1`, has
+:math:`2^{-j} / 2` (the other half is for numbers of 1 and more), and each of the nine digits 1/9
+(:func:`value_weight`). The level falls with each surprise: a split of some size certifies only so
+many of them.
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from fl_market.errors import MarketError
@@ -92,6 +95,60 @@ def value_weight(gain: float) -> float:
     return 2.0 ** -(-power if power < 0 else 1 + power) / 2 / DIGITS
 
 
+def near_weight(gain: float, foreseen: float) -> float:
+    """Return the probability of a told gain where another one is foreseen.
+
+    Parameters
+    ----------
+    gain, foreseen
+        Numbers above 0, as :func:`~fl_market.gains.told` returns them.
+
+    Returns
+    -------
+    float
+        Nine tenths by the distance from the foreseen gain, one tenth by :func:`value_weight`.
+
+    Examples
+    --------
+    >>> [round(1 / near_weight(gain, 0.1), 1) for gain in (0.1, 0.2, 0.09, 0.05)]
+    [3.3, 6.6, 6.6, 94.8]
+    """
+    distance = abs(_place(gain) - _place(foreseen))
+    return 0.9 * 2.0**-distance / 3 + 0.1 * value_weight(gain)
+
+
+def _place(number: float) -> int:
+    """Return the place of a number with one digit among all of them in ascending order."""
+    power = math.floor(math.log10(number) + 1e-9)
+    return DIGITS * power + round(number / 10.0**power)
+
+
+@dataclass(frozen=True)
+class Counted:
+    """Offers of one kind.
+
+    Attributes
+    ----------
+    possible
+        Number of offers that could have been priced.
+    priced
+        Number of those that were.
+    """
+
+    possible: int = 0
+    priced: int = 0
+
+    @property
+    def probability(self) -> float:
+        """Krichevsky and Trofimov's probability of the sequence of priced and other offers."""
+        missed = self.possible - self.priced
+        halves = math.lgamma(self.priced + 0.5) + math.lgamma(missed + 0.5) - math.lgamma(self.possible + 1)
+        return math.exp(halves) / math.pi
+
+    def __add__(self, other: "Counted") -> "Counted":
+        return Counted(self.possible + other.possible, self.priced + other.priced)
+
+
 @dataclass(frozen=True)
 class ErrorBudget:
     """The error of a run, and what its agents were told of the certify split.
@@ -100,10 +157,9 @@ class ErrorBudget:
     ----------
     error
         Highest probability of any false certificate in the run, in (0, 1).
-    possible
-        Number of offers that could have been priced so far.
-    priced
-        Number of those that were.
+    foreseen, others
+        The offers so far that the fit split foresaw as priced, and all other decisions by the
+        certify split that agents could see.
     weight
         Probability of the told numbers.
 
@@ -119,14 +175,20 @@ class ErrorBudget:
     >>> budget = ErrorBudget(0.05)
     >>> round(budget.level(1, 2), 6)
     0.0125
-    >>> budget = budget.after(2, [0.3])
-    >>> round(1 / budget.told, 6)  # 1/8 for one of two, and 1/36 for the gain
+    >>> unforeseen = budget.after(Counted(), Counted(2, 1), value_weight(0.3))
+    >>> round(1 / unforeseen.told, 6)  # 1/8 for one of two, and 1/36 for the gain
     288.0
+
+    The fit split foresaw that one of them would be priced, with this gain:
+
+    >>> foreseen = budget.after(Counted(1, 1), Counted(1, 0), near_weight(0.3, 0.3))
+    >>> round(1 / foreseen.told, 1)
+    13.2
     """
 
     error: float = 0.05
-    possible: int = 0
-    priced: int = 0
+    foreseen: Counted = Counted()
+    others: Counted = Counted()
     weight: float = 1.0
 
     def __post_init__(self) -> None:
@@ -136,9 +198,7 @@ class ErrorBudget:
     @property
     def told(self) -> float:
         """The probability of all that was told so far."""
-        missed = self.possible - self.priced
-        halves = math.lgamma(self.priced + 0.5) + math.lgamma(missed + 0.5) - math.lgamma(self.possible + 1)
-        return self.weight * math.exp(halves) / math.pi
+        return self.weight * self.foreseen.probability * self.others.probability
 
     def level(self, number: int, tests: int) -> float:
         """Return the level of a test in a round.
@@ -161,26 +221,20 @@ class ErrorBudget:
         # an error of 0 has no bound: what no sample could certify is not certified at this one
         return max(self.error * round_share(number) / tests * self.told, 1e-300)
 
-    def after(
-        self, possible: int, gains: Sequence[float], numbers: Sequence[float] = (), others: int = 0
-    ) -> "ErrorBudget":
+    def after(self, foreseen: Counted, others: Counted, weight: float = 1.0) -> "ErrorBudget":
         """Return the budget after the offers of a round.
 
         Parameters
         ----------
-        possible
-            Number of offers that could have been priced, and of other answers that the certify
-            split could have decided.
-        gains
-            The told gains of those that were priced, above 0.
-        numbers
-            Other told numbers, above 0.
-        others
-            Number of the other answers that were positive.
+        foreseen, others
+            The round's offers that were foreseen as priced, and all other decisions by the certify
+            split that agents could see.
+        weight
+            Probability of the round's told numbers.
         """
         return replace(
             self,
-            possible=self.possible + possible,
-            priced=self.priced + len(gains) + others,
-            weight=math.prod(map(value_weight, [*gains, *numbers]), start=self.weight),
+            foreseen=self.foreseen + foreseen,
+            others=self.others + others,
+            weight=self.weight * weight,
         )

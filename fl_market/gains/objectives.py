@@ -15,7 +15,7 @@ from fl_market.choices import LEAST_CERTIFY_SAMPLES
 from fl_market.data import Batch
 from fl_market.errors import MarketError
 from fl_market.gains.losses import Loss, ModelLoss
-from fl_market.gains.scores import Scores, scores_of, temperature
+from fl_market.gains.scores import Scores, SplitScores, scores_of, temperature
 from fl_market.parameters import StateDict
 
 
@@ -61,15 +61,13 @@ class Objective:
     classifier: ModelLoss | None = None
     class_weights: Tensor | None = None
 
-    def scores(self, state: StateDict, split: str = "certify") -> Scores:
-        """Return a model's scores on one of the splits, calibrated on the fit split.
+    def scores(self, state: StateDict) -> SplitScores:
+        """Return a model's scores on both splits, calibrated on the fit split.
 
         Parameters
         ----------
         state
             Parameters of the model.
-        split
-            ``"certify"`` or ``"fit"``.
 
         Raises
         ------
@@ -80,10 +78,15 @@ class Objective:
             raise MarketError("the scores of a certificate need a classifier")
         fitted = self.classifier.outputs(state, self.fit)
         warmth = temperature(fitted, self.fit[1], self._weights(self.fit[1]))
-        data = self.certify if split == "certify" else self.fit
-        outputs = fitted if split == "fit" else self.classifier.outputs(state, data)
-        losses, weights = self.classifier.criterion(outputs, data[1]), self._weights(data[1])
-        return scores_of(outputs, data[1], losses if weights is None else losses * weights, warmth, weights)
+        certified = self.classifier.outputs(state, self.certify)
+        return SplitScores(
+            self._scores(self.classifier, fitted, self.fit[1], warmth),
+            self._scores(self.classifier, certified, self.certify[1], warmth),
+        )
+
+    def _scores(self, classifier: ModelLoss, outputs: Tensor, targets: Tensor, warmth: float) -> Scores:
+        losses, weights = classifier.criterion(outputs, targets), self._weights(targets)
+        return scores_of(outputs, targets, losses if weights is None else losses * weights, warmth, weights)
 
     def _weights(self, targets: Tensor) -> Tensor | None:
         return None if self.class_weights is None else sample_weights(self.class_weights, targets)

@@ -41,6 +41,20 @@ class Scores:
     highest: float = 1.0
 
 
+@dataclass(frozen=True)
+class SplitScores:
+    """Scores of one model on both splits of the broker's data.
+
+    Attributes
+    ----------
+    fit, certify
+        The scores on each split, with the temperature of the fit split.
+    """
+
+    fit: Scores
+    certify: Scores
+
+
 def scores_of(outputs: Tensor, targets: Tensor, losses: Tensor, warmth: float, weights: Tensor | None = None) -> Scores:
     """Return the scores of some outputs.
 

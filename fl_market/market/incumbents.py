@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from fl_market.gains import Scores, certify
+from fl_market.gains import SplitScores, certify
 from fl_market.gains.certificate import OWN
 from fl_market.market.buyers import Buyer
 from fl_market.market.merges import best_merge, serve
@@ -39,8 +39,6 @@ class Incumbent:
     alternatives
         Name -> scores of the model as it is, and of its merges with placebo sellers: a merged model
         must beat them all. Empty if gains are as published, over the model as it is.
-    on_fit
-        The same on the fit split.
     priced
         Name -> scores of what the buyer could have free of charge: the model and its best merge
         with a placebo after the broker's service, and its best certified model. Only what a merged
@@ -54,9 +52,8 @@ class Incumbent:
     buyer: Buyer
     state: StateDict
     losses: Tensor
-    alternatives: Mapping[str, Scores] = field(default_factory=dict)
-    on_fit: Mapping[str, Scores] = field(default_factory=dict)
-    priced: Mapping[str, Scores] = field(default_factory=dict)
+    alternatives: Mapping[str, SplitScores] = field(default_factory=dict)
+    priced: Mapping[str, SplitScores] = field(default_factory=dict)
     service: StateDict | None = None
     restored: StateDict | None = None
 
@@ -102,7 +99,6 @@ def incumbent_of(
     }
     without_seller = {name: merge.state for name, merge in found.items()} | {OWN: state}
     alternatives = {name: objective.scores(model) for name, model in without_seller.items()}
-    on_fit = {name: objective.scores(model, "fit") for name, model in without_seller.items()}
     service = serve(state, buyer, terms, for_sale)
     priced = {OWN: alternatives[OWN] if service is None else objective.scores(service)}
     if found:
@@ -112,6 +108,7 @@ def incumbent_of(
     restored = None
     if best is not None:
         priced[BEST] = objective.scores(best)
-        if certify(priced[OWN].brier, priced[BEST].brier, confidence=terms.confidence).positive:
+        own = priced[OWN].certify.brier
+        if certify(own, priced[BEST].certify.brier, confidence=terms.confidence).positive:
             restored = best
-    return Incumbent(buyer, state, losses, alternatives, on_fit, priced, service, restored)
+    return Incumbent(buyer, state, losses, alternatives, priced, service, restored)

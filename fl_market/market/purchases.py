@@ -153,11 +153,11 @@ class Evaluator:
     ) -> list[Trial]:
         """Return a buyer's incremental purchases after its best one.
 
-        Its offers are tried once each, in the order of their lower bounds on the fit split; each
-        must gain over the bundle before it.
+        Its promising offers are tried once each, in the order of their lower bounds on the fit
+        split; each must gain there over the bundle before it. The certify split decides nothing.
         """
         ranked = sorted(
-            (trial for trial in trials if trial.priced or trial.on_approval),
+            (trial for trial in trials if trial.promise > 0),
             key=lambda trial: (trial.promise, trial.seller),
             reverse=True,
         )
@@ -170,7 +170,7 @@ class Evaluator:
             incumbent = self._incumbent(buyers[trial.buyer], bundle[-1].merged, best)
             seller = buyers[trial.seller]
             more = self._evaluate(pair, incumbent, aligned[pair], seller, error, len(bundle) + 1)
-            if more.priced or more.on_approval:
+            if more.promise > 0:
                 bundle.append(replace(more, after=bundle[-1].sellers))
                 added.append(bundle[-1])
         return added

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from fl_market.errors import MarketError
-from fl_market.gains import ErrorBudget, told
+from fl_market.gains import Counted, ErrorBudget, told
 from fl_market.ledger import Deal, DealState, Ledger
 from fl_market.market import settlement
 from fl_market.market.answers import asked_amounts, chosen_purchases
@@ -162,22 +162,21 @@ class TradingRound:
     @property
     def told(self) -> ErrorBudget:
         """The error budget after all that agents are told in this round."""
-        priced = [(trial, self.payable(trial)) for trial in self._offered() if trial.priced]
-        possible = seen = 0
+        others = Counted()
         if self.restores:
-            approved = [trial for trial in self.trials if trial.on_approval and trial.buyer in self.state.best]
+            promising = [trial for trial in self.trials if trial.promise > 0 and trial.buyer in self.state.best]
             known = sum(agent in self.state.best for agent in self.agents)
-            possible, seen = known + len(approved), len(self.restored) + sum(trial.regress for trial in approved)
-        return after_offers(self.state.budget, len(self.agents), priced, (possible, seen), self.terms)
+            seen = len(self.restored) + sum(trial.regress for trial in promising)
+            others = Counted(known + len(promising), seen)
+        offers = [(trial, self.payable(trial)) for trial in self._possible()]
+        return after_offers(self.state.budget, len(self.agents), offers, others, self.terms)
+
+    def _possible(self) -> list[Trial]:
+        """Return the trials that are offered if they have a price, or promise a gain."""
+        return [trial for trial in self.trials if not (self.restores and trial.regress) and self._may_buy(trial.buyer)]
 
     def _offered(self) -> list[Trial]:
-        return [
-            trial
-            for trial in self.trials
-            if (trial.priced or (self.terms.approval and trial.on_approval))
-            and not (self.restores and trial.regress)
-            and self._may_buy(trial.buyer)
-        ]
+        return [trial for trial in self._possible() if trial.priced or (self.terms.approval and trial.on_approval)]
 
     def _may_buy(self, buyer: str) -> bool:
         return len(self.state.unacknowledged.get(buyer, ())) < self.terms.unpaid_deliveries

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from fl_market.gains import ErrorBudget, told
+from fl_market.gains import Counted, ErrorBudget, near_weight, told, value_weight
 from fl_market.market.terms import Terms
 from fl_market.market.trials import Trial
 
@@ -37,7 +37,7 @@ def error_of_tests(budget: ErrorBudget, market_round: int, agents: int, terms: T
 
 
 def after_offers(
-    budget: ErrorBudget, agents: int, priced: Iterable[tuple[Trial, float]], others: tuple[int, int], terms: Terms
+    budget: ErrorBudget, agents: int, offers: Iterable[tuple[Trial, float]], others: Counted, terms: Terms
 ) -> ErrorBudget:
     """Return the error budget after agents were told of a round.
 
@@ -47,21 +47,31 @@ def after_offers(
         The budget before the round.
     agents
         Number of agents in the round.
-    priced
-        The trials of the priced offers, each with its told gain.
+    offers
+        The trials that are offered or could have been, each with its told gain; 0 without a price.
     others
-        Number of other decisions by the certify split that agents could see, and of those that were
-        positive: a best model is given back, or an offer is held back because of it.
+        Other decisions by the certify split that agents could see, and those that were positive: a
+        best model is given back, or an offer is held back because of it.
     terms
         Terms of the market; ``disclosure`` tells sellers an error ratio, too.
     """
     if terms.certificate != "run":
         return budget
-    gains, ratios = [], []
-    for trial, gain in priced:
-        gains.append(gain)
-        if terms.disclosure != "sealed":
-            ratios.append(told(trial.certificate.ratio - 1))
-    return budget.after(
-        possible_purchases(agents, terms) + others[0], gains, [ratio for ratio in ratios if ratio > 0], others[1]
-    )
+    weight, foreseen, priced = 1.0, Counted(), 0
+    for trial, gain in offers:
+        expected = trial.foreseen is not None and trial.foreseen.positive
+        foreseen += Counted(int(expected), int(expected and trial.priced))
+        if trial.priced:
+            priced += 1
+            weight *= _told_weight(trial, gain, terms)
+    possible = max(possible_purchases(agents, terms), priced) - foreseen.possible
+    return budget.after(foreseen, others + Counted(possible, priced - foreseen.priced), weight)
+
+
+def _told_weight(trial: Trial, gain: float, terms: Terms) -> float:
+    """Return the probability of the numbers that are told of a priced purchase."""
+    expected = told(trial.foreseen.gain) if trial.foreseen is not None else 0.0
+    # a bound above 0 has a mean above 0, but the told gain of a tiny one may be 0
+    weight = 1.0 if gain <= 0 else near_weight(gain, expected) if expected > 0 else value_weight(gain)
+    ratio = told(trial.certificate.ratio - 1) if terms.disclosure != "sealed" else 0.0
+    return weight * (value_weight(ratio) if ratio > 0 else 1.0)

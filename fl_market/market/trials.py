@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fl_market.data import Batch
-from fl_market.gains import Certificate, certify, certify_increment, class_rises, harms
+from fl_market.gains import Certificate, Scores, SplitScores, certify, certify_increment, class_rises, harms
 from fl_market.gains.certificate import OWN
 from fl_market.market.buyers import Buyer
 from fl_market.market.incumbents import BEST, Incumbent
@@ -54,6 +54,9 @@ class Trial:
         The certificate of the gain that has a price: over the buyer's best certified model, and
         over what it could have free of charge. None where no gain is certified, and for gains as
         published, which have a price as they are.
+    foreseen
+        The certificate of the progress as the fit split shows it; None without a promise. It
+        depends on nothing that the certify split shows, and says what an offer will tell.
     promise
         Lower bound of the gain on the fit split, which decides what is delivered on approval:
         agents see many such decisions, and must not learn the certify split from them. Minus
@@ -70,6 +73,7 @@ class Trial:
     merged: StateDict
     after: tuple[str, ...] = ()
     progress: Certificate | None = None
+    foreseen: Certificate | None = None
     promise: float = -math.inf
     regress: bool = False
 
@@ -143,59 +147,80 @@ def evaluate_purchase(
     found = best_merge(own, only_layers(own, aligned, layers), buyer, terms, towards=towards, layers=layers)
     if found is None:  # no finite loss, or no row gains anything
         return no_purchase(names, incumbent, terms)
+    scores = None
+    if terms.certificate == "published":
+        certificate = _published_gain(found.state, incumbent, terms)
+        promise = certificate.lower_bound if certificate.positive else -math.inf
+    else:
+        scores = buyer.objective.scores(found.state)
+        certificate, promise = _gain(scores, incumbent, terms, error), _promise(scores, incumbent, terms)
     trial = Trial(
         *names,
         layers=_described(layers, found.alpha, own),
         alpha=mean_alpha(found.alpha, own, layers),
-        certificate=_gain(found.state, incumbent, terms, error),
+        certificate=certificate,
         merged=found.state,
+        promise=promise,
     )
-    if terms.certificate == "published":
-        return replace(trial, promise=trial.certificate.lower_bound) if trial.certificate.positive else trial
-    trial = replace(trial, promise=_promise(found.state, incumbent, terms))
-    if not trial.certificate.positive and trial.promise <= 0:
+    if scores is None or (not certificate.positive and promise <= 0):
         return trial
     after = serve(found.state, buyer, terms, layers)
-    return _after_service(trial if after is None else replace(trial, merged=after), incumbent, terms, error)
+    if after is not None:
+        trial, scores = replace(trial, merged=after), buyer.objective.scores(after)
+    return _after_service(trial, scores, incumbent, terms, error)
 
 
-def _gain(merged: StateDict, incumbent: Incumbent, terms: Terms, error: float) -> Certificate:
-    """Return the certificate of a merged model, before any service."""
+def _published_gain(merged: StateDict, incumbent: Incumbent, terms: Terms) -> Certificate:
     objective = incumbent.buyer.objective
-    if terms.certificate == "published":
-        with torch.no_grad():
-            after = objective.loss(merged, objective.certify)
-        return _certificate(incumbent.losses, after, objective.certify, terms)
-    scores, own = objective.scores(merged), incumbent.alternatives[OWN]
-    found = certify_increment(
-        incumbent.alternatives, scores, kind=terms.gain, error=error, finite=terms.certificate == "run"
-    )
+    with torch.no_grad():
+        after = objective.loss(merged, objective.certify)
+    return _certificate(incumbent.losses, after, objective.certify, terms)
+
+
+def _gain(merged: SplitScores, incumbent: Incumbent, terms: Terms, error: float) -> Certificate:
+    """Return the certificate of a merged model, before any service."""
+    own, scores, certify = incumbent.alternatives[OWN].certify, merged.certify, incumbent.buyer.objective.certify
     return replace(
-        found,
+        _increment(incumbent.alternatives, merged, "certify", terms, error),
         harms=harms(own, scores, terms.tolerance, terms.confidence),
-        harmed=_harmed(own.loss, scores.loss, objective.certify, terms),
+        harmed=_harmed(own.loss, scores.loss, certify, terms),
     )
 
 
-def _promise(merged: StateDict, incumbent: Incumbent, terms: Terms) -> float:
+def _promise(merged: SplitScores, incumbent: Incumbent, terms: Terms) -> float:
     """Return the lower bound of the gain on the fit split, before any service."""
-    objective, own = incumbent.buyer.objective, incumbent.on_fit[OWN]
-    scores = objective.scores(merged, "fit")
-    if harms(own, scores, terms.tolerance, EVEN) or _harmed(own.loss, scores.loss, objective.fit, terms):
+    own, scores = incumbent.alternatives[OWN].fit, merged.fit
+    if harms(own, scores, terms.tolerance, EVEN) or _harmed(
+        own.loss, scores.loss, incumbent.buyer.objective.fit, terms
+    ):
         return -math.inf
-    found = certify_increment(incumbent.on_fit, scores, kind=terms.gain, error=1 - terms.confidence, finite=False)
+    before = {name: known.fit for name, known in incumbent.alternatives.items()}
+    found = certify_increment(before, scores, kind=terms.gain, error=1 - terms.confidence, finite=False)
     return found.lower_bound
 
 
-def _after_service(trial: Trial, incumbent: Incumbent, terms: Terms, error: float) -> Trial:
+def _increment(
+    alternatives: Mapping[str, SplitScores], merged: SplitScores, split: str, terms: Terms, error: float
+) -> Certificate:
+    """Return the increment over some alternatives, with the bounds of a market's certificate."""
+    before: dict[str, Scores] = {name: getattr(known, split) for name, known in alternatives.items()}
+    return certify_increment(
+        before, getattr(merged, split), kind=terms.gain, error=error, finite=terms.certificate == "run"
+    )
+
+
+def _after_service(trial: Trial, merged: SplitScores, incumbent: Incumbent, terms: Terms, error: float) -> Trial:
     """Return a trial with the certificate of its progress, after the service on both sides."""
-    scores, progress = incumbent.buyer.objective.scores(trial.merged), None
+    progress = foreseen = None
     if trial.certificate.positive:
-        finite = terms.certificate == "run"
-        progress = certify_increment(incumbent.priced, scores, kind=terms.gain, error=error, finite=finite)
+        progress = _increment(incumbent.priced, merged, "certify", terms, error)
+    if trial.promise > 0:
+        foreseen = _increment(incumbent.priced, merged, "fit", terms, error)
     best = incumbent.priced.get(BEST)
-    regress = best is not None and certify(scores.brier, best.brier, confidence=terms.confidence).positive
-    return replace(trial, progress=progress, regress=regress)
+    regress = (
+        best is not None and certify(merged.certify.brier, best.certify.brier, confidence=terms.confidence).positive
+    )
+    return replace(trial, progress=progress, foreseen=foreseen, regress=regress)
 
 
 def _budget(own: StateDict, terms: Terms) -> int:

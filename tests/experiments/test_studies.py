@@ -71,7 +71,8 @@ def test_scenarios_tune_each_arm_and_rank_them(tmp_path, computed):
     document = json.loads((tmp_path / "scenarios.json").read_text())
     assert len(document["scenarios"]) == 10
     for name, found in document["scenarios"].items():
-        assert list(found["arms"]) == list(ARMS)
+        left_out = {"market-fine"} if name == "ten-agents" else set()
+        assert list(found["arms"]) == [arm for arm in ARMS if arm not in left_out]
         for arm, cell in found["arms"].items():
             assert cell["learning rates"].get("learning_rate", BEST_RATE) == BEST_RATE, (name, arm)
             assert cell["learning rates"].get("tuning_learning_rate", 0.01) == 0.01
@@ -85,7 +86,7 @@ def test_scenarios_tune_each_arm_and_rank_them(tmp_path, computed):
     assert PUBLISHED in table
     assert "rounds finished" not in table, "an agent that joins later missed nothing"
     # per row: four candidates of one seed, two published and two tuned runs
-    assert len(computed) == 10 * len(ARMS) * (4 + 2 + 2)
+    assert len(computed) == (10 * len(ARMS) - 1) * (4 + 2 + 2)
     assert {cell.run.seed for cell in computed} == {0, 1, TUNING_SEED}
 
 

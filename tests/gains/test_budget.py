@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from fl_market.errors import MarketError
-from fl_market.gains import ErrorBudget, round_share, told
-from fl_market.gains.budget import value_weight
+from fl_market.gains import Counted, ErrorBudget, near_weight, round_share, told, value_weight
 
 ROUNDS = 4
 
@@ -45,7 +44,7 @@ def test_all_that_may_be_told_has_one_probability_to_share(possible):
         for outcome in itertools.product(range(possible + 1), repeat=rounds):
             budget, ways = ErrorBudget(), 1
             for priced in outcome:
-                budget = budget.after(possible, [], others=priced)
+                budget = budget.after(Counted(), Counted(possible, priced))
                 ways *= len(list(itertools.combinations(range(possible), priced)))
             total += ways * budget.told
         assert total == pytest.approx(1)
@@ -55,13 +54,22 @@ def test_levels_by_hand():
     """Round 1 has 1/2 of the error; rounds 2 and 3 have 1/12."""
     budget = ErrorBudget(0.12)
     assert budget.level(1, 3) == pytest.approx(0.02)
-    nothing = budget.after(2, [])
+    nothing = budget.after(Counted(), Counted(2))
     assert nothing.told == pytest.approx(1 / 2 * 3 / 4)
     assert nothing.level(2, 2) == pytest.approx(0.12 / 12 / 2 * 3 / 8)
-    some = budget.after(2, [0.3, 0.04], numbers=[2.0])
+    some = budget.after(Counted(), Counted(2, 2), value_weight(0.3) * value_weight(0.04) * value_weight(2.0))
     assert some.told == pytest.approx(1 / 2 * 3 / 4 / 36 / 72 / 36)
-    assert some.after(1, []).told == pytest.approx(some.told * 1 / 6)
-    assert budget.after(0, []) == budget
+    assert some.after(Counted(), Counted(1)).told == pytest.approx(some.told * 1 / 6)
+    assert some.after(Counted(1), Counted()).told == pytest.approx(some.told * 1 / 2), "foreseen ones count apart"
+    assert budget.after(Counted(), Counted()) == budget
+
+
+@pytest.mark.parametrize("foreseen", [0.3, 0.1, 0.09, 2.0])
+def test_the_numbers_near_a_foreseen_one_have_one_probability_to_share(foreseen):
+    numbers = [told(digit * 10.0**power) for power in range(-60, 60) for digit in range(1, 10)]
+    weights = [near_weight(number, foreseen) for number in numbers]
+    assert sum(weights) == pytest.approx(1)
+    assert max(weights) == weights[numbers.index(foreseen)] > 0.3
 
 
 def test_an_agent_that_learns_the_samples_from_what_it_is_told():
@@ -71,7 +79,7 @@ def test_an_agent_that_learns_the_samples_from_what_it_is_told():
     for _ in range(runs):
         noise, budget = generator.standard_normal(12), ErrorBudget(0.2)
         for number, value in enumerate(noise, start=1):
-            budget = budget.after(1, [0.1] if value > 0 else [])
+            budget = budget.after(Counted(1, int(value > 0)), Counted(), 0.5)
             sold = np.sign(noise[:number]) @ noise[:number] / number**0.5
             p_value = stats.norm.sf(sold)
             if number == len(noise):
@@ -82,7 +90,7 @@ def test_an_agent_that_learns_the_samples_from_what_it_is_told():
 
 
 def test_a_level_is_never_zero():
-    assert 0 < ErrorBudget().after(1000, [1e-9] * 400).level(30, 2) < 1e-200
+    assert 0 < ErrorBudget().after(Counted(), Counted(1000, 400), value_weight(1e-9) ** 40).level(30, 2) < 1e-200
 
 
 @pytest.mark.parametrize(

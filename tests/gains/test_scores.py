@@ -85,7 +85,7 @@ def test_a_temperature_changes_no_score(factor):
     fit, certify = outputs(seed=1), outputs(seed=2)
     loss = ModelLoss(Scaled(), nn.CrossEntropyLoss(reduction="none"))
     objective = Objective(loss, fit, certify, classifier=loss)
-    plain, scaled = (objective.scores({"factor": torch.tensor(value)}) for value in (1.0, factor))
+    plain, scaled = (objective.scores({"factor": torch.tensor(value)}).certify for value in (1.0, factor))
     assert torch.allclose(plain.brier, scaled.brier, atol=1e-3)
     assert torch.equal(plain.error, scaled.error)
 
@@ -94,7 +94,7 @@ def test_an_objective_with_class_weights_scores_its_own_classes():
     fit, certify = outputs(seed=1), outputs(seed=2)
     loss = ModelLoss(Scaled(), nn.CrossEntropyLoss(reduction="none"))
     own = weighted_objective(Objective(loss, fit, certify, classifier=loss), (1.0, 1.0, 0.0, 0.0))
-    found = own.scores({"factor": torch.tensor(1.0)})
+    found = own.scores({"factor": torch.tensor(1.0)}).certify
     assert len(found.brier) == int((certify[1] < 2).sum())
     assert torch.allclose(found.loss, own.loss({"factor": torch.tensor(1.0)}, own.certify))
 
@@ -156,7 +156,7 @@ def test_a_temperature_alone_changes_no_score(weights, warmth):
     """It changes the loss, which is what the published gain pays for."""
     state, own = objective(weights)
     cooled = state | {name: state[name] / warmth for name in ("2.weight", "2.bias")}
-    before, after = own.scores(state), own.scores(cooled)
+    before, after = own.scores(state).certify, own.scores(cooled).certify
     torch.testing.assert_close(after.brier, before.brier, atol=1e-4, rtol=0)
     assert torch.equal(after.error, before.error)
     assert abs(float(after.loss.mean() - before.loss.mean())) > 0.05
@@ -167,7 +167,7 @@ def test_the_order_of_samples_is_that_of_the_scores(weights):
     state, own = objective(weights)
     order = torch.randperm(len(own.certify[1]))
     other = Objective(own.loss, own.fit, tuple(part[order] for part in own.certify), own.classifier, own.class_weights)
-    found, shuffled = own.scores(state), other.scores(state)
+    found, shuffled = own.scores(state).certify, other.scores(state).certify
     for kind in ("loss", "brier", "error"):
         torch.testing.assert_close(getattr(shuffled, kind), getattr(found, kind)[order])
 
@@ -181,4 +181,12 @@ def test_the_certify_split_does_not_choose_the_temperature():
         temperature(own.classifier.outputs(state, own.fit), own.fit[1]),
     )
     expected = scores_of(outputs, (targets + 1) % 4, torch.zeros(120), hit)
-    torch.testing.assert_close(wrong.scores(state).brier, expected.brier)
+    torch.testing.assert_close(wrong.scores(state).certify.brier, expected.brier)
+
+
+def test_both_splits_have_the_temperature_of_the_fit_split():
+    state, own = objective()
+    swapped = Objective(own.loss, own.fit, own.fit, own.classifier)
+    found = own.scores(state)
+    torch.testing.assert_close(found.fit.brier, swapped.scores(state).certify.brier)
+    torch.testing.assert_close(found.fit.loss, own.loss(state, own.fit))

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from fl_market.gains import Objective, Scores
+from fl_market.gains import Objective, Scores, SplitScores
 from fl_market.ledger import Ledger
 from fl_market.market import incumbents
 from fl_market.market.buyers import Buyer
@@ -66,6 +66,20 @@ def test_a_purchase_that_is_worse_than_the_best_is_known(models):
     assert trial.regress
 
 
+def test_what_an_offer_will_tell_is_foreseen_without_the_certify_split(models):
+    """The error budget counts surprises: what is foreseen must show nothing of the split."""
+    known, other = broker(), broker()
+    objective = other._buyers.common.objective
+    inputs, targets = objective.certify
+    wrong = replace(objective, certify=(inputs, targets.roll(1)))
+    other._buyers.common = replace(other._buyers.common, objective=wrong)
+    trials, others = by_pair(opened(known, models).trials), by_pair(opened(other, models).trials)
+    for pair, trial in trials.items():
+        assert trial.priced != others[pair].priced
+        assert (trial.foreseen, trial.promise) == (others[pair].foreseen, others[pair].promise)
+        assert trial.foreseen is not None
+
+
 # -- alternatives and prices of an incumbent, in closed form --------------------------------------
 
 
@@ -73,9 +87,10 @@ def test_a_purchase_that_is_worse_than_the_best_is_known(models):
 class Level(Objective):
     """An objective on which a model with one parameter has that score, on every sample."""
 
-    def scores(self, state, split="certify"):
+    def scores(self, state):
         level = state["only.weight"].double().expand(300)
-        return Scores(level, level, torch.zeros(300, dtype=torch.float64))
+        one = Scores(level, level, torch.zeros(300, dtype=torch.float64))
+        return SplitScores(fit=one, certify=one)
 
 
 def model(level):
@@ -112,10 +127,10 @@ def placebo_level(monkeypatch):
 def test_a_merge_must_beat_every_placebo_and_its_price_counts_from_the_served_best(placebo_level):
     placebo_level(zeros=0.7, noise=0.6, untrained=0.95)
     found = without_seller(0.8, Terms(), best=model(0.3))
-    levels = {name: round(float(scores.brier.mean()), 6) for name, scores in found.alternatives.items()}
+    levels = {name: round(float(scores.certify.brier.mean()), 6) for name, scores in found.alternatives.items()}
     # the grid of α ends at 0.95
     assert levels == {"zeros": 0.705, "noise": 0.61, "untrained": 0.8075, OWN: 0.8}
-    priced = {name: round(float(scores.brier.mean()), 6) for name, scores in found.priced.items()}
+    priced = {name: round(float(scores.certify.brier.mean()), 6) for name, scores in found.priced.items()}
     assert priced == {OWN: 0.7, "noise": 0.51, BEST: 0.3}
     assert level_of(found.service) == pytest.approx(0.7)
     assert found.restored is not None

@@ -9,7 +9,7 @@ from torch import nn
 
 from fl_market.broker import Broker, Terms
 from fl_market.errors import MarketError
-from fl_market.gains import Certificate, ErrorBudget
+from fl_market.gains import Certificate, Counted, ErrorBudget, value_weight
 from fl_market.ledger import ESCROW, Deal, DealState, Ledger
 from fl_market.market import settlement
 from fl_market.market.outcome import Acknowledgement
@@ -309,6 +309,12 @@ def approved(buyer, seller, after=()):
     return replace(priced(buyer, seller, after=after), progress=certificate(0.2, 0.0))
 
 
+def told_of(*gains, possible=12, others=0):
+    """Return the budget of a run after a round with some priced offers, which were not foreseen."""
+    weight = math.prod(map(value_weight, gains))
+    return ErrorBudget().after(Counted(), Counted(possible, len(gains) + others), weight)
+
+
 def concluded(trading, bids, ask=0, acknowledged=True):
     bargain = bargained(trading, bids, ask)
     answers = {name: one.acknowledge() if acknowledged else None for name, one in bargain.deliver().items()}
@@ -323,7 +329,7 @@ def test_a_purchase_has_the_price_of_its_progress():
     ((deal, bought),) = bargain.deals["A"]
     assert (deal.price, deal.gain) == (500, 0.3)
     assert outcome.state.best == {"A": bought.merged}
-    assert outcome.state.budget == ErrorBudget().after(12, [0.3])
+    assert outcome.state.budget == told_of(0.3)
 
 
 @pytest.mark.parametrize("pricing", ["ask", "nash", "posted(0.0001)", "free"])
@@ -339,7 +345,7 @@ def test_a_purchase_without_progress_is_free_and_asks_no_seller(pricing):
     assert outcome.settled == ("run/7/A/B",)
     assert outcome.models["A"] is bought.merged
     assert outcome.state.best == {}
-    assert outcome.state.budget == ErrorBudget().after(12, []), "the certify split decided nothing"
+    assert outcome.state.budget == told_of(), "the certify split decided nothing"
     settlement.apply(trading.ledger, outcome)
     assert trading.ledger.balance("A") == trading.ledger.balance("B") == 1000
 
@@ -368,7 +374,7 @@ def test_a_refunded_purchase_leaves_no_progress():
     _, outcome = concluded(trading, {"A": bid(trading, "A", [900])}, acknowledged=False)
     assert outcome.refunded
     assert outcome.state.best == {}
-    assert outcome.state.budget == ErrorBudget().after(12, [0.3]), "its buyer was told"
+    assert outcome.state.budget == told_of(0.3), "its buyer was told"
 
 
 @pytest.mark.parametrize(("scope", "best"), [("trial", True), ("published", False)])
@@ -381,16 +387,16 @@ def test_other_certificates_spend_no_error(scope, best):
 def test_offers_that_nobody_pays_for_cost_as_much_of_the_error_as_others():
     trading = opened(priced("A", "B", 0.5), priced("B", "C", 0.02), approved("C", "A"))
     declined, paid = concluded(trading, {})[1], concluded(trading, {"A": bid(trading, "A", [900], ["B"])})[1]
-    assert declined.state.budget == paid.state.budget == ErrorBudget().after(12, [0.5, 0.02])
+    assert declined.state.budget == paid.state.budget == told_of(0.5, 0.02)
 
 
 def test_models_given_back_are_told_where_there_are_best_ones():
     trading = opened(approved("A", "B"), state=MarketState(runs=("run",)).with_best("A", {}).with_best("C", {}))
-    assert trading.told == ErrorBudget().after(12, [])
+    assert trading.told == told_of()
     restoring = replace(trading, restores=True, restored={"A": {}})
-    assert restoring.told == ErrorBudget().after(15, [], others=1), "two best models, and one offer that could regress"
+    assert restoring.told == told_of(possible=15, others=1), "two best models, and one offer that could regress"
     worse = replace(restoring, trials=[replace(trial, regress=True) for trial in trading.trials])
-    assert worse.told == ErrorBudget().after(15, [], others=2)
+    assert worse.told == told_of(possible=15, others=2)
 
 
 def test_a_certified_gain_alone_is_no_offer():

@@ -1,11 +1,12 @@
 """The error budget of a round."""
 
+from dataclasses import replace
 from itertools import permutations
 
 import pytest
 import torch
 
-from fl_market.gains import Certificate, ErrorBudget, round_share
+from fl_market.gains import Certificate, Counted, ErrorBudget, near_weight, round_share, value_weight
 from fl_market.market.spending import after_offers, error_of_tests, possible_purchases
 from fl_market.market.terms import Terms
 from fl_market.market.trials import Trial
@@ -36,18 +37,33 @@ def test_an_agent_alone_has_no_purchase_and_a_level():
 @pytest.mark.parametrize("certificate", ["trial", "published"])
 def test_each_trial_by_itself_has_the_same_error_and_spends_nothing(certificate):
     terms = Terms(certificate=certificate, confidence=0.9)
-    told = ErrorBudget(0.1).after(10, [0.3])
+    told = ErrorBudget(0.1).after(Counted(), Counted(10, 1))
     assert error_of_tests(told, 7, len(AGENTS), terms) == pytest.approx(0.1)
-    assert after_offers(told, 4, [(TRIAL, 0.3)], (0, 0), terms) == told
+    assert after_offers(told, 4, [(TRIAL, 0.3)], Counted(), terms) == told
 
 
 def test_priced_offers_and_models_given_back_are_told():
     budget, terms = ErrorBudget(), Terms()
-    assert after_offers(budget, 2, [(TRIAL, 0.3)], (0, 0), terms) == budget.after(2, [0.3])
-    assert after_offers(budget, 2, [], (2, 1), terms) == budget.after(4, [], others=1)
+    one = budget.after(Counted(), Counted(2, 1), value_weight(0.3))
+    assert after_offers(budget, 2, [(TRIAL, 0.3)], Counted(), terms) == one
+    assert after_offers(budget, 2, [], Counted(2, 1), terms) == budget.after(Counted(), Counted(4, 1))
+
+
+def test_what_the_fit_split_foresees_tells_little():
+    """It foresees two priced offers of six: one is priced, with the next lower gain; one is not."""
+    budget, terms = ErrorBudget(), Terms()
+    certain = replace(TRIAL, foreseen=replace(TRIAL.certificate, gain=0.42))
+    unpriced = replace(certain, certificate=replace(TRIAL.certificate, lower_bound=0.0))
+    doubtful = replace(unpriced, foreseen=replace(TRIAL.certificate, lower_bound=0.0))
+    found = after_offers(budget, 3, [(certain, 0.3), (unpriced, 0.0), (doubtful, 0.0)], Counted(), terms)
+    assert found == budget.after(Counted(2, 1), Counted(4, 0), near_weight(0.3, 0.4))
+    surprise = replace(TRIAL, foreseen=doubtful.foreseen)
+    found = after_offers(budget, 3, [(surprise, 0.3)], Counted(), terms)
+    assert found == budget.after(Counted(), Counted(6, 1), near_weight(0.3, 0.5))
 
 
 def test_a_disclosed_ratio_is_one_more_told_number():
     """The loss is halved: the ratio less 1 is 1."""
     terms = Terms(disclosure="paper")
-    assert after_offers(ErrorBudget(), 2, [(TRIAL, 0.3)], (0, 0), terms) == ErrorBudget().after(2, [0.3], [1.0])
+    one = ErrorBudget().after(Counted(), Counted(2, 1), value_weight(0.3) * value_weight(1.0))
+    assert after_offers(ErrorBudget(), 2, [(TRIAL, 0.3)], Counted(), terms) == one

@@ -2,7 +2,7 @@
 
 import torch
 
-from fl_market.gains import ErrorBudget
+from fl_market.gains import Counted, ErrorBudget
 from fl_market.market.outcome import Outcome
 from fl_market.market.state import MarketState
 from strategies.checkpoints import Checkpoint, Checkpoints
@@ -17,7 +17,7 @@ def test_progress_and_budget_come_back(tmp_path):
         round=4,
         models={"A": model(1.0), "B": model(2.0)},
         best={"A": model(0.5)},
-        budget=ErrorBudget(0.1).after(4, [0.3]),
+        budget=ErrorBudget(0.1).after(Counted(3, 2), Counted(4, 1), 0.3),
         pseudonyms={"A": "agent-1", "B": "agent-2"},
         runs=["run"],
     )
