@@ -88,9 +88,3 @@ class Agent:
         """Micro-credits spent so far; the disk outlives the node and knows earlier runs as well."""
         disk = self.disk
         return self.state.spent if disk is None else disk.spent()
-
-    @property
-    def receipted(self) -> dict[str, int]:
-        """Deal -> price in micro-credits, of each purchase of which the agent holds a receipt."""
-        disk = self.disk
-        return ({} if disk is None else disk.bought()) | self.state.receipted

@@ -100,7 +100,7 @@ class AgentDisk:
                 f"the agent's memory file {path} is damaged; delete it to go on without that memory ({one_line(error)})"
             ) from error
 
-    def note(self, receipts: Sequence[Receipt], run: int, market_round: int) -> None:
+    def note(self, receipts: Sequence[Receipt], run: int) -> None:
         """Append receipts to the journal; a receipt that it holds already is not repeated.
 
         Raises
@@ -110,7 +110,7 @@ class AgentDisk:
         """
         known = {(entry["run"], entry["deal"], entry["side"]) for entry in self.receipts()}
         lines = [
-            json.dumps({"run": str(run), "round": market_round, **asdict(receipt)}) + "\n"
+            json.dumps({"run": str(run), "round": receipt.round, **asdict(receipt)}) + "\n"
             for receipt in receipts
             if (str(run), receipt.deal, receipt.side) not in known
         ]
@@ -134,10 +134,6 @@ class AgentDisk:
         """
         path = self._folder / RECEIPTS
         return read_receipts(path) if path.exists() else []
-
-    def bought(self) -> dict[str, int]:
-        """Return the price of each purchase in micro-credits, by the id of its deal."""
-        return {str(entry["deal"]): int(entry["price"]) for entry in self._purchases()}
 
     def spent(self) -> int:
         """Return the total price of all purchases in micro-credits."""

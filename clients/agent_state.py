@@ -19,7 +19,7 @@ from fl_market.parameters import StateDict, digest
 from fl_market.protocol import Receipt
 
 MODEL, OPTIMISER, SHARES = "model", "optimiser", "adaptive-shares"
-PURCHASES, QUOTES = "bought", "quotes"
+PURCHASES, QUOTES, SEALED = "bought", "quotes", "sealed"
 KNOWN, GIVEN = "known-to-the-broker", "given-away"
 GIVEN_KEPT = 3
 """Digests of copies given away that are kept: a broker may send back any of the last ones."""
@@ -116,6 +116,18 @@ class AgentState:
     # -- trades
 
     @property
+    def sealed(self) -> ArrayRecord | None:
+        """The sealed purchase whose key is awaited; None without one."""
+        return self._records.array_records.get(SEALED)
+
+    @sealed.setter
+    def sealed(self, sealed: ArrayRecord | None) -> None:
+        if sealed is not None:
+            self._records[SEALED] = sealed
+        elif SEALED in self._records:
+            del self._records[SEALED]
+
+    @property
     def spent(self) -> int:
         """Micro-credits spent since the node started."""
         return int(self._purchases.get("micro-credits", 0))
@@ -127,9 +139,10 @@ class AgentState:
 
     def note_purchases(self, receipts: Sequence[Receipt]) -> None:
         """Add the purchases among the receipts."""
-        bought = [receipt for receipt in receipts if receipt.side == "bought"]
+        known = self.receipted  # a receipt may come again
+        bought = [receipt for receipt in receipts if receipt.side == "bought" and receipt.deal not in known]
         spent = self.spent + sum(receipt.price for receipt in bought)
-        prices = self.receipted | {receipt.deal: receipt.price for receipt in bought}
+        prices = known | {receipt.deal: receipt.price for receipt in bought}
         self._records[PURCHASES] = ConfigRecord(
             {"micro-credits": spent, "deals": list(prices), "prices": list(prices.values())}
         )

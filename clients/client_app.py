@@ -10,14 +10,14 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, 
 from flwr.clientapp import ClientApp
 
 from clients.agent import Agent
-from clients.delivery import keep, receive
+from clients.delivery import keep, open_purchase, receive
 from clients.faults import one_sentence_faults
 from clients.local_updates import adapt_to, evaluate_models, local_update
 from clients.privacy import private_training
 from clients.simulated_faults import faulty_copies
-from clients.trading import agrees_to_pay, ask, ask_disclosed, bid
+from clients.trading import ask, ask_disclosed, bid
 from fl_market.parameters import StateDict, digest
-from fl_market.protocol import Debt, DisclosedQuote, Offer, PublicPrice, QuoteRequest, Receipt, from_columns, to_columns
+from fl_market.protocol import DisclosedQuote, Offer, PublicPrice, QuoteRequest, Receipt, from_columns, to_columns
 
 Record = ArrayRecord | MetricRecord | ConfigRecord
 
@@ -60,14 +60,6 @@ def answer_offers(message: Message, context: Context) -> Message:
     return _reply(message, agent, {"bids": ConfigRecord(to_columns(bids))})
 
 
-@app.query("debt")
-def answer_debts(message: Message, context: Context) -> Message:
-    """Agree to pay for unacknowledged deliveries if the agent holds the receipts of all."""
-    agent = Agent.at(context)
-    agreed = agrees_to_pay(agent, from_columns(Debt, _columns(message, "debts")))
-    return _reply(message, agent, {"payment": ConfigRecord({"agreed": agreed})})
-
-
 @app.query("quote")
 def answer_quotes(message: Message, context: Context) -> Message:
     """Ask a price for the agent's own parameters."""
@@ -80,12 +72,24 @@ def answer_quotes(message: Message, context: Context) -> Message:
     return _reply(message, agent, {"asks": ConfigRecord(to_columns(asks))})
 
 
+@app.query("delivery")
+def acknowledge_delivery(message: Message, context: Context) -> Message:
+    """Keep a sealed purchase until its key comes, and acknowledge its bytes."""
+    agent, content = Agent.at(context), message.content
+    sealed = content.array_records["sealed"]
+    agent.state.sealed = sealed
+    acknowledged = ConfigRecord({"sealed-digest": digest(sealed.to_torch_state_dict())})
+    return _reply(message, agent, {"acknowledgement": acknowledged})
+
+
 @app.evaluate()
 def take_delivery(message: Message, context: Context) -> Message:
-    """Take delivery of purchases, acknowledge it, and test the agent's current model."""
+    """Take delivery of models, open the purchase, and test the agent's current model."""
     agent, config = Agent.at(context), _config(message)
     market_round, carried = config["server-round"], _carried(message)
-    if config.get("aggregation") == "adaptive" and carried is not None:
+    if "key" in message.content.config_records:
+        open_purchase(agent, _columns(message, "key")["key"], config["model-digest"])
+    elif config.get("aggregation") == "adaptive" and carried is not None:
         adapt_to(agent, carried, market_round)
     else:
         receive(agent, carried, config.get("model-digest", ""))

@@ -6,6 +6,7 @@ from clients.agent import Agent
 from fl_market.errors import MarketError
 from fl_market.parameters import StateDict, digest
 from fl_market.protocol import Receipt
+from fl_market.sealing import unseal
 
 
 def receive(agent: Agent, carried: StateDict | None, expected: str) -> None:
@@ -46,6 +47,32 @@ def receive(agent: Agent, carried: StateDict | None, expected: str) -> None:
         state.take_delivery(carried)
 
 
+def open_purchase(agent: Agent, key: bytes, expected: str) -> None:
+    """Open the sealed purchase that the agent has acknowledged, and take it over.
+
+    Parameters
+    ----------
+    agent
+        The buyer. If it holds the model already, the key came twice.
+    key
+        The key.
+    expected
+        SHA-256 of the model.
+
+    Raises
+    ------
+    MarketError
+        If the agent holds no sealed purchase, the key does not open it, or it is another model.
+    """
+    state = agent.state
+    if state.model_digest != expected:
+        sealed = state.sealed
+        if sealed is None:
+            raise MarketError("the agent no longer holds the purchase that the key opens")
+        receive(agent, unseal(sealed.to_torch_state_dict(), key), expected)
+    state.sealed = None
+
+
 def keep(agent: Agent, receipts: Sequence[Receipt], market_round: int) -> None:
     """Remember the outcome of a round, on the agent's disk too: an acknowledgement may follow.
 
@@ -67,5 +94,5 @@ def keep(agent: Agent, receipts: Sequence[Receipt], market_round: int) -> None:
     state.quotes = state.quotes.resolved(receipts)
     state.note_purchases(receipts)
     if (disk := agent.disk) is not None:
-        disk.note(receipts, agent.run, market_round)
+        disk.note(receipts, agent.run)
         state.save(disk, agent.run, market_round)

@@ -47,7 +47,8 @@ class QuoteHistory:
         """Return the history with the outcome of each pending quote: its price, or declined."""
         sold = {receipt.deal: receipt.price for receipt in receipts if receipt.side == "sold"}
         outcomes = (
-            sold.get(quote, _DECLINED) if price == _PENDING else price
+            # the receipt of a sale may come a round late
+            sold.get(quote, _DECLINED if price == _PENDING else price)
             for quote, price in zip(self.quotes, self.prices, strict=True)
         )
         return replace(self, prices=tuple(outcomes))

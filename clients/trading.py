@@ -1,4 +1,4 @@
-"""An agent's part in the trades of a round: its bids, its asks, and its debts."""
+"""An agent's part in the trades of a round: its bids and its asks."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -7,7 +7,7 @@ from clients.agent import Agent
 from fl_market.catalogue import find_valuation
 from fl_market.configuration import Configuration
 from fl_market.pricing import Prior, micro_credits, parse_prior
-from fl_market.protocol import Ask, Bid, Debt, DisclosedQuote, Offer, PublicPrice, QuoteRequest
+from fl_market.protocol import Ask, Bid, DisclosedQuote, Offer, PublicPrice, QuoteRequest
 from fl_market.valuation import Valuation, decide, value, value_disclosed
 
 
@@ -59,12 +59,6 @@ def ask_disclosed(agent: Agent, requests: Sequence[DisclosedQuote]) -> list[Ask]
     options = agent.options
     own = options.agent
     return _reserved(agent, value_disclosed(requests, options.market.disclosure, own.cost, own.bid_scale))
-
-
-def agrees_to_pay(agent: Agent, debts: Sequence[Debt]) -> bool:
-    """Return whether the agent holds receipts of all these deliveries, at these prices."""
-    receipted = agent.receipted
-    return all(receipted.get(debt.deal) == debt.price for debt in debts)
 
 
 def _valuation(options: Configuration) -> Valuation:

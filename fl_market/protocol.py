@@ -17,8 +17,8 @@ disclose the numbers of a :class:`DisclosedQuote`, for the bounds of Theorem 4.1
 bounds."""
 OFFER, QUOTE = "query.offer", "query.quote"
 """Message types of the two exchanges between training and delivery."""
-DEBT = "query.debt"
-"""Message type that asks a buyer to pay for unacknowledged deliveries."""
+DELIVERY = "query.delivery"
+"""Message type of a sealed purchase, whose key follows after the buyer's acknowledgement."""
 IDENTIFY = "query.identify"
 """Message type that asks for the name of the agent at a node, for example after a restart."""
 
@@ -128,24 +128,22 @@ class Receipt:
     partner: str
     price: int
 
+    @property
+    def round(self) -> int:
+        """The round of the deal, with which its id begins; a receipt may come a round late.
 
-@dataclass(frozen=True)
-class Debt:
-    """A delivery with a missing acknowledgement, whose payment was refunded.
-
-    Attributes
-    ----------
-    deal
-        Id of the deal, as on its receipt.
-    price
-        Micro-credits.
-    """
-
-    deal: str
-    price: int
+        Raises
+        ------
+        MarketError
+            If the id has no round.
+        """
+        number, _, partner = self.deal.partition("/")
+        if not number.isdecimal() or not partner:
+            raise MarketError(f"the deal of a receipt must be ROUND/PARTNER; got {self.deal!r}")
+        return int(number)
 
 
-Item = TypeVar("Item", Offer, Bid, QuoteRequest, DisclosedQuote, PublicPrice, Ask, Receipt, Debt)
+Item = TypeVar("Item", Offer, Bid, QuoteRequest, DisclosedQuote, PublicPrice, Ask, Receipt)
 
 
 def to_columns(items: Sequence[Item]) -> dict[str, Any]:

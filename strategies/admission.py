@@ -8,7 +8,7 @@ from fl_market.errors import MarketError
 from fl_market.parameters import StateDict, check_parameters, digest
 from fl_market.protocol import IDENTIFY
 from strategies.exchange import ask, wait_for_nodes, warn
-from strategies.records import acknowledgement_in, agent_in, parameters_in, profile_in
+from strategies.records import HELD, agent_in, parameters_in, profile_in, text_in
 from strategies.seats import Seat, Seats
 
 
@@ -92,16 +92,14 @@ class Admission:
         profile = profile_in(content) if seat is None else None
         model = parameters_in(content)
         check_parameters(model, self._broker.template(name, profile))
-        held = acknowledgement_in(content)
-        if held is None:
-            raise MarketError("its reply lacks the text 'model-digest' in 'acknowledgement'")
+        held = text_in(content, HELD, "model-digest")
         if seat is None:
             self._broker.seat(name, self._owner(node))  # before the profile: a stranger must not change the agent's
             if profile is not None:
                 self._broker.register(name, profile)
-            seat = Seat(name, node, held.model_digest)
+            seat = Seat(name, node, held)
             self._seats.take(seat)
-        seat.hold(held.model_digest)
+        seat.hold(held)
         return name, model
 
     def who(self, node: int) -> str:

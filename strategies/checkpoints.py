@@ -15,11 +15,12 @@ from torch import Tensor
 from fl_market.errors import MarketError
 from fl_market.files import synchronise, write_whole
 from fl_market.gains import Counted, ErrorBudget, Profile
-from fl_market.market.outcome import Outcome
+from fl_market.market.outcome import Delivery, Outcome
 from fl_market.market.state import MarketState
+from fl_market.protocol import Receipt
 
 STATE, TENSORS = "state.json", "tensors.safetensors"
-FORMAT = 7
+FORMAT = 8
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,9 @@ def _tensors(checkpoint: Checkpoint) -> dict[str, Tensor]:
     state, named = checkpoint.outcome.state, dict[str, Tensor]()
     for agent, model in state.models.items():
         named |= {f"model\n{agent}\n{name}": tensor for name, tensor in model.items()}
+    for agent, delivery in checkpoint.outcome.deliveries.items():
+        if delivery.model is not None and delivery.model is not state.models[agent]:
+            named |= {f"given\n{agent}\n{name}": tensor for name, tensor in delivery.model.items()}
     for agent, model in state.best.items():
         named |= {f"best\n{agent}\n{name}": tensor for name, tensor in model.items()}
     for agent, models in state.delivered.items():
@@ -149,7 +153,8 @@ def _document(checkpoint: Checkpoint) -> dict[str, Any]:
         "history": checkpoint.history,
         "ledger": checkpoint.ledger,
         "pseudonyms": dict(state.pseudonyms),
-        "unpaid": state.unacknowledged,
+        "receipts": {agent: [asdict(receipt) for receipt in some] for agent, some in state.receipts.items()},
+        "deliveries": {agent: delivery.digest for agent, delivery in checkpoint.outcome.deliveries.items()},
         "runs": list(state.runs),
         "budget": asdict(state.budget),
     }
@@ -158,6 +163,7 @@ def _document(checkpoint: Checkpoint) -> dict[str, Any]:
 def _checkpoint(document: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Checkpoint:
     models: dict[str, dict[str, Tensor]] = {}
     best: dict[str, dict[str, Tensor]] = {}
+    given: dict[str, dict[str, Tensor]] = {}
     delivered: dict[str, dict[int, dict[str, Tensor]]] = {}
     permutations: dict[tuple[str, str], dict[str, Any]] = {}
     validation: dict[str, dict[int, Tensor]] = {}
@@ -169,8 +175,9 @@ def _checkpoint(document: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> C
             validation.setdefault(names[0], {})[int(names[1])] = tensor
         elif kind == "delivered":
             delivered.setdefault(names[0], {}).setdefault(int(names[1]), {})[names[2]] = tensor
-        elif kind == "best":
-            best.setdefault(names[0], {})[names[1]] = tensor
+        elif kind in ("best", "given"):
+            kept = best if kind == "best" else given
+            kept.setdefault(names[0], {})[names[1]] = tensor
         else:
             models.setdefault(names[0], {})[names[1]] = tensor
     state = MarketState(
@@ -181,11 +188,18 @@ def _checkpoint(document: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> C
         budget=_budget(**document["budget"]),
         delivered={agent: [some[place] for place in sorted(some)] for agent, some in delivered.items()},
         permutations=permutations,
-        unacknowledged=document["unpaid"],
+        receipts={agent: [Receipt(**receipt) for receipt in some] for agent, some in document["receipts"].items()},
         pseudonyms=document["pseudonyms"],
         runs=document["runs"],
     )
-    outcome = Outcome(tuple(document["settled"]), tuple(document["refunded"]), state)
+    deliveries = {
+        # without a key: a buyer of a settled deal gets the model itself
+        agent: Delivery(
+            given.get(agent, models[agent]) if sha else None, sha, receipts=tuple(state.receipts.get(agent, ()))
+        )
+        for agent, sha in document["deliveries"].items()
+    }
+    outcome = Outcome(tuple(document["settled"]), tuple(document["refunded"]), state, deliveries=deliveries)
     return Checkpoint(outcome, document["history"], (document["ledger"][0], document["ledger"][1]))
 
 

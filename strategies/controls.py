@@ -12,7 +12,7 @@ from typing import Any
 from fl_market.broker import Broker
 from fl_market.gains import Objective
 from fl_market.market.fine_tuning import fine_tuned
-from fl_market.market.outcome import Acknowledgement, Delivery, Exchange, Outcome
+from fl_market.market.outcome import Acknowledgement, Exchange, Outcome, SealedDelivery
 from fl_market.parameters import StateDict
 from strategies.free_exchange import FreeExchange
 from strategies.market import ParameterMarket
@@ -131,8 +131,8 @@ class KeptModel:
         """The deals of the round."""
         return self.inner.agreed
 
-    def deliver(self) -> Mapping[str, Delivery]:
-        """Return the delivery to each agent of the round."""
+    def deliver(self) -> Mapping[str, SealedDelivery]:
+        """Return the sealed purchase of each buyer of the round."""
         return self.inner.deliver()
 
     def conclude(self, acknowledgements: Mapping[str, Acknowledgement | None]) -> Outcome:

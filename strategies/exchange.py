@@ -13,6 +13,7 @@ from fl_market.protocol import IDENTIFY
 POLL_SECONDS = 0.5
 NAME_SECONDS = 60.0
 """Longest wait for a node to send its agent's name."""
+NO_ANSWER = "no answer in time"
 LONGEST = 300
 """Number of characters of an agent's text that a warning quotes."""
 
@@ -91,7 +92,7 @@ def replies_by_node(
             answers[node] = reply
     for node in asked.values():
         if node not in answers:
-            failures.setdefault(node, "no answer in time")
+            failures.setdefault(node, NO_ANSWER)
     return answers, failures
 
 

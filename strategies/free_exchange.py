@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from fl_market.ledger import Deal
-from fl_market.market.outcome import Acknowledgement, Delivery, Outcome
+from fl_market.market.outcome import Acknowledgement, Delivery, Outcome, SealedDelivery
 from fl_market.market.state import MarketState
 from fl_market.parameters import StateDict, digest
 
@@ -45,11 +45,12 @@ class FreeExchange:
         """
         return cls(state.with_models(merged).after(market_round), merged, sorted(agents))
 
-    def deliver(self) -> dict[str, Delivery]:
-        """Return the delivery to each agent of the round."""
-        sent = {agent: Delivery(model, digest(model)) for agent, model in self.merged.items()}
-        return {agent: sent.get(agent, Delivery()) for agent in self.agents}
+    def deliver(self) -> dict[str, SealedDelivery]:
+        """Return no sealed purchase."""
+        return {}
 
     def conclude(self, acknowledgements: Mapping[str, Acknowledgement | None]) -> Outcome:
-        """Return the round's outcome; an agent without an acknowledgement gets its model again."""
-        return Outcome((), (), self.state)
+        """Return the round's outcome."""
+        sent = {agent: Delivery(model, digest(model)) for agent, model in self.merged.items()}
+        deliveries = {agent: sent.get(agent, Delivery()) for agent in self.agents}
+        return Outcome((), (), self.state, deliveries=deliveries)

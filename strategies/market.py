@@ -1,9 +1,10 @@
 """ParameterMarket: a Flower strategy in which a broker replaces FedAvg.
 
-A round has at most five exchanges of messages (paper, section 3.1): training, late payments,
-private offers, private quote requests, and evaluation. The evaluation message delivers the
-purchases, and its reply carries the acknowledgement. This module decodes replies, advances the
-broker's round, and encodes messages; the round itself is :mod:`fl_market.market.round`.
+A round has at most five exchanges of messages (paper, section 3.1): training, private offers,
+private quote requests, deliveries, and evaluation. A purchase is delivered sealed; once its buyer
+has acknowledged it, the deal is booked, and the evaluation message brings the key. This module
+decodes replies, advances the broker's round, and encodes messages; the round itself is
+:mod:`fl_market.market.round`.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,17 +19,17 @@ from flwr.serverapp.strategy import Result, Strategy
 from fl_market.broker import Broker
 from fl_market.errors import MarketError
 from fl_market.market import settlement
-from fl_market.market.outcome import Delivery, Exchange, Notice
+from fl_market.market.outcome import Acknowledgement, Delivery, Exchange, Notice, SealedDelivery
 from fl_market.market.round import Bidding, TradingRound
 from fl_market.parameters import StateDict
-from fl_market.protocol import DEBT, OFFER, QUOTE, Ask, Bid
+from fl_market.protocol import DELIVERY, OFFER, QUOTE, Ask, Bid
 from strategies.admission import Admission
 from strategies.checkpoints import Checkpoint, Checkpoints
-from strategies.exchange import build_messages, collect, warn
+from strategies.exchange import NO_ANSWER, ask, build_messages, collect, warn
 from strategies.history import History
 from strategies.latecomers import Latecomers
-from strategies.queries import query
-from strategies.records import acknowledgement_in, agrees_in, as_record, asks_in, bids_in, message_content, numbers_in
+from strategies.queries import query, send
+from strategies.records import acknowledgement_in, as_record, asks_in, bids_in, held_in, message_content, numbers_in
 from strategies.recovery import Recovery
 from strategies.seats import Seat, Seats
 from strategies.selection import FinalModel
@@ -81,6 +82,7 @@ class ParameterMarket(Strategy):
         self.history = history or History("market", 0)
         self.seats = Seats()
         self.finished = 0
+        self.unfinished = False
         self.common: StateDict = {}
         self._agents, self._common_init = agents, common_init
         self._first_round, self._last_round = first_round, last_round
@@ -104,23 +106,32 @@ class ParameterMarket(Strategy):
     def resume(self, checkpoint: Checkpoint) -> None:
         """Continue after a checkpoint: Flower's first round is then the one after it.
 
+        A round that was decided, but not delivered to the end, is finished by :meth:`start`.
+
         Raises
         ------
         MarketError
             If the checkpoint belongs to another ledger.
         """
         self.finished = self._recovery.resume(checkpoint)
+        self._deliveries = checkpoint.outcome.deliveries
+        self.unfinished = bool(self._deliveries)
 
     def start(self, grid: Grid, initial_arrays: ArrayRecord, num_rounds: int = 3, *args: Any, **options: Any) -> Result:
-        """Run the rounds as Flower does; the last one is known to the broker."""
+        """Finish a round that a crash cut short, then run the rounds as Flower does."""
         self._last = self.finished + num_rounds
+        if self.unfinished:
+            self._admission.nodes(grid, self.finished, resumable=True)
+            self._grid, self._sent = grid, self._evaluations(self.finished, ConfigRecord())
+            self._end(self.finished, grid.send_and_receive(self._sent, timeout=self._reply_timeout))
+            self.unfinished = False
         return super().start(grid, initial_arrays, num_rounds, *args, **options)
 
     @property
     def final_models(self) -> dict[str, FinalModel]:
         """Agent -> its model after the last round: the delivered one, or the broker's record."""
         state = self.broker.state
-        received = {agent: delivery.purchase for agent, delivery in self._deliveries.items()}
+        received = {agent: delivery.model for agent, delivery in self._deliveries.items()}
         return {
             agent: FinalModel(received.get(agent) or model, state.profiles.get(agent))
             for agent, model in state.models.items()
@@ -205,16 +216,11 @@ class ParameterMarket(Strategy):
         )
         self._report(market_round, trading.notices)
         self.history.offers += trading.evaluated
-        trading = trading.collect_debts(self._ask_debtors(trading))
-        self._report(market_round, trading.notices)
         bidding = trading.accept_bids(self._ask_buyers(trading))
         self._report(market_round, bidding.notices)
         bargain = bidding.accept_asks(self._ask_sellers(bidding))
         self._report(market_round, bargain.notices)
         return bargain
-
-    def _ask_debtors(self, trading: TradingRound) -> dict[str, bool]:
-        return self._query(trading.number, DEBT, {"debts": trading.debts}, agrees_in)
 
     def _ask_buyers(self, trading: TradingRound) -> dict[str, list[Bid]]:
         offers = {buyer: some for buyer, some in trading.offers.items() if self.may_buy(buyer)}
@@ -241,47 +247,92 @@ class ParameterMarket(Strategy):
         self._warn(market_round, failures)
         return answers
 
-    # -- 6. evaluate: delivery, acknowledgement, settlement ---------------------------------------
+    # -- 6. deliver sealed purchases, settle, release the keys, evaluate --------------------------
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Deliver each agent's purchase and receipts."""
-        server_round += self.finished
-        assert self._exchange is not None
-        self._deliveries = self._exchange.deliver()
-        contents = {
-            seat.node: self._evaluation(seat, self._deliveries[seat.name], server_round, config)
-            for seat in self.seats
-            if seat.name in self._deliveries
-        }
-        self._sent = build_messages(contents, MessageType.EVALUATE, server_round)
-        return self._sent
+        """Deliver and settle the purchases, then send each agent its key, receipts and models.
 
-    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
-        """Conclude the round: keep the decision, then book it.
-
-        A checkpoint holds the decision before any money moves: a crash in between changes nothing.
+        A checkpoint holds the decision before any money moves, and a key leaves the broker after
+        the payment only. After a crash in between, the resumed run first delivers to all agents.
         """
         server_round += self.finished
         assert self._exchange is not None
-        contents, failures = collect(self._sent, replies)
-        self._warn(server_round, failures)
-        named = {seat.name: contents[seat.node] for seat in self.seats if seat.node in contents}
-        acknowledgements = {name: acknowledgement_in(named.get(name)) for name in self._deliveries}
-        outcome = self._exchange.conclude(acknowledgements)
+        outcome = self._exchange.conclude(self._acknowledgements(server_round, self._exchange.deliver()))
         self._report(server_round, outcome.notices)
         self.broker.state = outcome.state
+        self._deliveries = outcome.deliveries
+        self.history.deals += len(outcome.settled)
+        if self._exchange.agreed:
+            self._recovery.keep(outcome)
+            settlement.apply(self.broker.ledger, outcome)
+        self._sent = self._evaluations(server_round, config)
+        return self._sent
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        """Note who has its model and its receipts, and keep the round.
+
+        A buyer that failed to open its purchase is sent the key again; one that does not answer
+        gets the model that it has paid for with the next message.
+        """
+        losses = self._end(server_round + self.finished, replies)
+        return MetricRecord({"test-loss": sum(losses) / len(losses), "agents": len(losses)}) if losses else None
+
+    def _end(self, server_round: int, replies: Iterable[Message]) -> list[float]:
+        """Keep the agents' answers to the deliveries, and return their test losses."""
+        contents, failures = collect(self._sent, replies)
+        again, failures = self._keys_again(server_round, contents, failures)
+        contents |= again
+        self._warn(server_round, failures)
+        named = {seat.name: contents[seat.node] for seat in self.seats if seat.node in contents}
+        self.broker.state = self.broker.state.without_receipts(named)
         for seat in self.seats:
             if seat.name in self._deliveries:
-                seat.conclude(self._deliveries[seat.name], acknowledgements[seat.name], outcome.models[seat.name])
-        self.history.deals += len(outcome.settled)
+                record = self.broker.state.models[seat.name]
+                seat.conclude(self._deliveries[seat.name], held_in(named.get(seat.name)), record)
         self.history.keep(server_round, named)
-        self._recovery.keep(outcome)
-        settlement.apply(self.broker.ledger, outcome)
+        self._recovery.keep()
         self.history.report(server_round)
-        losses = numbers_in(contents.values(), "test-loss")
-        return MetricRecord({"test-loss": sum(losses) / len(losses), "agents": len(losses)}) if losses else None
+        return numbers_in(contents.values(), "test-loss")
+
+    def _acknowledgements(
+        self, market_round: int, deliveries: Mapping[str, SealedDelivery]
+    ) -> dict[str, Acknowledgement]:
+        contents = {
+            buyer: RecordDict(
+                {
+                    "delivery": ConfigRecord({"model-digest": delivery.digest}),
+                    "sealed": ArrayRecord(dict(delivery.sealed)),
+                }
+            )
+            for buyer, delivery in deliveries.items()
+        }
+        if not contents:
+            return {}
+        assert self._grid is not None
+        answers, failures = send(
+            self._grid, self.seats, market_round, DELIVERY, contents, acknowledgement_in, self._reply_timeout
+        )
+        self._warn(market_round, failures)
+        return answers
+
+    def _keys_again(
+        self, market_round: int, replied: Mapping[int, RecordDict], failures: Mapping[int, str]
+    ) -> tuple[dict[int, RecordDict], dict[int, str]]:
+        """Send the evaluation once more to buyers that answered with an error."""
+        buyers = {seat.node for seat in self.seats if seat.name in self._deliveries and self._deliveries[seat.name].key}
+        failed = {node for node, reason in failures.items() if node in buyers and reason != NO_ANSWER}
+        contents = {
+            message.metadata.dst_node_id: message.content
+            for message in self._sent
+            if message.metadata.dst_node_id in failed
+        }
+        if not contents:
+            return {}, dict(failures)
+        assert self._grid is not None
+        answers, still = ask(self._grid, contents, MessageType.EVALUATE, market_round, self._reply_timeout)
+        return answers, {**{node: reason for node, reason in failures.items() if node not in failed}, **still}
 
     # -- messages ---------------------------------------------------------------------------------
 
@@ -293,10 +344,21 @@ class ParameterMarket(Strategy):
         record = None if same else self.broker.state.models[seat.name]
         return message_content(config, server_round, digest=seat.model_digest, model=record)
 
+    def _evaluations(self, server_round: int, config: ConfigRecord) -> list[Message]:
+        contents = {
+            seat.node: self._evaluation(seat, self._deliveries[seat.name], server_round, config)
+            for seat in self.seats
+            if seat.name in self._deliveries
+        }
+        return build_messages(contents, MessageType.EVALUATE, server_round)
+
     def _evaluation(self, seat: Seat, delivery: Delivery, server_round: int, config: ConfigRecord) -> RecordDict:
         wanted = delivery.digest or seat.model_digest
-        model = None if seat.agent_digest == wanted else delivery.purchase
+        known = delivery.key or seat.agent_digest == wanted
+        model = None if known else delivery.model or self.broker.state.models[seat.name]
         content = message_content(config, server_round, digest=wanted, model=model)
+        if delivery.key:
+            content["key"] = ConfigRecord({"key": delivery.key})
         if delivery.receipts:
             content["receipts"] = as_record(delivery.receipts)
         return content

@@ -39,12 +39,36 @@ def query(
     timeout
         Seconds to wait for the replies.
     """
-    contents = {}
-    for seat in seats:
-        own = {record: as_record(some[seat.name]) for record, some in items.items() if seat.name in some}
-        if own:
-            contents[seat.node] = RecordDict({"config": ConfigRecord({"server-round": market_round}), **own})
-    found, failures = ask(grid, contents, message_type, market_round, timeout)
+    contents: dict[str, RecordDict] = {}
+    for record, some in items.items():
+        for agent, own in some.items():
+            contents.setdefault(agent, RecordDict())[record] = as_record(own)
+    return send(grid, seats, market_round, message_type, contents, decode, timeout)
+
+
+def send(
+    grid: Grid,
+    seats: Seats,
+    market_round: int,
+    message_type: str,
+    contents: Mapping[str, RecordDict],
+    decode: Callable[[RecordDict], Answer],
+    timeout: float,
+) -> tuple[dict[str, Answer], dict[int, str]]:
+    """Send each agent its own records, and return what :func:`query` returns.
+
+    Parameters
+    ----------
+    grid, seats, market_round, message_type, decode, timeout
+        As for :func:`query`.
+    contents
+        Agent -> records; the number of the round is added.
+    """
+    config = ConfigRecord({"server-round": market_round})
+    by_node = {
+        seat.node: RecordDict({"config": config, **contents[seat.name]}) for seat in seats if seat.name in contents
+    }
+    found, failures = ask(grid, by_node, message_type, market_round, timeout)
     answers: dict[str, Answer] = {}
     for seat in seats:
         try:

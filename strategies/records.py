@@ -15,6 +15,9 @@ from fl_market.parameters import StateDict
 from fl_market.protocol import Ask, Bid, Item, from_columns, to_columns
 from strategies.history import number_in
 
+HELD = "acknowledgement"
+"""Record in which an agent says what it holds."""
+
 
 def text_in(content: RecordDict, record: str, key: str) -> str:
     """Return a text of a reply.
@@ -35,12 +38,23 @@ def agent_in(content: RecordDict) -> str:
     return text_in(content, "agent", "name")
 
 
-def acknowledgement_in(content: RecordDict | None) -> Acknowledgement | None:
-    """Return the acknowledgement in a reply, or None."""
+def held_in(content: RecordDict | None) -> str:
+    """Return the SHA-256 of the model that an agent says it holds; empty if it does not say."""
     try:
-        return None if content is None else Acknowledgement(text_in(content, "acknowledgement", "model-digest"))
+        return "" if content is None else text_in(content, HELD, "model-digest")
     except MarketError:
-        return None
+        return ""
+
+
+def acknowledgement_in(content: RecordDict) -> Acknowledgement:
+    """Return the acknowledgement of a sealed purchase.
+
+    Raises
+    ------
+    MarketError
+        If there is none.
+    """
+    return Acknowledgement(text_in(content, HELD, "sealed-digest"))
 
 
 def parameters_in(content: RecordDict) -> StateDict:
@@ -116,11 +130,6 @@ def asks_in(content: RecordDict) -> list[Ask]:
         If the record does not hold asks.
     """
     return from_columns(Ask, content.config_records.get("asks", {}))
-
-
-def agrees_in(content: RecordDict) -> bool:
-    """Return whether a reply agrees to a late payment."""
-    return "payment" in content.config_records and content.config_records["payment"].get("agreed") is True
 
 
 def numbers_in(contents: Iterable[RecordDict], key: str) -> list[float]:

@@ -1,5 +1,7 @@
 """Recovery: a market continues from its last checkpoint after a crash."""
 
+from dataclasses import replace
+
 from fl_market.broker import Broker
 from fl_market.errors import MarketError
 from fl_market.market import settlement
@@ -60,5 +62,5 @@ class Recovery:
         settlement.apply(ledger, decided)
         settlement.end_open_deals(ledger, self._broker.state.runs)
         # after a crash right now, the next run must still know this run's deals
-        self.keep()
+        self.keep(replace(decided, state=self._broker.state))
         return decided.state.round

@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from fl_market.errors import MarketError
-from fl_market.market.outcome import Acknowledgement, Delivery
+from fl_market.market.outcome import Delivery
 from fl_market.parameters import StateDict, digest
 
 
@@ -40,20 +40,20 @@ class Seat:
         """Treat the agent's own copy as unknown: the next message carries the broker's record."""
         self.model_digest, self.agent_digest = digest(record), ""
 
-    def conclude(self, delivery: Delivery, acknowledgement: Acknowledgement | None, record: StateDict) -> None:
+    def conclude(self, delivery: Delivery, held: str, record: StateDict) -> None:
         """Record the end of a round.
 
         Parameters
         ----------
         delivery
             Delivery to the agent.
-        acknowledgement
-            Its answer; None if it is missing.
+        held
+            SHA-256 of the model that it says it holds; empty without an answer.
         record
             The broker's record after the round.
         """
-        self.agent_digest = "" if acknowledgement is None else acknowledgement.model_digest
-        if acknowledgement is None or delivery.purchase is not None:
+        self.agent_digest = held
+        if not held or delivery.model is not None:
             self.model_digest = digest(record)
 
 

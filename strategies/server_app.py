@@ -97,7 +97,9 @@ def run_arm(
         finished = _prepare(configuration, strategy)
         common = task.initial_model(configuration.run.seed)
         started = perf_counter()
-        if finished < configuration.run.num_server_rounds:
+        if finished < configuration.run.num_server_rounds or (
+            isinstance(strategy, ParameterMarket) and strategy.unfinished
+        ):
             strategy.start(
                 grid=grid,
                 initial_arrays=ArrayRecord(common.state_dict()),

@@ -5,7 +5,9 @@ from flwr.app import ArrayRecord
 from clients.client_app import app
 from fl_market.configuration import Configuration
 from fl_market.ledger import ESCROW, DealState, Ledger
+from fl_market.protocol import DELIVERY
 from fl_market.runner.inline_grid import InlineGrid
+from fl_market.sealing import unseal
 from strategies.arms import ARMS, Setting
 from strategies.history import History
 from tests.terms import PUBLISHED
@@ -111,3 +113,18 @@ def broken(change):
         return changed(reply, arrays=ArrayRecord(state))
 
     return apply
+
+
+class Purchases:
+    """The purchases of a run, opened as their buyers open them."""
+
+    def __init__(self):
+        self._sealed = {}
+
+    def opened(self, name, message):
+        """Return the model that a message lets a buyer open, or None."""
+        if message.metadata.message_type == DELIVERY:
+            self._sealed[name] = message.content["sealed"].to_torch_state_dict()
+        if "key" not in message.content:
+            return None
+        return unseal(self._sealed[name], message.content["key"]["key"])

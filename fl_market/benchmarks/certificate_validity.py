@@ -272,8 +272,7 @@ class Simulation:
         bidding = trading.accept_bids(bids)
         asks = {seller: [Ask(request.id, 0) for request in some] for seller, some in bidding.requests.items()}
         bargain = bidding.accept_asks(asks)
-        receipts = bargain.deliver() if bids else {}
-        outcome = bargain.conclude({agent: delivery.acknowledge() for agent, delivery in receipts.items()})
+        outcome = bargain.conclude({buyer: delivery.acknowledge() for buyer, delivery in bargain.deliver().items()})
         apply(self.ledger, outcome)
         return offers, [(deal.buyer, deal.seller) for deal in bargain.agreed if deal.price], outcome.state
 

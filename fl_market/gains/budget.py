@@ -111,7 +111,7 @@ def near_weight(gain: float, foreseen: float) -> float:
     Examples
     --------
     >>> [round(1 / near_weight(gain, 0.1), 1) for gain in (0.1, 0.2, 0.09, 0.05)]
-    [3.3, 6.6, 6.6, 94.8]
+    [3.3, 6.5, 6.6, 92.9]
     """
     distance = abs(_place(gain) - _place(foreseen))
     return 0.9 * 2.0**-distance / 3 + 0.1 * value_weight(gain)

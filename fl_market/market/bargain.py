@@ -6,11 +6,12 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from fl_market.ledger import Deal
-from fl_market.market.outcome import Acknowledgement, Delivery, Notice, Outcome
+from fl_market.market.outcome import Acknowledgement, Delivery, Notice, Outcome, SealedDelivery
 from fl_market.market.state import MarketState
 from fl_market.market.trials import Trial
 from fl_market.parameters import StateDict, digest
 from fl_market.protocol import Receipt
+from fl_market.sealing import new_key, seal
 
 if TYPE_CHECKING:  # a round makes its bargain
     from fl_market.market.round import TradingRound
@@ -40,30 +41,27 @@ class Bargain:
         return [deal for deals in self.deals.values() for deal, _ in deals]
 
     @cached_property
-    def digests(self) -> dict[str, str]:
-        """Agent -> SHA-256 of the model that it receives, bought or free of charge."""
-        return {agent: digest(model) for agent, model in self._received.items()}
+    def _keys(self) -> dict[str, bytes]:
+        """Buyer -> the key of its purchase."""
+        return {buyer: new_key() for buyer in self.deals}
 
     @cached_property
-    def _received(self) -> dict[str, StateDict]:
-        bought = {buyer: deals[-1][1].merged for buyer, deals in self.deals.items()}
-        return {**self.round.given, **bought}
+    def _sealed(self) -> dict[str, SealedDelivery]:
+        return {
+            buyer: SealedDelivery(seal(merged, self._keys[buyer]), digest(merged))
+            for buyer, merged in self._bought.items()
+        }
 
-    def deliver(self) -> dict[str, Delivery]:
-        """Record the deliveries, and return the delivery to each agent of the round."""
-        receipts: dict[str, list[Receipt]] = {}
+    @property
+    def _bought(self) -> dict[str, StateDict]:
+        return {buyer: deals[-1][1].merged for buyer, deals in self.deals.items()}
+
+    def deliver(self) -> dict[str, SealedDelivery]:
+        """Record the deliveries, and return each buyer's purchase, which it cannot read yet."""
         with self.round.ledger.together():
             for deal in self.agreed:
                 self.round.ledger.deliver(deal.id)
-        for deal in self.agreed:
-            for side, agent, partner in (("bought", deal.buyer, deal.seller), ("sold", deal.seller, deal.buyer)):
-                key = self.round.partner_id(deal, partner)
-                receipt = Receipt(key, side, self.round.state.pseudonyms[partner], deal.price)
-                receipts.setdefault(agent, []).append(receipt)
-        return {
-            agent: Delivery(self._received.get(agent), self.digests.get(agent, ""), tuple(receipts.get(agent, ())))
-            for agent in self.round.agents
-        }
+        return self._sealed
 
     def conclude(self, acknowledgements: Mapping[str, Acknowledgement | None]) -> Outcome:
         """Return the decision on the round: acknowledged deals are settled, others refunded.
@@ -71,27 +69,47 @@ class Bargain:
         Parameters
         ----------
         acknowledgements
-            Agent -> its acknowledgement; None or missing without an answer. A purchase becomes the
-            buyer's model only with the acknowledgement of exactly this model.
+            Buyer -> its acknowledgement; None or missing without an answer. A purchase becomes the
+            buyer's model, and the key is released, only with the acknowledgement of exactly the
+            sealed bytes.
         """
-        state, notices = self.round.state.after(self.round.number), []
-        state = state.with_models(
-            {agent: model for agent, model in self.round.served.items() if agent not in self.deals}
+        buyers = {
+            buyer for buyer, delivery in self._sealed.items() if acknowledgements.get(buyer) == delivery.acknowledge()
+        }
+        given = {agent: model for agent, model in self.round.given.items() if agent not in self.deals}
+        served = {agent: model for agent, model in self.round.served.items() if agent not in self.deals}
+        state = self.round.state.after(self.round.number).with_models(served)
+        for buyer in sorted(buyers):
+            state = state.with_models({buyer: self._bought[buyer]}).with_delivery(buyer, self._bought[buyer])
+            state = self._after_payments(state, buyer, [trial for _, trial in self.deals[buyer]])
+        settled = [deal for deal in self.agreed if deal.buyer in buyers]
+        state = replace(state, budget=self.round.told).with_receipts(self._receipts(settled))
+        return Outcome(
+            tuple(deal.id for deal in settled),
+            tuple(deal.id for deal in self.agreed if deal.buyer not in buyers),
+            state,
+            tuple(
+                Notice(buyer, "it did not acknowledge its purchase, which is refunded")
+                for buyer in self.deals
+                if buyer not in buyers
+            ),
+            {agent: self._delivery(agent, agent in buyers, given.get(agent), state) for agent in self.round.agents},
         )
-        settled: list[str] = []
-        refunded: list[str] = []
-        for buyer, deals in self.deals.items():
-            identifiers, merged = [deal.id for deal, _ in deals], deals[-1][1].merged
-            if acknowledgements.get(buyer) == Acknowledgement(self.digests[buyer]):
-                settled += identifiers
-                state = state.with_models({buyer: merged}).with_delivery(buyer, merged)
-                state = self._after_payments(state, buyer, [trial for _, trial in deals])
-            else:
-                refunded += identifiers
-                state = state.with_delivery(buyer, merged, identifiers)
-                notices.append(Notice(buyer, "it did not acknowledge its purchase, which is refunded"))
-        state = replace(state, budget=self.round.told)
-        return Outcome(tuple(settled), tuple(refunded), state, tuple(notices))
+
+    def _delivery(self, agent: str, bought: bool, given: StateDict | None, state: MarketState) -> Delivery:
+        receipts = tuple(state.receipts.get(agent, ()))
+        if bought:
+            return Delivery(self._bought[agent], self._sealed[agent].digest, self._keys[agent], receipts)
+        return Delivery(given, "" if given is None else digest(given), receipts=receipts)
+
+    def _receipts(self, settled: Sequence[Deal]) -> dict[str, list[Receipt]]:
+        receipts: dict[str, list[Receipt]] = {}
+        for deal in settled:
+            for side, agent, partner in (("bought", deal.buyer, deal.seller), ("sold", deal.seller, deal.buyer)):
+                key = self.round.partner_id(deal, partner)
+                receipt = Receipt(key, side, self.round.state.pseudonyms[partner], deal.price)
+                receipts.setdefault(agent, []).append(receipt)
+        return receipts
 
     def _after_payments(self, state: MarketState, buyer: str, bought: Sequence[Trial]) -> MarketState:
         """Return the state with the certified progress of a buyer's settled bundle."""

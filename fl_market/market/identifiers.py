@@ -56,7 +56,7 @@ def offer_id(market_round: int, sellers: Iterable[str], pseudonyms: Pseudonyms) 
 
 
 def partner_id(market_round: int, partner: str, pseudonyms: Pseudonyms) -> str:
-    """Return the id under which one side knows a quote, a receipt or a debt with its partner.
+    """Return the id under which one side knows a quote or a receipt with its partner.
 
     Examples
     --------

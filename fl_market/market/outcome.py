@@ -1,7 +1,7 @@
 """The end of a round: deliveries, acknowledgements, and the decision on every deal."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from fl_market.ledger import Deal
@@ -19,33 +19,52 @@ class Notice:
 
 
 @dataclass(frozen=True)
+class SealedDelivery:
+    """A purchase that its buyer cannot read yet: it acknowledges it, pays, and gets the key.
+
+    Attributes
+    ----------
+    sealed
+        The encrypted parameters, as :func:`fl_market.sealing.seal` returns them.
+    digest
+        SHA-256 of the model inside.
+    """
+
+    sealed: StateDict
+    digest: str
+
+    def acknowledge(self) -> "Acknowledgement":
+        """Return an honest buyer's acknowledgement."""
+        return Acknowledgement(digest(self.sealed))
+
+
+@dataclass(frozen=True)
+class Acknowledgement:
+    """A buyer's statement of the bytes that it holds, as the SHA-256 of the sealed parameters."""
+
+    sealed_digest: str
+
+
+@dataclass(frozen=True)
 class Delivery:
     """The result of a round for one agent.
 
     Attributes
     ----------
-    purchase
-        The model that the agent receives, bought or free of charge; None if it keeps its own.
+    model
+        The model that the agent now has, bought or free of charge; None if it keeps its own.
     digest
         SHA-256 of that model; empty without one.
+    key
+        Opens the sealed purchase; empty for a model that is free of charge.
     receipts
-        Its purchases and sales.
+        Its purchases and sales, together with earlier ones that it has not confirmed.
     """
 
-    purchase: StateDict | None = None
+    model: StateDict | None = None
     digest: str = ""
+    key: bytes = b""
     receipts: tuple[Receipt, ...] = ()
-
-    def acknowledge(self) -> "Acknowledgement | None":
-        """Return an honest buyer's acknowledgement; None without a purchase."""
-        return None if self.purchase is None else Acknowledgement(digest(self.purchase))
-
-
-@dataclass(frozen=True)
-class Acknowledgement:
-    """A buyer's statement of the model that it holds, as the SHA-256 of the parameters."""
-
-    model_digest: str
 
 
 @dataclass(frozen=True)
@@ -60,12 +79,15 @@ class Outcome:
         The market after the round.
     notices
         Missing acknowledgements.
+    deliveries
+        Agent of the round -> what it gets after the booking.
     """
 
     settled: tuple[str, ...]
     refunded: tuple[str, ...]
     state: MarketState
     notices: tuple[Notice, ...] = ()
+    deliveries: Mapping[str, Delivery] = field(default_factory=dict)
 
     @property
     def models(self) -> Mapping[str, StateDict]:
@@ -80,8 +102,8 @@ class Exchange(Protocol):
     def agreed(self) -> Sequence[Deal]:
         """The deals of the round."""
 
-    def deliver(self) -> Mapping[str, Delivery]:
-        """Return the delivery to each agent of the round."""
+    def deliver(self) -> Mapping[str, SealedDelivery]:
+        """Return the sealed purchase of each buyer of the round."""
 
     def conclude(self, acknowledgements: Mapping[str, Acknowledgement | None]) -> Outcome:
         """Return the decision on the round."""

@@ -13,7 +13,7 @@ excludes this agent from its part of the round; the round continues without it.
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from fl_market.errors import MarketError
 from fl_market.gains import Counted, ErrorBudget, told
@@ -28,7 +28,7 @@ from fl_market.market.state import MarketState
 from fl_market.market.terms import Terms
 from fl_market.market.trials import Trial
 from fl_market.parameters import StateDict
-from fl_market.protocol import Ask, Bid, Debt, DisclosedQuote, Offer, PublicPrice, QuoteRequest
+from fl_market.protocol import Ask, Bid, DisclosedQuote, Offer, PublicPrice, QuoteRequest
 
 PUBLIC_PRICES = 100
 """Largest number of past prices sent to sellers."""
@@ -84,31 +84,6 @@ class TradingRound:
     def evaluated(self) -> int:
         """Number of single purchases that were evaluated."""
         return sum(not trial.after for trial in self.trials)
-
-    @property
-    def debts(self) -> dict[str, list[Debt]]:
-        """Buyer without the right to buy -> the deliveries that it must pay for to regain it."""
-        return {
-            buyer: [Debt(self.partner_id(deal, deal.seller), deal.price) for deal in self._unpaid(buyer)]
-            for buyer in self.agents
-            if not self._may_buy(buyer)
-        }
-
-    def collect_debts(self, agreed: Mapping[str, bool]) -> "TradingRound":
-        """Charge the buyers that agreed to pay for earlier deliveries.
-
-        Parameters
-        ----------
-        agreed
-            Buyer -> its answer; a missing answer counts as a refusal.
-        """
-        state, notices = self.state, []
-        for buyer in self.debts:
-            if agreed.get(buyer) is True and settlement.pay_late(self.ledger, self._unpaid(buyer)):
-                state = state.without_debts(buyer)
-            else:
-                notices.append(Notice(buyer, "it may not buy until it pays for its unacknowledged deliveries"))
-        return replace(self, state=state, notices=tuple(notices))
 
     @property
     def offers(self) -> dict[str, list[Offer]]:
@@ -173,17 +148,10 @@ class TradingRound:
 
     def _possible(self) -> list[Trial]:
         """Return the trials that are offered if they have a price, or promise a gain."""
-        return [trial for trial in self.trials if not (self.restores and trial.regress) and self._may_buy(trial.buyer)]
+        return [trial for trial in self.trials if not (self.restores and trial.regress)]
 
     def _offered(self) -> list[Trial]:
         return [trial for trial in self._possible() if trial.priced or (self.terms.approval and trial.on_approval)]
-
-    def _may_buy(self, buyer: str) -> bool:
-        return len(self.state.unacknowledged.get(buyer, ())) < self.terms.unpaid_deliveries
-
-    def _unpaid(self, buyer: str) -> list[Deal]:
-        wanted = {identifier for delivery in self.state.unacknowledged.get(buyer, ()) for identifier in delivery}
-        return [deal for deal, _ in self.trades() if deal.id in wanted]
 
     def trades(self) -> list[tuple[Deal, DealState]]:
         """Return the deals of the market so far, with their states."""

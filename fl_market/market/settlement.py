@@ -40,9 +40,3 @@ def end_open_deals(ledger: Ledger, runs: Sequence[str]) -> None:
         for deal, state in trades(ledger, runs):
             if state in OPEN:
                 ledger.abandon(deal.id)
-
-
-def pay_late(ledger: Ledger, deals: Sequence[Deal]) -> bool:
-    """Let a buyer pay for refunded deliveries; return whether its balance covered all of them."""
-    states = [ledger.pay_late(deal.id) for deal in deals]  # continues after a deal that was not covered
-    return all(state.paid for state in states)

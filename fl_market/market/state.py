@@ -7,6 +7,7 @@ from fl_market.gains import ErrorBudget, Profile
 from fl_market.market.identifiers import Pseudonyms, with_pseudonyms
 from fl_market.parameters import StateDict
 from fl_market.permutation import Permutation
+from fl_market.protocol import Receipt
 
 DELIVERIES_KEPT = 3
 """Number of deliveries to each buyer with which sellers' parameters are compared."""
@@ -29,11 +30,11 @@ class MarketState:
     budget
         The error budget of the run's certificates, with all that agents were told.
     delivered
-        Agent -> the last models that were delivered to it, acknowledged or not.
+        Agent -> the last models that it bought.
     permutations
         Pair of agents -> start of the next search for their permutation.
-    unacknowledged
-        Buyer -> ids of the deals of each consecutive delivery without an acknowledgement.
+    receipts
+        Agent -> receipts that it has not confirmed.
     pseudonyms
         Agent -> its name in messages to other agents, and in the log.
     runs
@@ -47,7 +48,7 @@ class MarketState:
     budget: ErrorBudget = field(default_factory=ErrorBudget)
     delivered: Mapping[str, Sequence[StateDict]] = field(default_factory=dict)
     permutations: Mapping[tuple[str, str], Permutation] = field(default_factory=dict)
-    unacknowledged: Mapping[str, Sequence[Sequence[str]]] = field(default_factory=dict)
+    receipts: Mapping[str, Sequence[Receipt]] = field(default_factory=dict)
     pseudonyms: Pseudonyms = field(default_factory=dict)
     runs: Sequence[str] = ()
 
@@ -67,27 +68,18 @@ class MarketState:
         """Return the state in which all given agents have a pseudonym."""
         return replace(self, pseudonyms=with_pseudonyms(self.pseudonyms, agents))
 
-    def with_delivery(self, buyer: str, model: StateDict, unacknowledged: Sequence[str] = ()) -> "MarketState":
-        """Return the state after a delivery.
-
-        Parameters
-        ----------
-        buyer
-            Its receiver.
-        model
-            The delivered model: the buyer may hold it even without an acknowledgement.
-        unacknowledged
-            Ids of the deals with a missing acknowledgement; empty after an acknowledgement, which
-            clears all earlier ones.
-        """
+    def with_delivery(self, buyer: str, model: StateDict) -> "MarketState":
+        """Return the state after a buyer has paid for a model."""
         kept = [*self.delivered.get(buyer, ()), model][-DELIVERIES_KEPT:]
-        state = replace(self, delivered={**self.delivered, buyer: kept})
-        if not unacknowledged:
-            return state.without_debts(buyer)
-        missing = [*self.unacknowledged.get(buyer, ()), list(unacknowledged)]
-        return replace(state, unacknowledged={**self.unacknowledged, buyer: missing})
+        return replace(self, delivered={**self.delivered, buyer: kept})
 
-    def without_debts(self, buyer: str) -> "MarketState":
-        """Return the state in which no acknowledgement of a buyer is missing."""
-        left = {name: deals for name, deals in self.unacknowledged.items() if name != buyer}
-        return replace(self, unacknowledged=left)
+    def with_receipts(self, receipts: Mapping[str, Sequence[Receipt]]) -> "MarketState":
+        """Return the state with more receipts that are to be confirmed."""
+        added = {agent: [*self.receipts.get(agent, ()), *some] for agent, some in receipts.items()}
+        return replace(self, receipts={**self.receipts, **added})
+
+    def without_receipts(self, agents: Iterable[str]) -> "MarketState":
+        """Return the state after some agents have confirmed their receipts."""
+        confirmed = set(agents)
+        left = {agent: some for agent, some in self.receipts.items() if agent not in confirmed}
+        return replace(self, receipts=left)

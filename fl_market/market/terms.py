@@ -105,9 +105,6 @@ class Terms:
     endowment: float = option(
         100.0, "credits in each agent's new account", minimum=0, check="fl_market.pricing.money:micro_credits"
     )
-    unpaid_deliveries: int = option(
-        3, "consecutive unacknowledged deliveries after which a buyer must pay before it may buy again", minimum=1
-    )
 
     def __post_init__(self) -> None:
         check_options(self)

@@ -4,7 +4,8 @@ from flwr.app import ArrayRecord, ConfigRecord
 from fl_market.configuration import Configuration
 from fl_market.errors import MarketError
 from fl_market.parameters import digest
-from fl_market.protocol import DEBT, Ask, Debt, QuoteRequest, Receipt, from_columns, to_columns
+from fl_market.protocol import DELIVERY, Ask, QuoteRequest, Receipt, from_columns, to_columns
+from fl_market.sealing import new_key, seal
 from tests.agent_node import Node
 
 
@@ -23,19 +24,46 @@ def test_the_optimiser_survives_if_nothing_was_bought():
     assert digest(agent.model()) == digest(bought)
 
 
-def test_a_debt_is_paid_only_at_the_price_of_its_receipt():
-    agent = Node()
-    model = agent.send("train").content["arrays"].to_torch_state_dict()
+def sealed_purchase(agent):
+    """Return an agent's purchase, the key, and the sealed bytes that it has acknowledged."""
+    trained = agent.send("train").content["arrays"].to_torch_state_dict()
+    bought, key = {name: 0.5 * tensor for name, tensor in trained.items()}, new_key()
+    sealed = seal(bought, key)
+    reply = agent.send(DELIVERY, sealed=ArrayRecord(dict(sealed)))
+    assert reply.content["acknowledgement"]["sealed-digest"] == digest(sealed)
+    assert digest(agent.model()) == digest(trained), "it cannot read the purchase yet"
+    return bought, key
+
+
+def test_a_purchase_is_opened_by_its_key_and_a_second_key_message_changes_nothing():
+    agent = Node(momentum=0.9)
+    bought, key = sealed_purchase(agent)
     receipts = ConfigRecord(to_columns([Receipt("1/x", "bought", "x", 70)]))
-    agent.send("evaluate", {"model-digest": digest(model)}, receipts=receipts)
+    for _ in range(2):
+        reply = agent.send(
+            "evaluate", {"model-digest": digest(bought)}, key=ConfigRecord({"key": key}), receipts=receipts
+        )
+        assert reply.content["acknowledgement"]["model-digest"] == digest(bought)
+    assert digest(agent.model()) == digest(bought)
+    assert "sealed" not in agent.context.state
+    assert agent.context.state["bought"]["micro-credits"] == 70, "the receipt counts once"
 
-    def agreed(*debts):
-        reply = agent.send(DEBT, debts=ConfigRecord(to_columns(list(debts))))
-        return reply.content["payment"]["agreed"]
 
-    assert agreed(Debt("1/x", 70))
-    assert not agreed(Debt("1/x", 71))
-    assert not agreed(Debt("1/x", 70), Debt("2/x", 70))
+@pytest.mark.parametrize("attack", ["another key", "another model", "no purchase"])
+def test_a_key_that_opens_no_purchase_of_this_model_changes_nothing(attack):
+    agent = Node()
+    bought, key = sealed_purchase(agent)
+    before, expected = digest(agent.model()), digest(bought)
+    if attack == "another key":
+        key, complaint = new_key(), "the key does not open the sealed parameters"
+    elif attack == "another model":
+        expected, complaint = "0" * 64, "SHA-256 differs"
+    else:
+        del agent.context.state["sealed"]
+        complaint = "no longer holds the purchase that the key opens"
+    reply = agent.send("evaluate", {"model-digest": expected}, key=ConfigRecord({"key": key}))
+    assert complaint in reply.error.reason
+    assert digest(agent.model()) == before
 
 
 def test_momentum_from_the_last_round_counts():

@@ -43,9 +43,9 @@ def test_a_write_that_fails_leaves_the_last_model(tmp_path, monkeypatch):
 
 def test_receipts_are_noted_once_and_survive_a_cut_line(tmp_path):
     disk = AgentDisk(tmp_path)
-    disk.note([BOUGHT, SOLD], 7, 1)
-    disk.note([BOUGHT, SOLD], 7, 1)
-    disk.note([BOUGHT], 8, 1)
+    disk.note([BOUGHT, SOLD], 7)
+    disk.note([BOUGHT, SOLD], 7)
+    disk.note([BOUGHT], 8)
     assert [(entry["run"], entry["side"]) for entry in disk.receipts()] == [
         ("7", "bought"),
         ("7", "sold"),
@@ -55,14 +55,14 @@ def test_receipts_are_noted_once_and_survive_a_cut_line(tmp_path):
     with (tmp_path / "receipts.jsonl").open("a") as file:
         file.write('{"run": "8", "rou')
     assert disk.spent() == 140
-    disk.note([BOUGHT], 9, 1)
+    disk.note([BOUGHT], 9)
     assert [entry["run"] for entry in disk.receipts()] == ["7", "7", "8", "9"], "a cut line damages no later line"
 
 
 @pytest.mark.parametrize("line", [b"nonsense", b"[]", b'{"run": "7"}', b"\xff\xfe"])
 def test_a_damaged_journal_is_named_with_its_line(tmp_path, line):
     path = tmp_path / "receipts.jsonl"
-    AgentDisk(tmp_path).note([BOUGHT], 7, 1)
+    AgentDisk(tmp_path).note([BOUGHT], 7)
     path.write_bytes(path.read_bytes() + line + b"\n")
     with pytest.raises(MarketError, match=rf"line 2 of {path} is not a receipt"):
         read_receipts(path)
@@ -79,7 +79,7 @@ def test_receipts_are_durable_and_so_is_the_name_of_their_file(tmp_path, monkeyp
         real(descriptor)
 
     monkeypatch.setattr(os, "fsync", fsync)
-    AgentDisk(tmp_path).note([BOUGHT], 7, 1)
+    AgentDisk(tmp_path).note([BOUGHT], 7)
     assert synchronised == [False, True]
 
 
@@ -121,7 +121,7 @@ def test_reconcile_from_the_command_line(tmp_path, capsys):
         ledger.agree(deal(1, "A", "B", 70)[0])
         for step in (ledger.escrow, ledger.deliver, ledger.settle):
             step("1/A")
-    AgentDisk(tmp_path).note([BOUGHT], 7, 1)
+    AgentDisk(tmp_path).note([BOUGHT], 7)
     arguments = ["ledger", "reconcile", "--db", database, "--receipts", str(receipts)]
     assert main([*arguments, "--account", "A"]) == 0
     assert "all 1 receipts of A agree with the ledger" in capsys.readouterr().out

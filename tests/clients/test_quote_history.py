@@ -26,11 +26,13 @@ def test_a_seller_learns_from_sales_and_from_declined_quotes():
     assert history.learned_prior(ask_rule, 1.0) == Empirical(accepted=[0.1] * 8, declined=[0.3] * 2)
 
 
-def test_a_pending_quote_teaches_nothing_and_an_outcome_is_final():
+def test_a_pending_quote_teaches_nothing_and_a_receipt_may_come_late():
     history = QuoteHistory().with_asks([Ask(f"{number}", 100_000) for number in range(6)])
     assert history.learned_prior(nash, 1.0) is None
     declined = history.resolved([])
-    assert declined.resolved([Receipt("0", "sold", "x", 150_000)]) == declined
+    sold = declined.resolved([Receipt("0", "sold", "x", 150_000)])
+    assert (sold.prices[0], sold.prices[1:]) == (150_000, declined.prices[1:])
+    assert sold.resolved([]) == sold
 
 
 def test_the_last_quotes_are_kept():

@@ -3,9 +3,9 @@ from flwr.app import Context, RecordDict
 
 from clients.agent import Agent
 from clients.agent_disk import AgentDisk
-from clients.trading import agrees_to_pay, ask, ask_disclosed, bid
+from clients.trading import ask, ask_disclosed, bid
 from fl_market.configuration import Configuration
-from fl_market.protocol import Ask, Bid, Debt, DisclosedQuote, Offer, QuoteRequest, Receipt
+from fl_market.protocol import Ask, Bid, DisclosedQuote, Offer, QuoteRequest, Receipt
 from fl_market.valuation import VALUATIONS
 
 OFFERS = [Offer("a", "x", "all", 0.5, 0.4, 0.3, ""), Offer("b", "y", "all", 0.5, 0.2, 0.1, "a")]
@@ -34,7 +34,7 @@ def test_bids_keep_the_limit_of_all_purchases_together():
 
 
 def test_an_agent_with_a_disk_counts_what_earlier_runs_spent(tmp_path):
-    AgentDisk(tmp_path / "A").note([Receipt("1/x", "bought", "x", 450_000)], run=7, market_round=1)
+    AgentDisk(tmp_path / "A").note([Receipt("1/x", "bought", "x", 450_000)], run=7)
     assert bid(agent(spending_limit=0.5, agent_dir=str(tmp_path)), OFFERS) == [Bid("a", 50_000)]
 
 
@@ -66,12 +66,3 @@ def test_an_agent_learns_its_prior_only_if_it_wants_to(learn_prior, amount):
     asked(seller, quotes)
     seller.state.quotes = seller.state.quotes.resolved([Receipt(quote, "sold", "x", 700_000) for quote in quotes])
     assert asked(seller) == [Ask("q", amount)], "five sales at the midpoint of 0.5 reveal bids of 0.9"
-
-
-def test_a_debt_needs_a_receipt_in_memory_or_on_disk(tmp_path):
-    AgentDisk(tmp_path / "A").note([Receipt("0/x", "bought", "x", 30)], run=7, market_round=1)
-    buyer = spend(agent(agent_dir=str(tmp_path)), 70)
-    assert agrees_to_pay(buyer, [Debt("1/x", 70), Debt("0/x", 30)])
-    assert not agrees_to_pay(buyer, [Debt("1/x", 71)])
-    assert not agrees_to_pay(buyer, [Debt("1/x", 70), Debt("2/x", 70)])
-    assert not agrees_to_pay(agent(), [Debt("0/x", 30)])

@@ -168,15 +168,14 @@ def test_a_model_that_is_certified_worse_than_the_best_is_given_back_in_the_last
         assert ("A" in trading.given) == expected
         assert not expected or digest(trading.given["A"]) == digest(models["own"])
         bargain = trading.accept_bids({}).accept_asks({})
-        delivery = bargain.deliver()["A"]
-        assert (delivery.purchase is not None) == expected
-        outcome = bargain.conclude({"A": delivery.acknowledge()})
+        outcome = bargain.conclude(bargain.deliver())
+        assert (outcome.deliveries["A"].model is not None) == expected
         assert outcome.models["A"] is weak, "training goes on from the buyer's own model"
 
 
 def test_a_buyer_without_a_purchase_gets_the_served_model(task, models):
     made = broker(task)
     bargain = made.open_round({"A": models["own"]}, 1).accept_bids({}).accept_asks({})
-    delivery = bargain.deliver()["A"]
-    assert delivery.purchase is not None
-    assert bargain.conclude({"A": delivery.acknowledge()}).models["A"] is delivery.purchase
+    outcome = bargain.conclude(bargain.deliver())
+    assert outcome.deliveries["A"].model is not None
+    assert outcome.models["A"] is outcome.deliveries["A"].model

@@ -12,12 +12,13 @@ from fl_market.errors import MarketError
 from fl_market.gains import Certificate, Counted, ErrorBudget, value_weight
 from fl_market.ledger import ESCROW, Deal, DealState, Ledger
 from fl_market.market import settlement
-from fl_market.market.outcome import Acknowledgement
+from fl_market.market.outcome import Acknowledgement, Delivery
 from fl_market.market.round import TradingRound
 from fl_market.market.state import MarketState
 from fl_market.market.trials import Trial
 from fl_market.parameters import digest
 from fl_market.protocol import Ask, Bid
+from fl_market.sealing import unseal
 from tests.terms import PUBLISHED
 
 NAMES = ("A", "B", "C", "D")
@@ -74,13 +75,16 @@ def test_a_complete_round():
     assert (deal.id, deal.bid, deal.ask, deal.price) == ("run/7/A/B", 900, 101, 500), "the midpoint, rounded down"
     assert (deal.gain, deal.lower_bound, deal.alpha) == (0.5, 0.1, 0.25)
     assert trading.ledger.balances() | {"A": 500, ESCROW: 500} == trading.ledger.balances()
-    deliveries = bargain.deliver()
+    sealed = bargain.deliver()
+    assert set(sealed) == {"A"}
+    outcome = bargain.conclude({"A": sealed["A"].acknowledge()})
+    deliveries = outcome.deliveries
     assert set(deliveries) == set(NAMES)
-    assert deliveries["A"].purchase is bought.merged
+    assert deliveries["A"].model is bought.merged
+    opened_by_key = unseal(sealed["A"].sealed, deliveries["A"].key)
+    assert digest(opened_by_key) == sealed["A"].digest == deliveries["A"].digest == digest(bought.merged)
     assert [(r.side, r.price) for r in deliveries["B"].receipts] == [("sold", 500)]
-    assert deliveries["C"].purchase is None
-    assert deliveries["C"].receipts == ()
-    outcome = bargain.conclude({name: delivery.acknowledge() for name, delivery in deliveries.items()})
+    assert deliveries["C"] == Delivery()
     assert outcome.settled == ("run/7/A/B",)
     assert outcome.models["A"] is bought.merged
     assert settled(trading.ledger) == [], "a decision moves no money"
@@ -90,15 +94,21 @@ def test_a_complete_round():
     assert trading.ledger.verify() == []
 
 
-@pytest.mark.parametrize("answer", [None, Acknowledgement("0" * 64), Acknowledgement(digest(MODELS["A"]))])
+@pytest.mark.parametrize("answer", [None, Acknowledgement("0" * 64), "the model's digest", "another purchase's"])
 def test_a_buyer_without_a_valid_acknowledgement_is_refunded_and_keeps_its_model(answer):
     trading = opened(trial("A", "B"))
     bargain = bargained(trading, {"A": bid(trading, "A", [900])})
-    bargain.deliver()
+    sealed = bargain.deliver()["A"]
+    other = bargained(opened(trial("A", "B")), {"A": bid(trading, "A", [900])}).deliver()
+    answer = {
+        "the model's digest": Acknowledgement(sealed.digest),
+        "another purchase's": other["A"].acknowledge() if other else Acknowledgement(""),
+    }.get(answer, answer)
     outcome = bargain.conclude({"A": answer})
     assert (outcome.settled, outcome.refunded) == ((), ("run/7/A/B",))
     assert outcome.models["A"] is MODELS["A"]
-    assert outcome.state.unacknowledged == {"A": [["run/7/A/B"]]}
+    assert outcome.deliveries == dict.fromkeys(NAMES, Delivery()), "no key, no model, no receipt"
+    assert outcome.state.delivered == outcome.state.receipts == {}
     assert [notice.agent for notice in outcome.notices] == ["A"]
     settlement.apply(trading.ledger, outcome)
     assert trading.ledger.balances() | dict.fromkeys(NAMES, 1000) == trading.ledger.balances()
@@ -204,7 +214,8 @@ def test_a_bundle_ends_before_its_first_purchase_without_an_ask():
     asks = asked(bidding, 50)
     bargain = bidding.accept_asks(asks)
     assert [(deal.seller, deal.price) for deal, _ in bargain.deals["A"]] == [("B", 175), ("C", 125), ("D", 75)]
-    assert bargain.deliver()["A"].purchase is chain[-1].merged
+    outcome = bargain.conclude({"A": bargain.deliver()["A"].acknowledge()})
+    assert outcome.deliveries["A"].model is chain[-1].merged
     for missing, bought in (("B", []), ("C", ["B"]), ("D", ["B", "C"])):
         trading = opened(*chain, state=trading.state)
         bidding = trading.accept_bids({"A": bid(trading, "A", [300, 200, 100], ["B", "C", "D"])})
@@ -220,36 +231,14 @@ def test_a_bid_on_an_incremental_purchase_alone_is_ignored():
     assert "must be on one offer" in bidding.notices[0].text
 
 
-def test_missing_acknowledgements_suspend_the_right_to_buy_until_late_payment():
-    state = MarketState(runs=("run",))
-    trading = opened(trial("A", "B"), unpaid_deliveries=2)
-    ledger = trading.ledger
-    for number in (1, 2):
-        trading = replace(trading, number=number, state=state.with_models(MODELS))
-        assert trading.debts == {}
-        bargain = bargained(trading, {"A": bid(trading, "A", [100])}, ask=60)
-        bargain.deliver()
-        outcome = bargain.conclude({})
-        settlement.apply(ledger, outcome)
-        state = outcome.state
-    trading = replace(trading, number=3, state=state)
-    assert trading.offers == {}
-    (debts,) = trading.debts.values()
-    assert [debt.price for debt in debts] == [80, 80]
-    refused = trading.collect_debts({})
-    assert refused.offers == {}
-    assert [notice.agent for notice in refused.notices] == ["A"]
-    paid = trading.collect_debts({"A": True})
-    assert list(paid.offers) == ["A"]
-    assert paid.debts == {}
-    assert ledger.balance("B") == 1160
-    assert ledger.verify() == []
-
-
-def test_an_acknowledgement_clears_the_missing_ones():
-    state = MarketState().with_delivery("A", MODELS["A"], ["x"]).with_delivery("A", MODELS["A"], ["y"])
-    assert state.unacknowledged == {"A": [["x"], ["y"]]}
-    assert state.with_delivery("A", MODELS["B"]).unacknowledged == {}
+def test_receipts_come_again_until_they_are_confirmed():
+    trading = opened(trial("A", "B"))
+    _, first = concluded(trading, {"A": bid(trading, "A", [900])})
+    again = replace(trading, number=8, state=first.state.without_receipts(["A"]))
+    _, second = concluded(again, {"A": bid(again, "A", [500])})
+    assert [receipt.round for receipt in second.deliveries["A"].receipts] == [8]
+    assert [receipt.round for receipt in second.deliveries["B"].receipts] == [7, 8]
+    assert second.state.without_receipts(NAMES).receipts == {}
 
 
 def test_the_state_keeps_the_last_deliveries():
@@ -424,13 +413,13 @@ def test_what_is_given_free_of_charge():
         opened(priced("A", "B")), served={name: free[name] for name in "ABC"}, restored=best, restores=True
     )
     bargain = bargained(trading, {"A": bid(trading, "A", [900])})
-    deliveries = bargain.deliver()
-    received = {name: one.purchase for name, one in deliveries.items()}
+    outcome = bargain.conclude({name: one.acknowledge() for name, one in bargain.deliver().items()})
+    received = {name: one.model for name, one in outcome.deliveries.items()}
     assert received["A"] is trading.trials[0].merged
     assert received["B"] is free["B"]
     assert (received["C"], received["D"]) == (best["C"], best["D"])
-    assert all(one.digest == digest(one.purchase) for one in deliveries.values())
-    outcome = bargain.conclude({name: one.acknowledge() for name, one in deliveries.items()})
+    assert all(one.digest == digest(one.model) for one in outcome.deliveries.values())
+    assert [name for name, one in outcome.deliveries.items() if one.key] == ["A"], "what is free needs no key"
     assert outcome.models["A"] is trading.trials[0].merged
     assert (outcome.models["B"], outcome.models["C"]) == (free["B"], free["C"])
     assert outcome.models["D"] is MODELS["D"], "it was not served: training goes on from its own model"
@@ -517,8 +506,10 @@ def test_a_round_without_trade_delivers_nothing(beginners):
     assert trading.trials == ()
     assert trading.offers == {}
     bargain = trading.accept_bids({}).accept_asks({})
-    assert {delivery.purchase for delivery in bargain.deliver().values()} == {None}
-    assert bargain.conclude({}).models == beginners
+    assert bargain.deliver() == {}
+    outcome = bargain.conclude({})
+    assert {delivery.model for delivery in outcome.deliveries.values()} == {None}
+    assert outcome.models == beginners
 
 
 def test_amounts_out_of_range_are_rejected():

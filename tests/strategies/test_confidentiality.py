@@ -8,9 +8,9 @@ import torch
 
 from fl_market.ledger import ENDOWMENT, ESCROW, Ledger
 from fl_market.market import round as trading
-from fl_market.protocol import DEBT, OFFER, QUOTE
+from fl_market.protocol import DELIVERY, OFFER, QUOTE
 from fl_market.run_folder import LEDGER, ledger_url
-from tests.played import EVALUATE, TRAIN, configured, play
+from tests.played import EVALUATE, TRAIN, Purchases, configured, play
 
 pytestmark = pytest.mark.flower
 
@@ -23,15 +23,19 @@ TOLD = {
         "quotes": {"id", "layers", "alpha", "beta", "gain"},
         "prices": {"amount"},
     },
-    DEBT: {"config": {"server-round"}, "debts": {"deal", "price"}},
-    EVALUATE: {"config": {"server-round", "model-digest"}, "receipts": {"deal", "side", "partner", "price"}},
+    DELIVERY: {"config": {"server-round"}, "delivery": {"model-digest"}},
+    EVALUATE: {
+        "config": {"server-round", "model-digest"},
+        "key": {"key"},
+        "receipts": {"deal", "side", "partner", "price"},
+    },
 }
 """Message type -> record -> fields: all that the broker may send."""
 SAID = {
     TRAIN: {"agent": {"name"}, "acknowledgement": {"model-digest"}, "profile": {"labels", "class-weights"}},
     OFFER: {"agent": {"name"}, "bids": {"offer", "amount"}},
     QUOTE: {"agent": {"name"}, "asks": {"quote", "amount"}},
-    DEBT: {"agent": {"name"}, "payment": {"agreed"}},
+    DELIVERY: {"agent": {"name"}, "acknowledgement": {"sealed-digest"}},
     EVALUATE: {"agent": {"name"}, "acknowledgement": {"model-digest"}},
 }
 """The same for the agents' replies, which also carry metrics and their own parameters."""
@@ -124,19 +128,20 @@ def test_agents_are_told_one_digit_of_a_gain():
 def test_only_buyers_receive_parameters_and_only_purchased_ones(market):
     """A buyer receives its merged model; layers that it did not buy equal its own bit by bit."""
     _, grid, ledger, _, layers = market
-    trained = {}
+    trained, purchases = {}, Purchases()
     bought = {(deal.round, deal.buyer) for deal, _ in ledger.deals()}
     sent = set()
     for agent, message, reply in grid.seen:
         market_round = int(message.metadata.group_id)
         if message.metadata.message_type == TRAIN:
             trained[market_round, agent] = reply.content["arrays"].to_torch_state_dict()
-        if not message.content.array_records:
+        sealed = message.metadata.message_type == DELIVERY
+        assert list(message.content.array_records) == (["sealed"] if sealed else [])
+        state = purchases.opened(agent, message)
+        if state is None:
             continue
         assert message.metadata.message_type == EVALUATE
-        assert list(message.content.array_records) == ["arrays"]
         sent.add((market_round, agent))
-        state = message.content["arrays"].to_torch_state_dict()
         own = trained[market_round, agent]
         assert any(not torch.equal(state[name], own[name]) for name in own)
         if layers == "0,1":

@@ -10,8 +10,10 @@ import pytest
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Error, Message
 
+from fl_market.errors import MarketError
 from fl_market.ledger import ENDOWMENT, ESCROW, DealState, Ledger
-from fl_market.protocol import DEBT, OFFER, QUOTE
+from fl_market.protocol import DELIVERY, OFFER, QUOTE
+from fl_market.sealing import unseal
 from tests.played import EVALUATE, TRAIN, broken, changed, play, settled, tamper_with
 
 pytestmark = pytest.mark.flower
@@ -121,22 +123,26 @@ def test_names_with_characters_of_ids_get_no_seat(name, without, caplog):
     assert set(ledger.balances()) == {"A", "B", ENDOWMENT, ESCROW}
 
 
-def test_unacknowledged_deliveries_cannot_be_resold_either(caplog):
-    delivered = {}
+def test_a_delivery_that_nobody_paid_for_cannot_be_read():
+    """C takes every delivery without an acknowledgement, and sells on whatever it can read."""
+    taken = []
 
     def tamper(name, message, reply):
-        kind, market_round = message.metadata.message_type, int(message.metadata.group_id)
-        if name == "C" and kind == EVALUATE and market_round == 2 and "receipts" in message.content:
-            delivered["arrays"] = message.content["arrays"]
+        if name == "C" and message.metadata.message_type == DELIVERY:
+            taken.append(message.content)
             return None
-        if name == "C" and kind == TRAIN and market_round == 3:
-            return changed(reply, arrays=delivered["arrays"])
         return reply
 
-    strategy, _, ledger = play(tamper, profile="own", **THREE)
-    assert [deal.round for deal, _ in ledger.deals() if deal.seller == "C"] != [], "C sells before"
-    assert [deal for deal, _ in ledger.deals() if deal.seller == "C" and deal.round == 3] == []
-    assert f"{strategy.broker.state.pseudonyms['C']}: its parameters match a delivered model" in caplog.text
+    _, grid, ledger = play(tamper, profile="own", **THREE)
+    assert taken
+    mine = [state for deal, state in ledger.deals() if deal.buyer == "C"]
+    assert set(mine) == {DealState.REFUNDED}
+    assert not any("key" in message.content for message in grid.sent(EVALUATE, "C"))
+    for content in taken:
+        sealed = content["sealed"].to_torch_state_dict()
+        assert all(tensor.dtype == torch.uint8 for tensor in sealed.values())
+        with pytest.raises(MarketError, match="does not open"):
+            unseal(sealed, bytes(32))
 
 
 def test_a_stranger_cannot_change_an_agents_objective():
@@ -363,73 +369,61 @@ def poisoned():
 _POISONED = {}
 
 
-def unacknowledged(until, change=silent):
-    """Return a tamper function: C does not acknowledge its purchases from round 2 on."""
+def lost_acknowledgements(every):
+    """Return a tamper function: C acknowledges only some of its deliveries."""
+    count = [0]
 
     def tamper(name, message, reply):
-        concerned = name == "C" and message.metadata.message_type == EVALUATE and "receipts" in message.content
-        bought = concerned and "bought" in message.content["receipts"]["side"]
-        return change(message, reply) if bought and 2 <= int(message.metadata.group_id) < until else reply
+        if name == "C" and message.metadata.message_type == DELIVERY:
+            count[0] += 1
+            return reply if count[0] % every == 0 else None
+        return reply
 
     return tamper
 
 
-LONG = THREE | {"num_server_rounds": 8, "unpaid_deliveries": 2}
+LONG = THREE | {"num_server_rounds": 8}
 
 
-def purchases(ledger):
-    return [(deal.round, state) for deal, state in ledger.deals() if deal.buyer == "C"]
+def test_a_buyer_that_acknowledges_every_third_delivery_has_no_more_than_it_pays_for():
+    """Before deliveries were sealed, it had three models for the price of one."""
+    _, grid, ledger = play(lost_acknowledgements(every=3), **LONG)
+    mine = [(deal.round, state) for deal, state in ledger.deals() if deal.buyer == "C"]
+    paid = {number for number, state in mine if state is DealState.SETTLED}
+    assert paid
+    assert {number for number, state in mine if state is DealState.REFUNDED} - paid, "and some were refunded"
+    keys = {int(message.metadata.group_id) for message in grid.sent(EVALUATE, "C") if "key" in message.content}
+    assert keys == paid
+    receipts = [message.content["receipts"] for message in grid.sent(EVALUATE, "C") if "receipts" in message.content]
+    trades = [trade for some in receipts for trade in zip(some["price"], some["side"], strict=True)]
+    bought = [price for price, side in trades if side == "bought"]
+    assert sorted(bought) == sorted(
+        deal.price for deal, state in ledger.deals() if deal.buyer == "C" and state is DealState.SETTLED
+    )
 
 
-@pytest.mark.parametrize(
-    "refusal",
-    [
-        silent,
-        lambda message, reply: changed(reply, payment=ConfigRecord({"agreed": False})),
-        lambda message, reply: changed(reply, payment=ConfigRecord({"agreed": "yes"})),
-        lambda message, reply: Message(Error(1, "no"), reply_to=message),
-    ],
-)
-def test_a_buyer_without_acknowledgements_loses_the_right_to_buy(refusal, caplog):
-    unpaid = unacknowledged(until=9)
+def test_a_buyer_that_cannot_open_its_purchase_gets_the_key_again_and_then_the_model():
+    """It has paid: its first answers to the key are errors, in each of two rounds."""
+    failed = []
 
     def tamper(name, message, reply):
-        return refusal(message, reply) if message.metadata.message_type == DEBT else unpaid(name, message, reply)
+        if name == "C" and message.metadata.message_type == EVALUATE and "key" in message.content and len(failed) < 3:
+            failed.append(message.metadata.group_id)
+            return Message(Error(1, "the disk is full"), reply_to=message)
+        return reply
 
-    with caplog.at_level(logging.WARNING, "flwr"):
-        strategy, grid, ledger = play(tamper, **LONG)
-    assert purchases(ledger) == [(2, DealState.REFUNDED), (3, DealState.REFUNDED)]
-    assert [int(message.metadata.group_id) for message in grid.sent(OFFER, "C")] == [2, 3]
-    line = f"{strategy.broker.state.pseudonyms['C']}: it may not buy until it pays"
-    assert sum(line in text for text in messages(caplog)) == 5
-    assert ledger.balance("C") >= 100_000_000, "it sells on"
-
-
-def test_a_buyer_whose_acknowledgements_were_lost_pays_and_buys_again():
-    _, grid, ledger = play(unacknowledged(until=4), **LONG)
-    found = purchases(ledger)
-    assert found[:2] == [(2, DealState.PAID_LATE), (3, DealState.PAID_LATE)]
-    assert (4, DealState.SETTLED) in found
-    (debts,) = [message.content["debts"] for message in grid.sent(DEBT, "C")]
-    assert list(debts["price"]) == [deal.price for deal, state in ledger.deals() if state is DealState.PAID_LATE]
-    assert not any("agent" not in deal for deal in debts["deal"]), "its partners are pseudonyms"
-
-
-def test_a_buyer_that_cannot_pay_its_debts_does_not_buy():
-    """Its balance covers each of the two unpaid deliveries, but not both, and it sells nothing."""
-    unpaid = unacknowledged(until=4)
-
-    def poor(name, message, reply):
-        return None if name == "C" and message.metadata.message_type == QUOTE else unpaid(name, message, reply)
-
-    _, _, rich = play(poor, **LONG)
-    debts = [deal.price for deal, state in rich.deals() if state is DealState.PAID_LATE]
-    assert len(debts) == 2
-    _, grid, ledger = play(poor, **(LONG | {"endowment": max(debts) / 1e6}))
-    mine = [(deal.round, state) for deal, state in ledger.deals() if deal.buyer == "C"]
-    assert [number for number, _ in mine] == [2, 3]
-    assert {state for _, state in mine} <= {DealState.PAID_LATE, DealState.REFUNDED}
-    assert not [message for message in grid.sent(OFFER, "C") if int(message.metadata.group_id) > 3]
+    _, grid, ledger = play(tamper, **LONG)
+    assert failed[0] == failed[1], "the key came twice in one round"
+    first = int(failed[0])
+    states = {state for deal, state in ledger.deals() if deal.buyer == "C" and deal.round == first}
+    assert states == {DealState.SETTLED}
+    (next_training,) = [m for m in grid.sent(TRAIN, "C") if int(m.metadata.group_id) == first + 1]
+    assert "arrays" in next_training.content, "the model that it has paid for"
+    assert failed[2] > failed[0], "after one error the key opens the purchase"
+    again = [m for m in grid.sent(EVALUATE, "C") if m.metadata.group_id == failed[2] and "key" in m.content]
+    assert len(again) == 2
+    later = int(failed[2]) + 1
+    assert not any("arrays" in m.content for m in grid.sent(TRAIN, "C") if int(m.metadata.group_id) == later)
 
 
 def test_an_account_belongs_to_the_node_that_opened_it(caplog):

@@ -12,12 +12,12 @@ from clients.client_app import app
 from fl_market.broker import Terms
 from fl_market.errors import MarketError
 from fl_market.ledger import ENDOWMENT, ESCROW, DealState, read_receipts, reconcile
-from fl_market.protocol import OFFER, QUOTE
+from fl_market.protocol import DELIVERY, OFFER, QUOTE
 from fl_market.runner.engines import run_inline
 from fl_market.runner.inline_grid import InlineGrid
 from strategies import ParameterMarket
 from strategies.server_app import run_arm
-from tests.played import EVALUATE, TRAIN, SpiedGrid, broken, changed, configured, play, settled, tamper_with
+from tests.played import EVALUATE, TRAIN, Purchases, SpiedGrid, broken, changed, configured, play, settled, tamper_with
 from tests.terms import PUBLISHED
 
 pytestmark = pytest.mark.flower
@@ -39,11 +39,12 @@ def test_a_complete_market():
 
 
 def test_parameters_are_sent_only_if_they_differ():
-    """No training message has parameters (no copy was lost), and only buyers' evaluations have."""
+    """Only deliveries have parameters: no copy was lost, and a key is no parameter."""
     _, grid, _ = play()
-    assert not any(message.content.array_records for message in grid.sent(TRAIN))
-    rounds = [int(message.metadata.group_id) for message in grid.sent(EVALUATE) if message.content.array_records]
-    assert rounds == [2, 2, 3, 3]
+    for kind in (TRAIN, OFFER, QUOTE, EVALUATE):
+        assert not any(message.content.array_records for message in grid.sent(kind))
+    assert [int(message.metadata.group_id) for message in grid.sent(DELIVERY)] == [2, 2, 3, 3]
+    assert [int(m.metadata.group_id) for m in grid.sent(EVALUATE) if "key" in m.content] == [2, 2, 3, 3]
 
 
 def test_offers_and_quotes_name_the_traded_layers():
@@ -232,12 +233,12 @@ def test_no_deal_without_a_valid_ask(change):
     "change",
     [
         lambda message, reply: None,
-        lambda message, reply: changed(reply, acknowledgement=ConfigRecord({"model-digest": "0" * 64})),
+        lambda message, reply: changed(reply, acknowledgement=ConfigRecord({"sealed-digest": "0" * 64})),
         lambda message, reply: changed(reply, acknowledgement=ConfigRecord({})),
     ],
 )
 def test_a_buyer_without_a_valid_acknowledgement_is_refunded_and_keeps_its_model(change):
-    strategy, grid, ledger = play(tamper_with("A", EVALUATE, change, market_round=3))
+    strategy, grid, ledger = play(tamper_with("A", DELIVERY, change, market_round=3))
     assert settled(ledger) == [(2, "A"), (2, "B"), (3, "B")]
     assert [d.buyer for d, state in ledger.deals() if state is DealState.REFUNDED] == ["A"]
     own = next(
@@ -408,14 +409,13 @@ def test_agents_with_different_label_spaces_trade_shared_layers_and_keep_their_h
     def tamper(name, message, reply):
         if message.metadata.message_type == TRAIN:
             heads[name] = reply.content["arrays"]["9.weight"].numpy()
-        if message.metadata.message_type == EVALUATE and message.content.array_records:
-            delivered = next(iter(message.content.array_records.values()))
-            assert delivered["9.weight"].numpy().shape == (7, 16)
+        if (delivered := purchases.opened(name, message)) is not None:
+            assert delivered["9.weight"].shape == (7, 16)
             np.testing.assert_array_equal(delivered["9.weight"].numpy(), heads[name])
             changed_layers.add(name)
         return reply
 
-    changed_layers = set()
+    changed_layers, purchases = set(), Purchases()
     _, grid, ledger = play(tamper=tamper, **LABELS)
     assert {deal.buyer for deal, _ in ledger.deals()} == changed_layers != set()
     offered = {layers for message in grid.sent(OFFER) for layers in message.content["offers"]["layers"]}
@@ -485,11 +485,11 @@ def test_a_buyer_may_register_its_own_validation_data():
 
 def test_a_reseller_sells_nothing(caplog):
     """It does not train, and returns the model that was delivered to it."""
-    delivered = {}
+    delivered, purchases = {}, Purchases()
 
     def tamper(name, message, reply):
-        if name == "A" and message.metadata.message_type == EVALUATE and message.content.array_records:
-            delivered.update(next(iter(message.content.array_records.values())).to_torch_state_dict())
+        if name == "A" and (model := purchases.opened(name, message)) is not None:
+            delivered.update(model)
         if name == "A" and message.metadata.message_type == TRAIN and delivered:
             reply.content["arrays"] = ArrayRecord(dict(delivered))
         return reply

@@ -20,13 +20,15 @@ from fl_market.broker import Terms
 from fl_market.cli import main
 from fl_market.configuration import Configuration
 from fl_market.errors import MarketError
-from fl_market.ledger import ESCROW, DealState, Ledger
-from fl_market.market import incumbents, purchases
+from fl_market.ledger import ESCROW, DealState, Ledger, read_receipts, reconcile
+from fl_market.market import incumbents, purchases, settlement
 from fl_market.protocol import IDENTIFY
 from fl_market.run_folder import LEDGER, at_work, clear_folder, read_configuration
 from fl_market.runner.engines import run_inline
 from fl_market.runner.inline_grid import InlineGrid
 from strategies.checkpoints import Checkpoints
+from strategies.market import ParameterMarket
+from strategies.recovery import Recovery
 from strategies.server_app import run_arm
 from tests import postgres
 from tests.terms import PUBLISHED, PUBLISHED_FLAGS
@@ -109,6 +111,62 @@ def test_a_crash_at_any_step_of_the_ledger_leaves_the_result_unchanged(tmp_path,
     assert {state for _, state in deals} <= {DealState.SETTLED, DealState.REFUNDED, DealState.VOID}
     assert result.agents == uninterrupted.agents
     assert settled(result) == settled(uninterrupted)
+
+
+def crashing(owner, name, when, at=3):
+    """Return an owner's function that crashes before or after its call in a round."""
+    original, calls = getattr(owner, name), []
+
+    def wrapped(*arguments, **named):
+        calls.append(name)
+        due = len(calls) == at
+        if due and when == "before":
+            raise CrashError
+        result = original(*arguments, **named)
+        if due:
+            raise CrashError
+        return result
+
+    return wrapped
+
+
+# the first trading round is round 2: the third delivery is that of round 4
+EXCHANGE = {
+    "before the sealed purchases are sent": (ParameterMarket, "_acknowledgements", "before", 3),
+    "after their acknowledgements": (ParameterMarket, "_acknowledgements", "after", 3),
+    "before the decision is kept": (Recovery, "keep", "before", 7),
+    "after the decision is kept": (Recovery, "keep", "after", 7),
+    "after the payments": (settlement, "apply", "after", 3),
+    "before the answers to the keys": (ParameterMarket, "_end", "before", 4),
+    "before the round is kept": (Recovery, "keep", "before", 8),
+    "after the round is kept": (Recovery, "keep", "after", 8),
+    "after the last payments": (settlement, "apply", "after", 4),
+}
+
+
+@pytest.mark.parametrize("point", EXCHANGE)
+@pytest.mark.parametrize("forgetful", [False, True])
+def test_both_sides_have_what_they_agreed_on_or_neither_has(tmp_path, monkeypatch, uninterrupted, point, forgetful):
+    """The broker crashes; with it, the agents lose all but their disks."""
+    owner, name, when, at = EXCHANGE[point]
+    with monkeypatch.context() as patched:
+        patched.setattr(owner, name, crashing(owner, name, when, at))
+        with pytest.raises(CrashError):
+            run_inline(configured(tmp_path))
+    if forgetful:  # also of a resumed run
+        with monkeypatch.context() as patched:
+            patched.setattr(ParameterMarket, "_end", crashing(ParameterMarket, "_end", "before", 1))
+            with pytest.raises(CrashError):
+                resumed(tmp_path)
+    result = resumed(tmp_path)
+    escrow, deals = check_ledger(tmp_path)
+    assert escrow == 0
+    assert {state for _, state in deals} <= {DealState.SETTLED, DealState.REFUNDED}
+    assert result.agents == uninterrupted.agents, "each buyer has the models that it paid for, and no others"
+    assert settled(result) == settled(uninterrupted)
+    for agent in "AB":
+        receipts = read_receipts(tmp_path / "agents" / agent / "receipts.jsonl")
+        assert reconcile(agent, deals, receipts) == []
 
 
 def test_a_process_killed_at_random_can_be_resumed_to_the_end(tmp_path, uninterrupted):
@@ -214,7 +272,7 @@ def test_a_full_disk_stops_the_round_before_money_moves(tmp_path, monkeypatch, u
 
     def full(path, content):
         calls.append(path)
-        if len(calls) == 9:
+        if len(calls) == 13:
             raise OSError(28, "No space left on device")
         original(path, content)
 
