@@ -53,6 +53,13 @@ class RunSettings:
         minimum=-1,
     )
     bind_accounts: bool = option(False, "tie each account to the node that opened it; needs node authentication")
+    metrics_port: int = option(
+        0,
+        "port on 127.0.0.1 for metrics of the broker (/metrics for Prometheus, /health as JSON); 0 for none",
+        minimum=0,
+        maximum=65535,
+        changeable=True,
+    )
     reply_timeout: float = option(600.0, "seconds to wait for an agent's reply", above=0, changeable=True)
     connect_timeout: float = option(120.0, "seconds to wait for the agents to connect", above=0, changeable=True)
 

@@ -97,7 +97,8 @@ class History:
     def report(self, server_round: int) -> None:
         """Report progress to the observer."""
         if self._observer is not None:
-            self._observer(RoundReport(self._arm, server_round, self._rounds, self.deals, self._accuracy))
+            failures = self.failed.total()
+            self._observer(RoundReport(self._arm, server_round, self._rounds, self.deals, self._accuracy, failures))
 
     def as_json(self) -> dict[str, Any]:
         """Return plain types, for a checkpoint; failures of nodes without a name are left out."""

@@ -16,6 +16,7 @@ from flwr.serverapp.strategy import Strategy
 from fl_market.configuration import Configuration
 from fl_market.errors import MarketError, OptionError
 from fl_market.ledger import Deal, DealState, Ledger
+from fl_market.metrics import served_metrics
 from fl_market.naming import agent_name
 from fl_market.plugins import label
 from fl_market.reports import AgentResult, ArmResult, UnfinishedRunError
@@ -90,8 +91,12 @@ def run_arm(
     arm = arm_named(configuration.run.strategy)
     task = configuration.load_task(BROKER)
     check_split(arm, configuration, task)
-    history = History(label(configuration.run.strategy), configuration.run.num_server_rounds, observer)
-    with _begun(configuration, deployed) as split_seed, Ledger.open(ledger_url(configuration)) as ledger:
+    with (
+        _begun(configuration, deployed) as split_seed,
+        Ledger.open(ledger_url(configuration)) as ledger,
+        served_metrics(configuration.run.metrics_port, ledger, observer) as observed,
+    ):
+        history = History(label(configuration.run.strategy), configuration.run.num_server_rounds, observed)
         setting = Setting(configuration, task, history, ledger, split_seed)
         strategy = arm.build(setting)
         finished = _prepare(configuration, strategy)

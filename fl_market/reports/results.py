@@ -10,13 +10,14 @@ from fl_market.ledger import Deal, DealState
 
 @dataclass(frozen=True)
 class RoundReport:
-    """One line of progress; the accuracy is the mean of all agents'."""
+    """One line of progress; the accuracy is the mean of all agents', and failures are replies."""
 
     arm: str
     round: int
     rounds: int
     deals: int
     accuracy: float
+    failures: int = 0
 
 
 @dataclass(frozen=True)
