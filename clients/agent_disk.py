@@ -16,7 +16,7 @@ from safetensors.torch import save
 from clients.faults import one_line
 from fl_market.errors import MarketError
 from fl_market.files import synchronise, write_whole
-from fl_market.ledger import read_receipts
+from fl_market.ledger import SignedHead, read_receipts
 from fl_market.parameters import StateDict, digest
 from fl_market.protocol import Receipt
 
@@ -100,17 +100,18 @@ class AgentDisk:
                 f"the agent's memory file {path} is damaged; delete it to go on without that memory ({one_line(error)})"
             ) from error
 
-    def note(self, receipts: Sequence[Receipt], run: int) -> None:
-        """Append receipts to the journal; a receipt that it holds already is not repeated.
+    def note(self, receipts: Sequence[Receipt], run: int, head: SignedHead | None = None) -> None:
+        """Append receipts to the journal, each with the ledger's head; none is repeated.
 
         Raises
         ------
         MarketError
             If they cannot be written, or the journal is damaged.
         """
+        proof = {} if head is None else {"head": asdict(head)}
         known = {(entry["run"], entry["deal"], entry["side"]) for entry in self.receipts()}
         lines = [
-            json.dumps({"run": str(run), "round": receipt.round, **asdict(receipt)}) + "\n"
+            json.dumps({"run": str(run), "round": receipt.round, **asdict(receipt), **proof}) + "\n"
             for receipt in receipts
             if (str(run), receipt.deal, receipt.side) not in known
         ]

@@ -16,6 +16,7 @@ from clients.local_updates import adapt_to, evaluate_models, local_update
 from clients.privacy import private_training
 from clients.simulated_faults import faulty_copies
 from clients.trading import ask, ask_disclosed, bid
+from fl_market.ledger import SignedHead
 from fl_market.parameters import StateDict, digest
 from fl_market.protocol import DisclosedQuote, Offer, PublicPrice, QuoteRequest, Receipt, from_columns, to_columns
 
@@ -95,7 +96,9 @@ def take_delivery(message: Message, context: Context) -> Message:
         receive(agent, carried, config.get("model-digest", ""))
     if config.get("fine-tune"):  # the round after the last: its batches are drawn anew
         local_update(agent, market_round + 1)
-    keep(agent, from_columns(Receipt, _columns(message, "receipts")), market_round)
+    head = _columns(message, "head")
+    receipts = from_columns(Receipt, _columns(message, "receipts"))
+    keep(agent, receipts, SignedHead(**head) if head else None, market_round)
     records: dict[str, Record] = {"acknowledgement": _acknowledgement(agent)}
     if config.get("register"):
         records |= _profile(agent)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from clients.agent import Agent
 from fl_market.errors import MarketError
+from fl_market.ledger import SignedHead
 from fl_market.parameters import StateDict, digest
 from fl_market.protocol import Receipt
 from fl_market.sealing import unseal
@@ -73,7 +74,7 @@ def open_purchase(agent: Agent, key: bytes, expected: str) -> None:
     state.sealed = None
 
 
-def keep(agent: Agent, receipts: Sequence[Receipt], market_round: int) -> None:
+def keep(agent: Agent, receipts: Sequence[Receipt], head: SignedHead | None, market_round: int) -> None:
     """Remember the outcome of a round, on the agent's disk too: an acknowledgement may follow.
 
     Parameters
@@ -82,6 +83,8 @@ def keep(agent: Agent, receipts: Sequence[Receipt], market_round: int) -> None:
         The receiver.
     receipts
         Of its purchases and sales.
+    head
+        The ledger's signed head, which comes with receipts.
     market_round
         Number of the round.
 
@@ -94,5 +97,5 @@ def keep(agent: Agent, receipts: Sequence[Receipt], market_round: int) -> None:
     state.quotes = state.quotes.resolved(receipts)
     state.note_purchases(receipts)
     if (disk := agent.disk) is not None:
-        disk.note(receipts, agent.run)
+        disk.note(receipts, agent.run, head)
         state.save(disk, agent.run, market_round)

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 
-def write_whole(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: bytes, mode: int = 0o666) -> None:
     """Write a file whole or not at all, and return only when a crash cannot undo it.
 
     The content goes to ``NAME.unfinished`` in the same folder, which then takes the file's name.
@@ -18,6 +18,8 @@ def write_whole(path: Path, content: bytes) -> None:
         The file; its folder must exist.
     content
         The new content.
+    mode
+        Permissions of a new file, within those that the process allows.
 
     Raises
     ------
@@ -25,7 +27,7 @@ def write_whole(path: Path, content: bytes) -> None:
         If the file cannot be written; the earlier content is still there.
     """
     unfinished = path.with_name(f"{path.name}.unfinished")
-    with unfinished.open("wb") as file:
+    with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())  # before the rename: else the name may survive without the content

@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 from fl_market.configuration import Configuration
 from fl_market.errors import MarketError
 from fl_market.files import write_whole
+from fl_market.ledger.heads import Signer
 from fl_market.plugins import label
 from fl_market.reports.results import ArmResult
 
@@ -24,6 +25,9 @@ SPLIT_SEED = "split-seed.json"
 """File of the broker alone: the random seed of its split in a deployment, for a resumption."""
 LEDGER = "FL_MARKET_LEDGER"
 """Environment variable of the broker's machine: database URL of a ledger shared by runs."""
+
+LEDGER_KEY = "FL_MARKET_LEDGER_KEY"
+"""Environment variable of the broker's machine: file of the key that signs the ledger's heads."""
 
 
 def ledger_path(out_dir: Path, arm: str) -> Path:
@@ -48,6 +52,25 @@ def ledger_url(configuration: Configuration) -> str:
         return "sqlite://"
     folder = prepare_folder(Path(configuration.run.out_dir))
     return f"sqlite:///{ledger_path(folder, configuration.run.strategy)}"
+
+
+def ledger_signer(configuration: Configuration) -> Signer:
+    """Return the signer of the ledger's heads.
+
+    Its key is in the file that the environment variable names, or else in the run's folder, where a
+    new one is written if there is none. A run without a folder has a key for its own time.
+
+    Raises
+    ------
+    MarketError
+        If the key cannot be read or written.
+    """
+    if LEDGER_KEY in os.environ:
+        return Signer.at(Path(os.environ[LEDGER_KEY]))
+    if not configuration.run.out_dir:
+        return Signer()
+    folder = prepare_folder(Path(configuration.run.out_dir))
+    return Signer.at(folder / f"ledger-{label(configuration.run.strategy)}.key")
 
 
 def prepare_folder(folder: Path) -> Path:
@@ -82,7 +105,15 @@ def clear_folder(folder: Path, overwrite: bool) -> None:
                 pass
         left = [
             path
-            for pattern in (RESULTS, SUMMARY, CONFIGURATION, "ledger-*.db*", "learning_curves.png", "checkpoints-*")
+            for pattern in (
+                RESULTS,
+                SUMMARY,
+                CONFIGURATION,
+                "ledger-*.db*",
+                "ledger-*.key",
+                "learning_curves.png",
+                "checkpoints-*",
+            )
             for path in sorted(folder.glob(pattern))
         ]
         if left and not overwrite:

@@ -18,7 +18,7 @@ from fl_market.data import Batch
 from fl_market.errors import MarketError
 from fl_market.gains import ModelLoss
 from fl_market.gains.splits import check_certify_samples, split_for_run
-from fl_market.ledger import Ledger
+from fl_market.ledger import Ledger, Signer
 from fl_market.options import options_of
 from fl_market.parameters import StateDict
 from fl_market.plugins import find, label
@@ -74,6 +74,8 @@ class Setting:
         Receive metrics and trades.
     split_seed
         The seed of the broker's split, which agents may not be told; None for the options' own.
+    signer
+        Signs the ledger's heads.
     """
 
     configuration: Configuration
@@ -81,6 +83,7 @@ class Setting:
     history: History
     ledger: Ledger
     split_seed: int | None = field(default=None, repr=False)
+    signer: Signer = field(default_factory=Signer, repr=False)
 
     @cached_property
     def splits(self) -> tuple[Batch, Batch]:
@@ -196,6 +199,7 @@ def _among_nodes(
         history=setting.history,
         checkpoints=checkpoints,
         bind_accounts=run.bind_accounts,
+        signer=setting.signer,
     )
 
 

@@ -8,6 +8,7 @@ decodes replies, advances the broker's round, and encodes messages; the round it
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from logging import INFO
 from typing import Any, TypeVar
 
@@ -18,6 +19,7 @@ from flwr.serverapp.strategy import Result, Strategy
 
 from fl_market.broker import Broker
 from fl_market.errors import MarketError
+from fl_market.ledger import SignedHead, Signer
 from fl_market.market import settlement
 from fl_market.market.outcome import Acknowledgement, Delivery, Exchange, Notice, SealedDelivery
 from fl_market.market.round import Bidding, TradingRound
@@ -61,6 +63,8 @@ class ParameterMarket(Strategy):
     bind_accounts
         Tie each account to the node that opened it. Nodes must authenticate, because other nodes
         get a new id with each connection.
+    signer
+        Signs the ledger's head, which goes with the receipts; by default with a key of its own.
     """
 
     def __init__(
@@ -77,6 +81,7 @@ class ParameterMarket(Strategy):
         history: History | None = None,
         checkpoints: Checkpoints | None = None,
         bind_accounts: bool = False,
+        signer: Signer | None = None,
     ) -> None:
         self.broker = broker
         self.history = history or History("market", 0)
@@ -97,6 +102,7 @@ class ParameterMarket(Strategy):
             bind_accounts=bind_accounts,
         )
         self._recovery = Recovery(broker, self.history, checkpoints)
+        self._signer = signer or Signer()
         self._grid: Grid | None = None
         self._last = 0
         self._sent: list[Message] = []
@@ -345,22 +351,28 @@ class ParameterMarket(Strategy):
         return message_content(config, server_round, digest=seat.model_digest, model=record)
 
     def _evaluations(self, server_round: int, config: ConfigRecord) -> list[Message]:
+        head = None
+        if any(delivery.receipts for delivery in self._deliveries.values()):
+            head = self._signer.sign(self.broker.ledger.head())
         contents = {
-            seat.node: self._evaluation(seat, self._deliveries[seat.name], server_round, config)
+            seat.node: self._evaluation(seat, self._deliveries[seat.name], server_round, config, head)
             for seat in self.seats
             if seat.name in self._deliveries
         }
         return build_messages(contents, MessageType.EVALUATE, server_round)
 
-    def _evaluation(self, seat: Seat, delivery: Delivery, server_round: int, config: ConfigRecord) -> RecordDict:
+    def _evaluation(
+        self, seat: Seat, delivery: Delivery, server_round: int, config: ConfigRecord, head: SignedHead | None
+    ) -> RecordDict:
         wanted = delivery.digest or seat.model_digest
         known = delivery.key or seat.agent_digest == wanted
         model = None if known else delivery.model or self.broker.state.models[seat.name]
         content = message_content(config, server_round, digest=wanted, model=model)
         if delivery.key:
             content["key"] = ConfigRecord({"key": delivery.key})
-        if delivery.receipts:
+        if delivery.receipts and head is not None:
             content["receipts"] = as_record(delivery.receipts)
+            content["head"] = ConfigRecord(asdict(head))
         return content
 
     def _warn(self, market_round: int, failures: Mapping[int, str]) -> None:

@@ -28,6 +28,7 @@ from fl_market.run_folder import (
     at_work,
     checkpoints_path,
     clear_folder,
+    ledger_signer,
     ledger_url,
     read_configuration,
     read_split_seed,
@@ -97,7 +98,7 @@ def run_arm(
         served_metrics(configuration.run.metrics_port, ledger, observer) as observed,
     ):
         history = History(label(configuration.run.strategy), configuration.run.num_server_rounds, observed)
-        setting = Setting(configuration, task, history, ledger, split_seed)
+        setting = Setting(configuration, task, history, ledger, split_seed, ledger_signer(configuration))
         strategy = arm.build(setting)
         finished = _prepare(configuration, strategy)
         common = task.initial_model(configuration.run.seed)

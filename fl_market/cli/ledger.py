@@ -19,6 +19,7 @@ def add_ledger(commands: "Commands") -> None:
     show.add_argument("--account", metavar="NAME", help="show only this account's statement")
     show.set_defaults(command=_show)
     verify = actions.add_parser("verify", help="check the chain of entries, the deals and the balances")
+    verify.add_argument("--head", metavar="FILE", help="an agent's receipts.jsonl, whose signed heads must fit as well")
     verify.set_defaults(command=_verify)
     export = actions.add_parser("export", help="print the journal in another format")
     export.add_argument(
@@ -29,6 +30,8 @@ def add_ledger(commands: "Commands") -> None:
     reconcile.add_argument("--account", required=True, metavar="NAME", help="the agent's account")
     reconcile.add_argument("--receipts", required=True, metavar="FILE", help="the agent's receipts.jsonl")
     reconcile.set_defaults(command=_reconcile)
+    for action in (verify, reconcile):
+        action.add_argument("--key", default="", metavar="HEX", help="the operator's public key, known from elsewhere")
     for action in (show, verify, export, reconcile):
         action.add_argument(
             "--db", required=True, metavar="URL", help="the ledger: a file, sqlite:///FILE, or postgresql+psycopg://…"
@@ -54,9 +57,18 @@ def _show(options: argparse.Namespace) -> int:
 
 
 def _verify(options: argparse.Namespace) -> int:
+    from fl_market.ledger import read_receipts, rewritten
+    from fl_market.ledger.receipts import heads_in
+
     with _opened(options) as ledger:
         entries, deals = ledger.size()
-        return _ended(ledger.verify(), f"ledger OK: {entries} entries, {deals} deals, and all balances add up to 0")
+        found = f"ledger OK: {entries} entries, {deals} deals, and all balances add up to 0"
+        problems = ledger.verify()
+        if options.head:
+            heads = heads_in(read_receipts(Path(options.head)))
+            problems += rewritten(heads, ledger.hashes(), options.key)
+            found += f"; {len(heads)} signed heads of {options.head} fit"
+        return _ended(problems, found)
 
 
 def _export(options: argparse.Namespace) -> int:
@@ -68,11 +80,13 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _reconcile(options: argparse.Namespace) -> int:
-    from fl_market.ledger import read_receipts, reconcile
+    from fl_market.ledger import read_receipts, reconcile, rewritten
+    from fl_market.ledger.receipts import heads_in
 
     with _opened(options) as ledger:
         receipts = read_receipts(Path(options.receipts))
         problems = reconcile(options.account, ledger.deals(), receipts)
+        problems += rewritten(heads_in(receipts), ledger.hashes(), options.key)
     return _ended(problems, f"all {len(receipts)} receipts of {options.account} agree with the ledger")
 
 

@@ -15,6 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from fl_market.errors import MarketError
 from fl_market.ledger.database import READING, name_of, open_database, reason_of
 from fl_market.ledger.deals import SUCCESSORS, Deal, DealState
+from fl_market.ledger.heads import Head, Tree
 from fl_market.ledger.journal import GENESIS, Entry
 from fl_market.ledger.schema import accounts, deals, entries, runs
 from fl_market.ledger.verification import ENDOWED, ENDOWMENT, ESCROW, check_terms, transfer_of, verify
@@ -43,6 +44,7 @@ class Ledger:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._tree = Tree()
         self._joined = threading.local()
 
     @classmethod
@@ -279,6 +281,18 @@ class Ledger:
         with self._snapshot() as connection:
             found = connection.execute(select(entries.c.hash).where(entries.c.sequence == position[0]))
             return bool(found.scalar_one_or_none() == position[1])
+
+    def head(self) -> Head:
+        """Return the head of the journal's Merkle tree; each entry is read once."""
+        with self._snapshot() as connection:
+            newer = select(entries.c.hash).where(entries.c.sequence > self._tree.size).order_by(entries.c.sequence)
+            self._tree.extend(map(bytes.fromhex, connection.execute(newer).scalars()))
+        return Head(self._tree.size, self._tree.root().hex())
+
+    def hashes(self) -> list[str]:
+        """Return the hashes of all entries, in their order."""
+        with self._snapshot() as connection:
+            return list(connection.execute(select(entries.c.hash).order_by(entries.c.sequence)).scalars())
 
     def verify(self) -> list[str]:
         """Return the ledger's problems, one sentence each; an empty list if there are none."""

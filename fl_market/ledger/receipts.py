@@ -8,10 +8,14 @@ from typing import Any
 
 from fl_market.errors import MarketError
 from fl_market.ledger.deals import Deal, DealState
+from fl_market.ledger.heads import SignedHead
 from fl_market.pricing.money import credits_text
 
 Entry = Mapping[str, Any]
-"""A receipt in the journal: ``run``, ``round``, ``deal``, ``side``, ``partner``, ``price``."""
+"""A receipt in the journal: ``run``, ``round``, ``deal``, ``side``, ``partner``, ``price``.
+
+Its ``head`` is the :class:`SignedHead` that came with it, or None.
+"""
 
 
 def read_receipts(path: Path) -> list[dict[str, Any]]:
@@ -30,10 +34,25 @@ def read_receipts(path: Path) -> list[dict[str, Any]]:
     for number, line in enumerate(lines[:-1], start=1):  # a crash cut off the text after the last end of line
         try:
             entry = json.loads(line.decode())
-            entries.append({name: entry[name] for name in ("run", "round", "deal", "side", "partner", "price")})
+            known = {name: entry[name] for name in ("run", "round", "deal", "side", "partner", "price")}
+            entries.append({**known, "head": _head(entry.get("head"))})
         except (ValueError, KeyError, TypeError) as error:
             raise MarketError(f"line {number} of {path} is not a receipt") from error
     return entries
+
+
+def _head(columns: dict[str, Any] | None) -> SignedHead | None:
+    if columns is None:
+        return None
+    head = SignedHead(**columns)
+    if type(head.size) is not int or not all(isinstance(text, str) for text in (head.root, head.key, head.signature)):
+        raise TypeError("a head has a whole number and three texts")
+    return head
+
+
+def heads_in(receipts: Sequence[Entry]) -> list[SignedHead]:
+    """Return the signed heads among an agent's receipts, each once, in their order."""
+    return list(dict.fromkeys(entry["head"] for entry in receipts if entry["head"] is not None))
 
 
 def reconcile(account: str, deals: Sequence[tuple[Deal, DealState]], receipts: Sequence[Entry]) -> list[str]:

@@ -59,7 +59,10 @@ def test_receipts_are_noted_once_and_survive_a_cut_line(tmp_path):
     assert [entry["run"] for entry in disk.receipts()] == ["7", "7", "8", "9"], "a cut line damages no later line"
 
 
-@pytest.mark.parametrize("line", [b"nonsense", b"[]", b'{"run": "7"}', b"\xff\xfe"])
+HEADLESS = b'{"run": "7", "round": 1, "deal": "1/x", "side": "sold", "partner": "x", "price": 1, "head": {"size": 1}}'
+
+
+@pytest.mark.parametrize("line", [b"nonsense", b"[]", b'{"run": "7"}', b"\xff\xfe", HEADLESS])
 def test_a_damaged_journal_is_named_with_its_line(tmp_path, line):
     path = tmp_path / "receipts.jsonl"
     AgentDisk(tmp_path).note([BOUGHT], 7)

@@ -27,6 +27,7 @@ TOLD = {
     EVALUATE: {
         "config": {"server-round", "model-digest"},
         "key": {"key"},
+        "head": {"size", "root", "key", "signature"},
         "receipts": {"deal", "side", "partner", "price"},
     },
 }

@@ -11,7 +11,8 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRec
 from clients.client_app import app
 from fl_market.broker import Terms
 from fl_market.errors import MarketError
-from fl_market.ledger import ENDOWMENT, ESCROW, DealState, read_receipts, reconcile
+from fl_market.ledger import ENDOWMENT, ESCROW, DealState, read_receipts, reconcile, rewritten
+from fl_market.ledger.receipts import heads_in
 from fl_market.protocol import DELIVERY, OFFER, QUOTE
 from fl_market.runner.engines import run_inline
 from fl_market.runner.inline_grid import InlineGrid
@@ -448,6 +449,10 @@ def test_an_agent_never_pays_more_than_its_own_limits(tmp_path, kept):
         receipts = read_receipts(tmp_path / "A" / "receipts.jsonl")
         assert reconcile("A", ledger.deals(), receipts) == []
         assert reconcile("B", ledger.deals(), receipts) != []
+        heads = heads_in(receipts)
+        assert len(heads) == len({entry["round"] for entry in receipts}), "one for each settlement"
+        assert rewritten(heads, ledger.hashes()) == []
+        assert rewritten(heads, reversed(ledger.hashes())) != []
 
 
 def bids_of(message, agent, grid):
