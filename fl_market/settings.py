@@ -61,6 +61,16 @@ class RunSettings:
         changeable=True,
     )
     reply_timeout: float = option(600.0, "seconds to wait for an agent's reply", above=0, changeable=True)
+    quorum: float = option(
+        0.9,
+        "share of the agents after whose replies the others have as long again, and at least --short-deadline",
+        above=0,
+        maximum=1,
+        changeable=True,
+    )
+    short_deadline: float = option(
+        60.0, "least seconds that a phase waits for the rest of the agents after its quorum", above=0, changeable=True
+    )
     connect_timeout: float = option(120.0, "seconds to wait for the agents to connect", above=0, changeable=True)
 
     def __post_init__(self) -> None:

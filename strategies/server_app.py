@@ -43,6 +43,7 @@ from strategies.checkpoints import Checkpoints
 from strategies.exchange import names_at
 from strategies.history import History, Observer
 from strategies.market import ParameterMarket
+from strategies.patience import patient
 from strategies.selection import Score, score_models
 
 SIMULATION_GRID = "InMemoryGrid"
@@ -60,7 +61,8 @@ def main(grid: Grid, context: Context) -> None:
     elif configuration.run.out_dir:
         clear_folder(Path(configuration.run.out_dir), overwrite=False)
     try:
-        _publish(configuration, run_arm(grid, configuration, deployed=not _is_simulation(grid)))
+        waiting = patient(grid, configuration.run)
+        _publish(configuration, run_arm(waiting, configuration, deployed=not _is_simulation(grid)))
     except UnfinishedRunError as error:
         _publish(configuration, error.result)
         raise

@@ -16,6 +16,7 @@ from fl_market.reports import ArmResult
 from fl_market.runner.environment import library_logs, set_environment
 from fl_market.runner.inline_grid import InlineGrid
 from strategies.history import Observer
+from strategies.patience import patient
 from strategies.server_app import run_arm
 
 Engine = Callable[[Configuration, Observer | None], ArmResult]
@@ -81,7 +82,7 @@ def run_simulation(
 
     @server_app.main()
     def main(grid: Grid, context: Context) -> None:
-        results.append(run_arm(grid, configuration, observer))
+        results.append(run_arm(patient(grid, configuration.run), configuration, observer))
 
     ray: dict[str, Any] = {"log_to_driver": verbose, "logging_level": logging.INFO if verbose else logging.CRITICAL}
     with library_logs(verbose):
