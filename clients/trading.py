@@ -14,6 +14,8 @@ from fl_market.valuation import Valuation, decide, value, value_disclosed
 def bid(agent: Agent, offers: Sequence[Offer]) -> list[Bid]:
     """Return the agent's bids, within its limits for one purchase and for all of them together.
 
+    With ``spending-rounds``, an equal part of the limit for all purchases is added in each of them.
+
     Raises
     ------
     MarketError
@@ -23,7 +25,10 @@ def bid(agent: Agent, offers: Sequence[Offer]) -> list[Bid]:
     most_each = micro_credits(options.agent.purchase_limit) if options.agent.purchase_limit else None
     most_in_all = None
     if options.agent.spending_limit:
-        most_in_all = max(0, micro_credits(options.agent.spending_limit) - agent.spent)
+        limit, pace = micro_credits(options.agent.spending_limit), options.agent.spending_rounds
+        if pace and offers:
+            limit = limit * min(offers[0].round, pace) // pace
+        most_in_all = max(0, limit - agent.spent)
     return decide(offers, _valuation(options), most_each, most_in_all)
 
 

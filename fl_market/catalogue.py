@@ -87,7 +87,11 @@ VALUATION = Kind(
     "valuation",
     "a function from an offer to credits",
     "fl_market.valuation:VALUATIONS",
-    {"gain": "the certified gain-from-trade times --bid-scale"},
+    {
+        "gain": "the certified gain-from-trade times --bid-scale",
+        "points(credits, until=1, rounds=0)": "credits for each point of accuracy, up to an accuracy and a round",
+        "curve(accuracy, credits, …, rounds=0)": "what each accuracy is worth in all, linear in between",
+    },
     "fl_market.valuations",
 )
 PARTITION = Kind(

@@ -50,6 +50,12 @@ class Configuration:
     def __post_init__(self) -> None:
         if self.agent.labels and self.run.common_init:
             raise OptionError("common-init must be false with labels: different label spaces have no common model")
+        by_level = isinstance(self.agent.valuation, str) and self.agent.valuation.startswith(("points(", "curve("))
+        if by_level and self.market.certificate == "published":
+            raise OptionError(
+                "certificate must be run or trial with a valuation by levels, which published gains do not tell; "
+                "got 'published'"
+            )
         joins = [int(part) for part in by_agent(self.run.joins)[: self.run.agents]]
         if max(joins) > self.run.num_server_rounds or min(joins) > 1:
             raise OptionError(

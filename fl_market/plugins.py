@@ -77,7 +77,7 @@ class Kind:
 
     def require(self, found: Any, text: str) -> None:
         """Raise OptionError unless ``found`` is a valid plug-in of this kind."""
-        needs_numbers = self.leading and not _takes(found, [0.0] * self.leading)
+        needs_numbers = self.leading and not _takes(found, [0.0] * self.leading, {})
         if isinstance(found, type) or needs_numbers or not all(hasattr(found, name) for name in self.requires):
             raise OptionError(f"the {self.noun} {text} is not {self.what}; known are {self.accepted}")
 
@@ -88,10 +88,11 @@ class Call:
 
     name: str
     numbers: tuple[float, ...] | None
+    named: Mapping[str, float] = field(default_factory=dict)
 
 
 def parse_call(text: str) -> Call:
-    """Return the parts of ``NAME`` or ``NAME(number, …)``.
+    """Return the parts of ``NAME`` or ``NAME(number, …, word=number, …)``.
 
     Raises
     ------
@@ -101,9 +102,11 @@ def parse_call(text: str) -> Call:
     Examples
     --------
     >>> parse_call("split(0.25)")
-    Call(name='split', numbers=(0.25,))
-    >>> parse_call("own.py:rule")
-    Call(name='own.py:rule', numbers=None)
+    Call(name='split', numbers=(0.25,), named={})
+    >>> parse_call("points(100, until=0.9)")
+    Call(name='points', numbers=(100.0,), named={'until': 0.9})
+    >>> parse_call("own.py:rule").numbers is None
+    True
     """
     found = _CALL.fullmatch(text)
     if found is None:
@@ -111,8 +114,12 @@ def parse_call(text: str) -> Call:
     if found["numbers"] is None:
         return Call(found["name"], None)
     try:
-        numbers = found["numbers"].split(",") if found["numbers"].strip() else []
-        return Call(found["name"], tuple(float(number) for number in numbers))
+        parts = found["numbers"].split(",") if found["numbers"].strip() else []
+        words = [part.partition("=") for part in parts if "=" in part]
+        named = {word.strip(): float(number) for word, _, number in words}
+        if len(named) < len(words) or any("=" in part for part in parts[: len(parts) - len(words)]):
+            raise ValueError  # a word twice, or a number after it
+        return Call(found["name"], tuple(float(part) for part in parts if "=" not in part), named)
     except ValueError:
         raise OptionError(f"{text!r} must have numbers separated by commas in its parentheses") from None
 
@@ -142,7 +149,7 @@ def find(kind: Kind, text: str, *, fresh: bool = False) -> Any:
         raise OptionError(f"the {kind.noun} {text!r} lacks its numbers; known are {kind.accepted}")
     found = _look_up(kind, call.name, text, fresh)
     if call.numbers is not None:
-        found = _with_numbers(kind, found, text, call.numbers)
+        found = _with_numbers(kind, found, text, call)
     kind.require(found, text)
     return found
 
@@ -220,45 +227,46 @@ def registry_of(kind: Kind) -> Mapping[str, Any]:
     return registry
 
 
-def _with_numbers(kind: Kind, found: Any, text: str, numbers: Sequence[float]) -> Any:
+def _with_numbers(kind: Kind, found: Any, text: str, call: Call) -> Any:
     """Return the plug-in bound to its numbers.
 
     Without leading arguments, it is called with the numbers at once.
     """
-    if not callable(found) or not _takes(found, [*[0.0] * kind.leading, *numbers]):
+    numbers = call.numbers or ()
+    if not callable(found) or not _takes(found, [*[0.0] * kind.leading, *numbers], call.named):
         raise OptionError(f"the {kind.noun} {text!r} has invalid numbers; known are {kind.accepted}")
+    parameters = inspect.signature(found).parameters
+    placed = [one for one in parameters.values() if one.kind is not inspect.Parameter.KEYWORD_ONLY]
+    in_order = placed[kind.leading :]
     try:
-        fitting = _whole_where_needed(found, text, numbers, kind.leading)
+        fitting = [
+            _whole_where_needed(text, in_order[min(place, len(in_order) - 1)], number)
+            for place, number in enumerate(numbers)
+        ]
+        named = {word: _whole_where_needed(text, parameters[word], number) for word, number in call.named.items()}
     except OptionError as error:
         raise OptionError(f"the {kind.noun} {error}; known are {kind.accepted}") from None
     if kind.leading:
-        return lambda *leading: found(*leading, *fitting)
+        return lambda *leading: found(*leading, *fitting, **named)
     try:
-        return found(*fitting)
+        return found(*fitting, **named)
     except MarketError as error:
         raise OptionError(f"the {kind.noun} {text!r} is invalid: {error}") from error
 
 
-def _takes(found: Callable[..., Any], arguments: Sequence[float]) -> bool:
-    """Return whether a function takes this number of arguments."""
+def _takes(found: Callable[..., Any], arguments: Sequence[float], named: Mapping[str, float]) -> bool:
+    """Return whether a function takes these arguments."""
     try:
-        inspect.signature(found).bind(*arguments)
+        inspect.signature(found).bind(*arguments, **named)
     except (TypeError, ValueError):
         return False
     return True
 
 
-def _whole_where_needed(
-    found: Callable[..., Any], text: str, numbers: Sequence[float], leading: int
-) -> tuple[float, ...]:
-    """Return the numbers, converted to ``int`` where the function is annotated with it."""
-    parameters = list(inspect.signature(found).parameters.values())[leading:]
-    fitting: list[float] = []
-    for place, number in enumerate(numbers):
-        parameter = parameters[min(place, len(parameters) - 1)]
-        if parameter.annotation in (int, "int"):
-            if not math.isfinite(number) or number != int(number):
-                raise OptionError(f"{text!r} must have a whole number for {parameter.name}; got {number:g}")
-            number = int(number)  # noqa: PLW2901
-        fitting.append(number)
-    return tuple(fitting)
+def _whole_where_needed(text: str, parameter: inspect.Parameter, number: float) -> float:
+    """Return a number, converted to ``int`` where the parameter is annotated with it."""
+    if parameter.annotation not in (int, "int"):
+        return number
+    if not math.isfinite(number) or number != int(number):
+        raise OptionError(f"{text!r} must have a whole number for {parameter.name}; got {number:g}")
+    return int(number)

@@ -41,6 +41,9 @@ class Offer:
         Certified gain-from-trade and its lower confidence bound, above 0.
     after
         Id of the offer before this incremental purchase, which needs a bid too; else empty.
+    level_before, level_after
+        Accuracy on the broker's fit split, to a thousandth: the best that the buyer could have
+        without this purchase, and with it. 0 where gains are as published.
     """
 
     id: str
@@ -50,6 +53,13 @@ class Offer:
     gain: float
     lower_bound: float
     after: str
+    level_before: float = 0.0
+    level_after: float = 0.0
+
+    @property
+    def round(self) -> int:
+        """The round of the offer, with which its id begins."""
+        return _round_in(self.id, "an offer")
 
 
 @dataclass(frozen=True)
@@ -137,10 +147,14 @@ class Receipt:
         MarketError
             If the id has no round.
         """
-        number, _, partner = self.deal.partition("/")
-        if not number.isdecimal() or not partner:
-            raise MarketError(f"the deal of a receipt must be ROUND/PARTNER; got {self.deal!r}")
-        return int(number)
+        return _round_in(self.deal, "a receipt")
+
+
+def _round_in(identifier: str, what: str) -> int:
+    number, _, partner = identifier.partition("/")
+    if not number.isdecimal() or not partner:
+        raise MarketError(f"the id of {what} must be ROUND/PARTNER; got {identifier!r}")
+    return int(number)
 
 
 Item = TypeVar("Item", Offer, Bid, QuoteRequest, DisclosedQuote, PublicPrice, Ask, Receipt)

@@ -193,6 +193,12 @@ class AgentSettings:
     spending_limit: float = option(
         0.0, "highest sum that an agent pays in all, in credits; 0 for no limit", owner="agent", minimum=0
     )
+    spending_rounds: int = option(
+        0,
+        "rounds over which --spending-limit is spent evenly: of 20, round 5 may reach a quarter; 0 for no pace",
+        owner="agent",
+        minimum=0,
+    )
     prior: str = option("exponential(10)", "the seller's belief about the buyer's gain", owner="agent", kind=PRIOR)
     learn_prior: bool = option(
         False, "replace the prior by one learned from the seller's own quotes, from five quotes on", owner="agent"

@@ -2,7 +2,9 @@
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
+from fl_market.errors import MarketError
 from fl_market.pricing import CREDIT, Prior, Uniform, exact_gain, gain_bounds, micro_credits, myerson_price
 from fl_market.pricing.money import LIMIT
 from fl_market.protocol import Ask, Bid, DisclosedQuote, Offer, QuoteRequest
@@ -35,8 +37,85 @@ def proportional_to_gain(bid_scale: float = 1.0) -> Valuation:
     return valuation
 
 
-VALUATIONS: dict[str, Callable[..., Valuation]] = {"gain": proportional_to_gain}
-"""Name -> a function that makes the valuation from the agent's ``bid-scale``."""
+def points(worth: float, until: float = 1.0, rounds: int = 0) -> Valuation:
+    """Return the valuation of so many credits for each point of accuracy, as percent are called.
+
+    Parameters
+    ----------
+    worth
+        Credits for one point.
+    until
+        Accuracy, in (0, 1], above which no more is paid.
+    rounds
+        Last round in which a purchase is worth anything; 0 for no deadline.
+
+    Raises
+    ------
+    MarketError
+        If a number is out of range.
+
+    Examples
+    --------
+    >>> offer = Offer("7/x", "x", "all", 0.5, 0.25, 0.1, "", level_before=0.86, level_after=0.92)
+    >>> round(points(100, until=0.9)(offer), 6)
+    400.0
+    >>> points(100, until=0.9, rounds=6)(offer)
+    0.0
+    """
+    if not 0 < until <= 1:
+        raise MarketError(f"until must be an accuracy in (0, 1]; got {until:g}")
+    return curve(0.0, 0.0, until, 100 * worth * until, rounds=rounds)
+
+
+def curve(*levels_and_credits: float, rounds: int = 0) -> Valuation:
+    """Return the valuation by what each accuracy is worth, linear between the given ones.
+
+    Parameters
+    ----------
+    levels_and_credits
+        Accuracy, credits, accuracy, credits, …, in ascending order. Below the first and above the
+        last accuracy nothing more is paid.
+    rounds
+        As for :func:`points`.
+
+    Raises
+    ------
+    MarketError
+        If the numbers are no such curve.
+
+    Examples
+    --------
+    The first points are worth more than the last ones:
+
+    >>> offer = Offer("7/x", "x", "all", 0.5, 0.25, 0.1, "", level_before=0.8, level_after=0.95)
+    >>> round(curve(0.5, 0, 0.9, 80, 1.0, 90)(offer), 6)
+    25.0
+    """
+    levels, worth = levels_and_credits[::2], levels_and_credits[1::2]
+    ascending = all(low < high for low, high in pairwise(levels)) and all(low <= high for low, high in pairwise(worth))
+    if len(levels) < 2 or len(levels) != len(worth) or not ascending or not 0 <= levels[0] < levels[-1] <= 1:
+        raise MarketError(
+            "a curve must be two or more accuracies in [0, 1], each with its credits, both in ascending order; got "
+            + ", ".join(f"{number:g}" for number in levels_and_credits)
+        )
+    if rounds < 0:
+        raise MarketError(f"rounds must be at least 0; got {rounds}")
+
+    def credits_of(level: float) -> float:
+        for (low, less), (high, more) in pairwise(zip(levels, worth, strict=True)):
+            if level <= high:
+                return less + (more - less) * max(0.0, level - low) / (high - low)
+        return worth[-1]
+
+    def valuation(offer: Offer) -> float:
+        late = rounds and offer.round > rounds
+        return 0.0 if late else credits_of(offer.level_after) - credits_of(offer.level_before)
+
+    return valuation
+
+
+VALUATIONS: dict[str, Callable[..., Valuation]] = {"gain": proportional_to_gain, "points": points, "curve": curve}
+"""Name -> a function that makes the valuation: ``gain`` from the agent's ``bid-scale``."""
 
 
 def check_valuation(valuation: Valuation) -> None:
@@ -61,7 +140,7 @@ def check_valuation(valuation: Valuation) -> None:
     """
     for gain in (0.0, 1e-6, 0.01, 0.3, 1.0):
         for layers, alpha, after in (("all", 0.5, ""), ("0,2", 1.0, ""), ("all", 0.1, "first")):
-            offer = Offer("offer", "agent-1", layers, alpha, gain, gain / 2, after)
+            offer = Offer("7/agent-1", "agent-1", layers, alpha, gain, gain / 2, after, 0.9 - gain / 4, 0.9)
             value = valuation(offer)
             if isinstance(value, bool) or not isinstance(value, int | float):
                 raise AssertionError(f"the valuation must return a number; got {value!r} for {offer}")
@@ -79,7 +158,8 @@ def decide(
     """Return a buyer's bids on the best offer and on each incremental purchase after it.
 
     The best offer has the highest lower bound. A bid is the offer's valuation in micro-credits, at
-    least 0. Without offers there are no bids.
+    least 0, and 0 for an offer without a certified gain, which has no price. Without offers there
+    are no bids.
 
     Parameters
     ----------
@@ -108,7 +188,8 @@ def decide(
     left = most_in_all
     while best is not None and left != 0:
         limits = [limit for limit in (most_each, left) if limit is not None]
-        bids.append(Bid(best.id, min(max(0, micro_credits(valuation(best))), *limits, LIMIT)))
+        worth = max(0, micro_credits(valuation(best))) if best.gain > 0 else 0
+        bids.append(Bid(best.id, min(worth, *limits, LIMIT)))
         left = None if left is None else left - bids[-1].amount
         best = next((offer for offer in offers if offer.after == bids[-1].offer), None)
     return bids

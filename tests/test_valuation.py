@@ -2,7 +2,11 @@ import itertools
 import math
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from fl_market.catalogue import find_valuation
+from fl_market.configuration import Configuration
 from fl_market.errors import MarketError
 from fl_market.pricing import Exponential, Uniform, exact_gain, gain_bounds
 from fl_market.protocol import Ask, Bid, DisclosedQuote, Offer, QuoteRequest
@@ -57,8 +61,69 @@ def test_a_value_that_cannot_be_paid_is_no_bid(worth):
 
 
 def test_the_shipped_valuations_conform():
-    for make in VALUATIONS.values():
-        check_valuation(make(2.0))
+    for text in ("gain", "points(100)", "points(100, until=0.9, rounds=7)", "curve(0, 0, 0.9, 50)"):
+        check_valuation(find_valuation(text, 2.0))
+
+
+def leveled(before, after, number=7):
+    return Offer(f"{number}/x", "x", "all", 0.5, 0.3, 0.1, "", before, after)
+
+
+@pytest.mark.parametrize(
+    ("text", "before", "after", "worth"),
+    [
+        ("points(100)", 0.5, 0.51, 100),
+        ("points(100, until=0.9)", 0.85, 0.95, 500),
+        ("points(100, until=0.9)", 0.91, 0.95, 0),
+        ("points(100, 0.9)", 0.85, 0.87, 200),
+        ("points(100)", 0.6, 0.5, -1000),
+        ("points(100, rounds=7)", 0.5, 0.51, 100),
+        ("points(100, rounds=6)", 0.5, 0.51, 0),
+        ("curve(0.5, 0, 0.9, 80, 1, 90)", 0.4, 0.7, 40),
+        ("curve(0.5, 0, 0.9, 80, 1, 90)", 0.85, 0.95, 15),
+        ("curve(0.5, 0, 0.9, 80, rounds=6)", 0.5, 0.9, 0),
+    ],
+)
+def test_what_a_level_is_worth(text, before, after, worth):
+    assert find_valuation(text, 1.0)(leveled(before, after)) == pytest.approx(worth, abs=1e-9)
+
+
+@given(st.floats(0, 1), st.floats(0, 1), st.floats(0, 1))
+def test_levels_are_paid_once_whatever_the_number_of_purchases(first, second, third):
+    valuation = find_valuation("curve(0.2, 0, 0.6, 70, 0.9, 80)", 1.0)
+    low, middle, high = sorted((first, second, third))
+    in_two = valuation(leveled(low, middle)) + valuation(leveled(middle, high))
+    assert in_two == pytest.approx(valuation(leveled(low, high)))
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("points", "lacks its numbers"),
+        ("points(100, until=2)", r"until must be an accuracy in \(0, 1\]; got 2"),
+        ("points(100, until=0.9, until=0.8)", "must have numbers separated by commas"),
+        ("points(until=0.9, 100)", "must have numbers separated by commas"),
+        ("points(100, unti=0.9)", "has invalid numbers"),
+        ("points(100, rounds=1.5)", "must have a whole number for rounds; got 1.5"),
+        ("points(100, rounds=-1)", "rounds must be at least 0; got -1"),
+        ("curve(0.5, 0, 0.4, 80)", "must be two or more accuracies"),
+        ("curve(0.5, 0, 0.9)", "must be two or more accuracies"),
+        ("curve(0.5, 10, 0.9, 5)", "both in ascending order; got 0.5, 10, 0.9, 5"),
+    ],
+)
+def test_levels_that_cannot_be_valued_are_refused(text, complaint):
+    with pytest.raises(MarketError, match=complaint):
+        find_valuation(text, 1.0)
+
+
+def test_published_gains_tell_no_levels():
+    with pytest.raises(MarketError, match="certificate must be run or trial with a valuation by levels"):
+        Configuration.of(valuation="points(100)", certificate="published")
+
+
+def test_a_purchase_on_approval_gets_a_bid_of_zero():
+    free = Offer("7/x", "x", "all", 0.5, 0.0, 0.1, "", 0.5, 0.9)
+    assert decide([free], find_valuation("points(100)", 1.0), most_in_all=10) == [Bid("7/x", 0)]
 
 
 COUNT = itertools.count()

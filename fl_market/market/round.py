@@ -30,6 +30,8 @@ from fl_market.market.trials import Trial
 from fl_market.parameters import StateDict
 from fl_market.protocol import Ask, Bid, DisclosedQuote, Offer, PublicPrice, QuoteRequest
 
+LEVEL_DIGITS = 3
+"""Digits of an accuracy that offers tell."""
 PUBLIC_PRICES = 100
 """Largest number of past prices sent to sellers."""
 
@@ -104,6 +106,8 @@ class TradingRound:
                     gain=self.payable(trial),
                     lower_bound=told(trial.promise) if math.isfinite(trial.promise) else 0.0,
                     after=offer_id(self.number, trial.after, names) if trial.after else "",
+                    level_before=round(trial.levels[0], LEVEL_DIGITS),
+                    level_after=round(trial.levels[1], LEVEL_DIGITS),
                 )
             )
         return offers

@@ -57,6 +57,8 @@ class Trial:
     foreseen
         The certificate of the progress as the fit split shows it; None without a promise. It
         depends on nothing that the certify split shows, and says what an offer will tell.
+    levels
+        Accuracy on the fit split without the purchase, at best, and with it.
     promise
         Lower bound of the gain on the fit split, which decides what is delivered on approval:
         agents see many such decisions, and must not learn the certify split from them. Minus
@@ -74,6 +76,7 @@ class Trial:
     after: tuple[str, ...] = ()
     progress: Certificate | None = None
     foreseen: Certificate | None = None
+    levels: tuple[float, float] = (0.0, 0.0)
     promise: float = -math.inf
     regress: bool = False
 
@@ -216,11 +219,14 @@ def _after_service(trial: Trial, merged: SplitScores, incumbent: Incumbent, term
         progress = _increment(incumbent.priced, merged, "certify", terms, error)
     if trial.promise > 0:
         foreseen = _increment(incumbent.priced, merged, "fit", terms, error)
+    # told to the buyer: of the fit split, as all that is not counted
+    before = min(float(known.fit.error.mean()) for known in incumbent.priced.values())
+    levels = 1 - before, 1 - float(merged.fit.error.mean())
     best = incumbent.priced.get(BEST)
     regress = (
         best is not None and certify(merged.certify.brier, best.certify.brier, confidence=terms.confidence).positive
     )
-    return replace(trial, progress=progress, foreseen=foreseen, regress=regress)
+    return replace(trial, progress=progress, foreseen=foreseen, levels=levels, regress=regress)
 
 
 def _budget(own: StateDict, terms: Terms) -> int:

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 from flwr.app import Context, RecordDict
 
@@ -31,6 +33,15 @@ def test_bids_keep_the_limit_of_all_purchases_together():
     assert bid(agent(spending_limit=0.5), OFFERS) == [Bid("a", 400_000), Bid("b", 100_000)]
     assert bid(spend(agent(spending_limit=0.5), 200_000), OFFERS) == [Bid("a", 300_000)]
     assert bid(spend(agent(spending_limit=0.5), 600_000), OFFERS) == []
+
+
+@pytest.mark.parametrize(("number", "amount"), [(1, 50_000), (5, 250_000), (10, 400_000), (99, 400_000)])
+def test_a_paced_agent_spends_an_equal_part_of_its_limit_in_each_round(number, amount):
+    offers = [replace(OFFERS[0], id=f"{number}/x")]
+    buyer = agent(spending_limit=0.5, spending_rounds=10)
+    assert bid(buyer, offers) == [Bid(f"{number}/x", amount)]
+    left = [one.amount for one in bid(spend(buyer, 50_000), offers)]
+    assert left == {1: [], 5: [200_000], 10: [400_000], 99: [400_000]}[number]
 
 
 def test_an_agent_with_a_disk_counts_what_earlier_runs_spent(tmp_path):

@@ -78,6 +78,8 @@ def test_what_an_offer_will_tell_is_foreseen_without_the_certify_split(models):
         assert trial.priced != others[pair].priced
         assert (trial.foreseen, trial.promise) == (others[pair].foreseen, others[pair].promise)
         assert trial.foreseen is not None
+        assert trial.levels == others[pair].levels
+        assert trial.levels[0] < trial.levels[1] <= 1
 
 
 # -- alternatives and prices of an incumbent, in closed form --------------------------------------

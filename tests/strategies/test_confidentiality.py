@@ -17,7 +17,10 @@ pytestmark = pytest.mark.flower
 THREE = {"agents": 3, "partition": "dirichlet(0.5)", "num_server_rounds": 5, "learning_rate": 0.05}
 TOLD = {
     TRAIN: {"config": {"server-round", "initialisation", "register", "model-digest"}},
-    OFFER: {"config": {"server-round"}, "offers": {"id", "seller", "layers", "alpha", "gain", "lower_bound", "after"}},
+    OFFER: {
+        "config": {"server-round"},
+        "offers": {"id", "seller", "layers", "alpha", "gain", "lower_bound", "after", "level_before", "level_after"},
+    },
     QUOTE: {
         "config": {"server-round"},
         "quotes": {"id", "layers", "alpha", "beta", "gain"},

@@ -60,7 +60,17 @@ def test_offers_and_quotes_are_private_and_hold_only_fields_of_the_protocol():
     _, grid, _ = play()
     for agent, message, _ in grid.seen:
         if message.metadata.message_type == OFFER:
-            assert set(message.content["offers"]) == {"id", "seller", "layers", "alpha", "gain", "lower_bound", "after"}
+            assert set(message.content["offers"]) == {
+                "id",
+                "seller",
+                "layers",
+                "alpha",
+                "gain",
+                "lower_bound",
+                "after",
+                "level_before",
+                "level_after",
+            }
             assert all(name.startswith("agent-") for name in message.content["offers"]["seller"])
         if message.metadata.message_type == QUOTE:
             assert set(message.content["quotes"]) == {"id", "layers"}
