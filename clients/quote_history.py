@@ -4,8 +4,9 @@ Under some pricing rules a sale reveals the buyer's bid. Otherwise it shows that
 least the ask, as a declined quote shows that it was below.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from statistics import median
 
 from fl_market.pricing import CREDIT, Empirical, PricingRule
 from fl_market.protocol import Ask, PublicPrice, Receipt
@@ -14,6 +15,8 @@ ENOUGH = 5
 """Observations from which on a seller trusts them more than its prior."""
 REMEMBERED = 100
 """Quotes that are kept, the last ones."""
+UNUSUAL = 10
+"""Multiple of the median price above which a public price teaches nothing."""
 _PENDING, _DECLINED = -2, -1
 
 
@@ -84,6 +87,16 @@ class QuoteHistory:
             elif price >= 0:
                 accepted.append(ask / unit)
         if len(values) + len(declined) + len(accepted) < ENOUGH:
-            accepted += [price.amount / unit for price in public]
+            accepted += [amount / unit for amount in _usual(price.amount for price in public)]
         seen = len(values) + len(declined) + len(accepted)
         return Empirical(values, declined, accepted) if seen >= ENOUGH else None
+
+
+def _usual(prices: Iterable[int]) -> list[int]:
+    """Return the prices without those far above the median: two colluding agents can pay any.
+
+    >>> _usual([2, 3, 2, 500])
+    [2, 3, 2]
+    """
+    known = list(prices)
+    return [price for price in known if price <= UNUSUAL * median(known)]

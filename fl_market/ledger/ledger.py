@@ -2,14 +2,14 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, replace
 from itertools import chain, count
 from types import TracebackType
 from typing import Self
 
-from sqlalchemy import Connection, Engine, func, insert, select, update
+from sqlalchemy import Connection, Engine, false, func, insert, or_, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from fl_market.errors import MarketError
@@ -254,6 +254,25 @@ class Ledger:
         with self._snapshot() as connection:
             rows = connection.execute(select(deals).order_by(deals.c.round, deals.c.id)).mappings().all()
         return [_as_deal(dict(row)) for row in rows]
+
+    def last_paid(self, runs: Collection[str], number: int) -> list[Deal]:
+        """Return the last paid deals of some runs, the latest first.
+
+        Only these are read, so that the time does not grow with the ledger.
+
+        Parameters
+        ----------
+        runs
+            Names of the runs, with which the ids of their deals begin.
+        number
+            Largest number of deals.
+        """
+        # from "run/" to "run0", the next text: a comparison that an index can follow
+        own = or_(false(), *((deals.c.id >= f"{run}/") & (deals.c.id < f"{run}0") for run in runs))
+        paid = deals.c.state.in_([state for state in DealState if state.paid])
+        latest = select(deals).where(own, paid).order_by(deals.c.round.desc(), deals.c.id.desc()).limit(number)
+        with self._snapshot() as connection:
+            return [_as_deal(dict(row))[0] for row in connection.execute(latest).mappings()]
 
     def entries(self) -> list[Entry]:
         """Return the whole journal, in its order."""

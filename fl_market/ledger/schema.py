@@ -1,6 +1,6 @@
 """The ledger's tables."""
 
-from sqlalchemy import BigInteger, CheckConstraint, Column, Float, Integer, MetaData, String, Table, Text
+from sqlalchemy import BigInteger, CheckConstraint, Column, Float, Index, Integer, MetaData, String, Table, Text
 
 metadata = MetaData()
 
@@ -27,6 +27,7 @@ deals = Table(
     Column("lower_bound", Float(53), nullable=False),
     Column("alpha", Float(53), nullable=False),
     Column("state", String(20), nullable=False),
+    Index("deals_by_round", "round", "id"),
 )
 
 # the ids of the deals of a run begin with its name

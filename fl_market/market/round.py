@@ -12,12 +12,13 @@ excludes this agent from its part of the round; the round continues without it.
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from fl_market.errors import MarketError
 from fl_market.gains import Counted, ErrorBudget, told
-from fl_market.ledger import Deal, DealState, Ledger
+from fl_market.ledger import Deal, Ledger
 from fl_market.market import settlement
 from fl_market.market.answers import asked_amounts, chosen_purchases
 from fl_market.market.bargain import Bargain
@@ -32,8 +33,10 @@ from fl_market.protocol import Ask, Bid, DisclosedQuote, Offer, PublicPrice, Quo
 
 LEVEL_DIGITS = 3
 """Digits of an accuracy that offers tell."""
-PUBLIC_PRICES = 100
-"""Largest number of past prices sent to sellers."""
+PUBLIC_PRICES, PRICES_OF_A_PAIR = 100, 5
+"""Largest number of past prices sent to sellers, and of those from any one pair of agents."""
+PRICES_READ = 1000
+"""Number of the last deals in which public prices are looked for."""
 
 
 @dataclass(frozen=True)
@@ -157,10 +160,6 @@ class TradingRound:
     def _offered(self) -> list[Trial]:
         return [trial for trial in self._possible() if trial.priced or (self.terms.approval and trial.on_approval)]
 
-    def trades(self) -> list[tuple[Deal, DealState]]:
-        """Return the deals of the market so far, with their states."""
-        return settlement.trades(self.ledger, self.state.runs)
-
     def partner_id(self, deal: Deal, partner: str) -> str:
         """Return the id under which one side of a deal knows it."""
         return partner_id(deal.round, partner, self.state.pseudonyms)
@@ -195,9 +194,19 @@ class Bidding:
 
     @property
     def public_prices(self) -> list[PublicPrice]:
-        """Prices of past deals, without names, for every seller."""
-        paid = [deal for deal, state in self.round.trades() if state.paid]
-        return [PublicPrice(deal.price) for deal in paid[-PUBLIC_PRICES:]]
+        """The last prices of past deals, without names, for every seller.
+
+        Each pair of agents has a few of them at most, so that two that trade with each other
+        again and again do not make the market's prices. A purchase on approval has none.
+        """
+        shown: Counter[frozenset[str]] = Counter()
+        prices: list[PublicPrice] = []
+        for deal in self.round.ledger.last_paid(self.round.state.runs, PRICES_READ):
+            pair = frozenset((deal.buyer, deal.seller))
+            if deal.gain > 0 and shown[pair] < PRICES_OF_A_PAIR and len(prices) < PUBLIC_PRICES:
+                shown[pair] += 1
+                prices.append(PublicPrice(deal.price))
+        return prices[::-1]
 
     def accept_asks(self, asks: Mapping[str, Sequence[Ask]]) -> Bargain:
         """Accept the sellers' asks, agree on deals with bid ≥ ask, and escrow each price.

@@ -1,5 +1,5 @@
 from clients.quote_history import REMEMBERED, QuoteHistory
-from fl_market.pricing import Empirical, nash, split
+from fl_market.pricing import Empirical, myerson_price, nash, split
 from fl_market.pricing import ask as ask_rule
 from fl_market.protocol import Ask, PublicPrice, Receipt
 
@@ -45,3 +45,19 @@ def test_the_bid_that_a_price_reveals():
     for rule in (nash, split(0.25), split(1.0)):
         assert rule.reveals(rule.price(900_000, 100_000), 100_000) == 900_000
     assert ask_rule.reveals is None
+
+
+HONEST = [PublicPrice(amount) for amount in range(150_000, 350_000, 10_000)]
+
+
+def test_wash_trades_do_not_move_a_newcomers_prior():
+    """One price of 50 credits among twenty honest ones once moved the ask from 0.245 to 50."""
+    honest = QuoteHistory().learned_prior(nash, 1.0, HONEST)
+    washed = QuoteHistory().learned_prior(nash, 1.0, [*HONEST, *[PublicPrice(50_000_000)] * 5])
+    assert washed == honest
+    assert myerson_price(washed, 0.0) == myerson_price(honest, 0.0) < 0.4
+
+
+def test_a_market_of_high_prices_is_no_market_of_wash_trades():
+    high = [PublicPrice(1000 * price.amount) for price in HONEST]
+    assert len(QuoteHistory().learned_prior(nash, 1.0, high).accepted) == len(HONEST)

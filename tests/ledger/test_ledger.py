@@ -311,3 +311,19 @@ def test_a_broken_commit_changes_nothing(tmp_path):
         with pytest.raises(MarketError, match="nothing has changed: disk is full"), ledger.together():
             ledger.open_account("B", 100)
         assert set(ledger.balances()) == {"A", ENDOWMENT, ESCROW}
+
+
+def test_the_last_paid_deals_are_those_of_the_given_runs():
+    names = ("market", "market", "market~2", "market0", "market", "market")
+    with Ledger.open() as ledger:
+        for name in "AB":
+            ledger.open_account(name, 1000)
+        for number, run in enumerate(names, start=1):
+            deal = Deal(f"{run}/{number}/A/B", number, "A", "B", 40, 20, 30, 0.1, 0.05, 0.5)
+            ledger.agree(deal)
+            ledger.escrow(deal.id)
+            ledger.deliver(deal.id)
+            (ledger.refund if number == 5 else ledger.settle)(deal.id)
+        assert [deal.round for deal in ledger.last_paid(["market"], 10)] == [6, 2, 1]
+        assert [deal.round for deal in ledger.last_paid(["market", "market~2"], 2)] == [6, 3]
+        assert ledger.last_paid([], 10) == []

@@ -257,6 +257,31 @@ def test_public_prices_are_those_of_paid_deals():
     assert [price.amount for price in bidding.public_prices] == [50]
 
 
+def test_money_that_circles_between_two_agents_makes_few_public_prices():
+    """A and B pay each other 900 in each of twenty rounds; what C pays D stays visible."""
+    trading = opened(trial("A", "B"), trial("B", "A"), trial("C", "D"))
+    for number in range(1, 21):
+        bids = {"A": bid(trading, "A", [900], ["B"]), "B": bid(trading, "B", [900], ["A"])}
+        if number <= 3:
+            bids["C"] = bid(trading, "C", [40], ["D"])
+        trading = replace(trading, number=number)
+        bids = {
+            buyer: [Bid(offer.id, some[0].amount) for offer in trading.offers[buyer]] for buyer, some in bids.items()
+        }
+        bargain = bargained(trading, bids)
+        outcome = bargain.conclude({name: one.acknowledge() for name, one in bargain.deliver().items()})
+        settlement.apply(trading.ledger, outcome)
+    prices = [price.amount for price in replace(trading, number=21).accept_bids({}).public_prices]
+    assert prices == [20] * 3 + [450] * 5
+
+
+def test_purchases_on_approval_make_no_public_price():
+    trading = opened(approved("A", "B"))
+    _, outcome = concluded(trading, {"A": bid(trading, "A", [0])})
+    settlement.apply(trading.ledger, outcome)
+    assert replace(trading, number=8).accept_bids({}).public_prices == []
+
+
 def test_only_the_own_open_deals_of_a_lost_round_are_ended():
     trading = opened(trial("A", "B"), trial("B", "C"), trial("C", "A"))
     bids = {buyer: bid(trading, buyer, [100], [seller]) for buyer, seller in (("A", "B"), ("B", "C"))}

@@ -11,7 +11,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRec
 from clients.client_app import app
 from fl_market.broker import Terms
 from fl_market.errors import MarketError
-from fl_market.ledger import ENDOWMENT, ESCROW, DealState, read_receipts, reconcile, rewritten
+from fl_market.ledger import ENDOWMENT, ESCROW, DealState, Ledger, read_receipts, reconcile, rewritten
 from fl_market.ledger.receipts import heads_in
 from fl_market.protocol import DELIVERY, OFFER, QUOTE
 from fl_market.runner.engines import run_inline
@@ -582,3 +582,14 @@ def test_the_round_in_which_best_models_are_given_back(restore, monkeypatch):
         assert any(not torch.equal(model[name], best["model"][name]) for name in model), "the record is kept"
     carried = [int(message.metadata.group_id) for message in grid.sent(TRAIN, "A") if message.content.array_records]
     assert carried == ([3] if restore == "always" else []), "the next training starts from the record"
+
+
+def test_a_round_does_not_read_the_whole_ledger(monkeypatch):
+    """Its time would grow with the ledger's length."""
+
+    def whole(ledger):
+        raise AssertionError("all deals were read")
+
+    monkeypatch.setattr(Ledger, "deals", whole)
+    _, grid, _ = play(learn_prior=True)
+    assert any("amount" in message.content["prices"] for message in grid.sent(QUOTE))
