@@ -17,7 +17,9 @@ from fl_market.run_folder import write_json
 
 MARKET = "market"
 """The default arm, which must stand for all markets: not the best of several."""
-MARKETS = (MARKET, "market-fine", "market-placebo")
+PLACEBO = "market-placebo"
+"""A control that is no choice: its last agent sells an untrained network, and is not scored."""
+MARKETS = (MARKET, "market-fine", PLACEBO)
 COMMON = ("fedavg", "fedavg-local", "fedavg-tuned", "krum", "fedmedian", "fedtrimmedavg")
 """Arms that begin with one initialisation for all agents."""
 ARMS = ("siloed", "siloed-tuned", "broker-only", *COMMON, "fedavg-late", "fedavg-matched", *reversed(MARKETS))
@@ -157,10 +159,10 @@ def rank(accuracies: Mapping[str, float]) -> dict[str, Any]:
     def best_of(arms: Sequence[str]) -> str:
         return max(arms, key=lambda arm: accuracies[arm])
 
-    other = best_of([arm for arm in accuracies if arm != MARKET])
+    other = best_of([arm for arm in accuracies if arm not in (MARKET, PLACEBO)])
     without = best_of([arm for arm in accuracies if arm not in MARKETS])
     return {
-        "best": best_of(list(accuracies)),
+        "best": best_of([arm for arm in accuracies if arm != PLACEBO]),
         "best other": other,
         "market minus best other": accuracies[MARKET] - accuracies[other],
         "best without a market": without,

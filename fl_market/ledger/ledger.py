@@ -267,7 +267,7 @@ class Ledger:
         number
             Largest number of deals.
         """
-        # no comparison that an index of ids could serve: the index by rounds ends after the last ones
+        # no comparison that an index of ids could serve: that by rounds ends after the last ones
         own = or_(false(), *(func.substr(deals.c.id, 1, len(run) + 1) == f"{run}/" for run in runs))
         paid = deals.c.state.in_([state for state in DealState if state.paid])
         latest = select(deals).where(own, paid).order_by(deals.c.round.desc(), deals.c.id.desc()).limit(number)
