@@ -8,8 +8,7 @@ from enum import StrEnum
 class DealState(StrEnum):
     """The states of a deal: agreed → escrowed → delivered → settled.
 
-    A deal ends as void before the escrow, or as refunded after it; a refunded deal may be paid
-    late.
+    A deal ends as void before the escrow, or as refunded after it.
     """
 
     AGREED = "agreed"
@@ -17,13 +16,12 @@ class DealState(StrEnum):
     DELIVERED = "delivered"
     SETTLED = "settled"
     REFUNDED = "refunded"
-    PAID_LATE = "paid late"
     VOID = "void"
 
     @property
     def paid(self) -> bool:
         """Whether the seller has been paid."""
-        return self in (DealState.SETTLED, DealState.PAID_LATE)
+        return self is DealState.SETTLED
 
 
 SUCCESSORS: dict[DealState, frozenset[DealState]] = {
@@ -31,8 +29,7 @@ SUCCESSORS: dict[DealState, frozenset[DealState]] = {
     DealState.ESCROWED: frozenset({DealState.DELIVERED, DealState.REFUNDED}),
     DealState.DELIVERED: frozenset({DealState.SETTLED, DealState.REFUNDED}),
     DealState.SETTLED: frozenset(),
-    DealState.REFUNDED: frozenset({DealState.PAID_LATE}),
-    DealState.PAID_LATE: frozenset(),
+    DealState.REFUNDED: frozenset(),
     DealState.VOID: frozenset(),
 }
 

@@ -223,17 +223,6 @@ class Ledger:
         """Pay the buyer back out of escrow, after a missing acknowledgement."""
         return self._step(deal_id, DealState.REFUNDED)
 
-    def pay_late(self, deal_id: str) -> DealState:
-        """Pay the seller of a refunded deal whose buyer acknowledges the delivery after all.
-
-        The deal stays refunded if the buyer's balance does not cover the price.
-        """
-        with self._transaction() as connection:
-            deal, state = self._known(connection, deal_id)
-            if state is not DealState.REFUNDED or (_balance(connection, deal.buyer) or 0) < deal.price:
-                return state
-            return _advance(connection, deal, state, DealState.PAID_LATE)
-
     def abandon(self, deal_id: str) -> DealState:
         """End a deal of a lost round: refund it from escrow, or void it if it is only agreed."""
         with self._transaction() as connection:

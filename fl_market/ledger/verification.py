@@ -41,8 +41,6 @@ def transfer_of(deal: Deal, target: DealState) -> tuple[str, str, int]:
         return ESCROW, deal.seller, deal.price
     if target is DealState.REFUNDED:
         return ESCROW, deal.buyer, deal.price
-    if target is DealState.PAID_LATE:
-        return deal.buyer, deal.seller, deal.price
     return deal.buyer, deal.buyer, 0
 
 

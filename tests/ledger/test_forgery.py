@@ -63,7 +63,6 @@ def written(journal, unlinked=0):
 def test_the_forger_writes_what_the_ledger_writes():
     assert written(HONEST).verify() == []
     assert written([*HONEST[:6], REFUNDED]).verify() == []
-    assert written([*HONEST[:6], REFUNDED, moved("paid late", "A", "B", 30)]).verify() == []
     assert written([*HONEST[:4], moved("void", "A", "A", 0)]).verify() == []
 
 
@@ -76,13 +75,9 @@ FORGED = {
         [*HONEST[:6], moved("refunded", ESCROW, "C", 30)],
         ["entry 7 moves 30 from 'market/escrow' to 'C', but the step refunded"],
     ),
-    "a late payment to a stranger": (
-        [*HONEST[:6], REFUNDED, moved("paid late", "A", "C", 30)],
-        ["entry 8 moves 30 from 'A' to 'C', but the step paid late"],
-    ),
-    "a late payment at another price": (
-        [*HONEST[:6], REFUNDED, moved("paid late", "A", "B", 31)],
-        ["entry 8 moves 31 from 'A' to 'B', but the step paid late of the deal 'd' moves 30"],
+    "a payment after a refund": (
+        [*HONEST[:6], REFUNDED, moved("settled", "A", "B", 30)],
+        ["entry 8 moves the deal 'd' from refunded to settled"],
     ),
     "an escrow at another price": (
         [*HONEST[:4], moved("escrowed", "A", ESCROW, 29)],

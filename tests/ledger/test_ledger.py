@@ -49,30 +49,6 @@ def test_a_refund(ledger, delivered):
     assert ledger.verify() == []
 
 
-def test_a_refunded_deal_can_be_paid_late_once(ledger):
-    ledger.agree(deal())
-    for step in (ledger.escrow, ledger.deliver, ledger.refund):
-        assert ledger.pay_late("d") is ledger.state("d") is not DealState.PAID_LATE
-        step("d")
-    for _ in range(2):
-        assert ledger.pay_late("d") is DealState.PAID_LATE
-        assert ledger.balances() == {"A": 70, "B": 130, "C": 100, ENDOWMENT: -300, ESCROW: 0}
-    assert [ledger.settle("d"), ledger.refund("d"), ledger.abandon("d")] == [DealState.PAID_LATE] * 3
-    assert ledger.balance("A") == 70
-    assert ledger.verify() == []
-
-
-def test_a_refunded_deal_stays_refunded_if_its_buyer_cannot_pay(ledger):
-    for identifier, price in (("d", 80), ("e", 50)):
-        ledger.agree(deal(identifier, price=price, bid=100))
-    ledger.escrow("d")
-    ledger.refund("d")
-    ledger.escrow("e")
-    assert ledger.pay_late("d") is DealState.REFUNDED
-    assert ledger.balance("A") == 50
-    assert ledger.verify() == []
-
-
 def test_no_two_runs_have_one_name(ledger_url):
     """Not even if neither has traded yet when the other begins."""
     with Ledger.open(ledger_url) as one, Ledger.open(ledger_url) as other:
@@ -134,7 +110,7 @@ def test_an_invalid_change_is_refused_and_changes_no_balance(ledger, change, mes
 
 STEPS = st.lists(
     st.tuples(
-        st.sampled_from(["agree", "escrow", "deliver", "settle", "refund", "pay_late", "abandon"]),
+        st.sampled_from(["agree", "escrow", "deliver", "settle", "refund", "abandon"]),
         st.integers(0, 4),
         st.integers(0, 90),
     ),
