@@ -16,6 +16,7 @@ from fl_market.errors import MarketError
 from fl_market.files import write_whole
 from fl_market.ledger.heads import Signer
 from fl_market.plugins import label
+from fl_market.registry import Registry
 from fl_market.reports.results import ArmResult
 
 RESULTS = "results.json"
@@ -28,6 +29,9 @@ LEDGER = "FL_MARKET_LEDGER"
 
 LEDGER_KEY = "FL_MARKET_LEDGER_KEY"
 """Environment variable of the broker's machine: file of the key that signs the ledger's heads."""
+
+AGENTS = "FL_MARKET_AGENTS"
+"""Environment variable of the broker's machine: file of the registry of agents."""
 
 
 def ledger_path(out_dir: Path, arm: str) -> Path:
@@ -52,6 +56,17 @@ def ledger_url(configuration: Configuration) -> str:
         return "sqlite://"
     folder = prepare_folder(Path(configuration.run.out_dir))
     return f"sqlite:///{ledger_path(folder, configuration.run.strategy)}"
+
+
+def registry_of_agents() -> Registry | None:
+    """Return the registry that the environment variable names, or None.
+
+    Raises
+    ------
+    MarketError
+        If it cannot be read.
+    """
+    return Registry.read(Path(os.environ[AGENTS])) if AGENTS in os.environ else None
 
 
 def ledger_signer(configuration: Configuration) -> Signer:

@@ -53,6 +53,9 @@ class RunSettings:
         minimum=-1,
     )
     bind_accounts: bool = option(False, "tie each account to the node that opened it; needs node authentication")
+    unauthenticated: bool = option(
+        False, "run over the network without a registry and without bound accounts: any node may take any name"
+    )
     metrics_port: int = option(
         0,
         "port on 127.0.0.1 for metrics of the broker (/metrics for Prometheus, /health as JSON); 0 for none",

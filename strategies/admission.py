@@ -7,6 +7,7 @@ from fl_market.broker import Broker
 from fl_market.errors import MarketError
 from fl_market.parameters import StateDict, check_parameters, digest
 from fl_market.protocol import IDENTIFY
+from fl_market.registry import Registry
 from strategies.exchange import ask, wait_for_nodes, warn
 from strategies.records import HELD, agent_in, parameters_in, profile_in, text_in
 from strategies.seats import Seat, Seats
@@ -27,6 +28,8 @@ class Admission:
         Seconds to wait for agents to connect, and to identify themselves.
     bind_accounts
         Tie each account to the node that opened it.
+    registry
+        Names the agent of each node by the key with which the node authenticates; None for none.
     """
 
     def __init__(
@@ -38,10 +41,12 @@ class Admission:
         connect_timeout: float,
         reply_timeout: float,
         bind_accounts: bool,
+        registry: Registry | None = None,
     ) -> None:
         self._broker, self._seats, self._agents = broker, seats, agents
         self._connect_timeout, self._reply_timeout = connect_timeout, reply_timeout
-        self._bind_accounts = bind_accounts
+        self._bind_accounts, self._registry = bind_accounts, registry
+        self._keys: dict[int, bytes] = {}
 
     @property
     def awaited(self) -> set[str]:
@@ -75,6 +80,8 @@ class Admission:
             if not resumable or market_round == 1:
                 raise
             raise MarketError(f"{error}; rounds up to {market_round - 1} are kept: resume the run") from None
+        if self._registry is not None:
+            self._keys = {info.node_id: info.public_key for info in grid.get_nodes()}
         silent = self._reseat(grid, market_round, [node for node in nodes if node not in self._seats])
         return [node for node in nodes if node not in silent]
 
@@ -88,13 +95,13 @@ class Admission:
         """
         name = agent_in(content)
         self._seats.check(name, node)
-        seat = self._seats.at(node)
+        owner, seat = self._owner(name, node), self._seats.at(node)
         profile = profile_in(content) if seat is None else None
         model = parameters_in(content)
         check_parameters(model, self._broker.template(name, profile))
         held = text_in(content, HELD, "model-digest")
         if seat is None:
-            self._broker.seat(name, self._owner(node))  # before the profile: a stranger must not change the agent's
+            self._seat(name, owner)  # before the profile: a stranger must not change the agent's
             if profile is not None:
                 self._broker.register(name, profile)
             seat = Seat(name, node, held)
@@ -120,7 +127,7 @@ class Admission:
             try:
                 name = agent_in(answer)
                 if name in self.awaited:
-                    self._broker.seat(name, self._owner(node))
+                    self._seat(name, self._owner(name, node))
                     self._seats.take(Seat(name, node, digest(self._broker.state.models[name])))
             except MarketError as error:
                 failures[node] = str(error)
@@ -128,5 +135,11 @@ class Admission:
             warn(market_round, self.who(node), reason)
         return set(failures)
 
-    def _owner(self, node: int) -> str:
+    def _seat(self, name: str, owner: str) -> None:
+        self._broker.seat(name, owner, endowed=self._registry is None)
+
+    def _owner(self, name: str, node: int) -> str:
+        """Return the owner of an agent's account; the node must be that agent's."""
+        if self._registry is not None:
+            return self._registry.owner(name, self._keys.get(node, b""))
         return str(node) if self._bind_accounts else ""

@@ -22,6 +22,7 @@ from fl_market.ledger import Ledger, Signer
 from fl_market.options import options_of
 from fl_market.parameters import StateDict
 from fl_market.plugins import find, label
+from fl_market.registry import Registry
 from fl_market.run_folder import checkpoints_path
 from fl_market.tasks import Task
 from strategies.baselines import (
@@ -76,6 +77,8 @@ class Setting:
         The seed of the broker's split, which agents may not be told; None for the options' own.
     signer
         Signs the ledger's heads.
+    registry
+        The registered agents; None for none.
     """
 
     configuration: Configuration
@@ -84,6 +87,7 @@ class Setting:
     ledger: Ledger
     split_seed: int | None = field(default=None, repr=False)
     signer: Signer = field(default_factory=Signer, repr=False)
+    registry: Registry | None = None
 
     @cached_property
     def splits(self) -> tuple[Batch, Batch]:
@@ -200,6 +204,7 @@ def _among_nodes(
         checkpoints=checkpoints,
         bind_accounts=run.bind_accounts,
         signer=setting.signer,
+        registry=setting.registry,
     )
 
 

@@ -25,6 +25,7 @@ from fl_market.market.outcome import Acknowledgement, Delivery, Exchange, Notice
 from fl_market.market.round import Bidding, TradingRound
 from fl_market.parameters import StateDict
 from fl_market.protocol import DELIVERY, OFFER, QUOTE, Ask, Bid
+from fl_market.registry import Registry
 from strategies.admission import Admission
 from strategies.checkpoints import Checkpoint, Checkpoints
 from strategies.exchange import NO_ANSWER, ask, build_messages, collect, warn
@@ -63,6 +64,8 @@ class ParameterMarket(Strategy):
     bind_accounts
         Tie each account to the node that opened it. Nodes must authenticate, because other nodes
         get a new id with each connection.
+    registry
+        The registered agents; None if any node may take part under any name.
     signer
         Signs the ledger's head, which goes with the receipts; by default with a key of its own.
     """
@@ -81,6 +84,7 @@ class ParameterMarket(Strategy):
         history: History | None = None,
         checkpoints: Checkpoints | None = None,
         bind_accounts: bool = False,
+        registry: Registry | None = None,
         signer: Signer | None = None,
     ) -> None:
         self.broker = broker
@@ -100,6 +104,7 @@ class ParameterMarket(Strategy):
             connect_timeout=connect_timeout,
             reply_timeout=reply_timeout,
             bind_accounts=bind_accounts,
+            registry=registry,
         )
         self._recovery = Recovery(broker, self.history, checkpoints)
         self._signer = signer or Signer()

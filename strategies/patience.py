@@ -15,6 +15,7 @@ from time import monotonic, sleep
 from uuid import uuid4
 
 from flwr.app import Error, Message, RecordDict
+from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
@@ -147,6 +148,10 @@ class PatientGrid(Grid):
     def get_node_ids(self) -> Iterable[int]:
         """Return the ids of the connected nodes."""
         return self._grid.get_node_ids()
+
+    def get_nodes(self) -> Iterable[NodeInfo]:
+        """Return what is known of the connected nodes, such as their public keys."""
+        return self._grid.get_nodes()
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Push messages, and return their ids."""

@@ -19,10 +19,12 @@ from fl_market.ledger import Deal, DealState, Ledger
 from fl_market.metrics import served_metrics
 from fl_market.naming import agent_name
 from fl_market.plugins import label
+from fl_market.registry import Registry
 from fl_market.reports import AgentResult, ArmResult, UnfinishedRunError
 from fl_market.reports.results import check_finished
 from fl_market.reports.table import results_table
 from fl_market.run_folder import (
+    AGENTS,
     LEDGER,
     SPLIT_SEED,
     at_work,
@@ -32,6 +34,7 @@ from fl_market.run_folder import (
     ledger_url,
     read_configuration,
     read_split_seed,
+    registry_of_agents,
     write_configuration,
     write_results,
     write_split_seed,
@@ -100,7 +103,8 @@ def run_arm(
         served_metrics(configuration.run.metrics_port, ledger, observer) as observed,
     ):
         history = History(label(configuration.run.strategy), configuration.run.num_server_rounds, observed)
-        setting = Setting(configuration, task, history, ledger, split_seed, ledger_signer(configuration))
+        registry = _registry(configuration) if deployed else None
+        setting = Setting(configuration, task, history, ledger, split_seed, ledger_signer(configuration), registry)
         strategy = arm.build(setting)
         finished = _prepare(configuration, strategy)
         common = task.initial_model(configuration.run.seed)
@@ -175,6 +179,24 @@ def _split_seed(configuration: Configuration, deployed: bool) -> int:
     if configuration.run.out_dir:
         write_split_seed(folder, drawn)
     return drawn
+
+
+def _registry(configuration: Configuration) -> Registry | None:
+    """Return the registry of a deployment.
+
+    Raises
+    ------
+    MarketError
+        If there is none, and neither do accounts belong to nodes nor is a run with strangers
+        wanted.
+    """
+    registry, run = registry_of_agents(), configuration.run
+    if registry is None and not run.bind_accounts and not run.unauthenticated:
+        raise MarketError(
+            f"a run over the network needs to know its agents: name a registry in {AGENTS} (fl-market agents add), or "
+            "set bind-accounts, which ties each account to an authenticated node, or else unauthenticated"
+        )
+    return registry
 
 
 def _is_simulation(grid: Grid) -> bool:

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from fl_market import __version__
+from fl_market.cli.agents import add_agents
 from fl_market.cli.experiments import add_bench, add_experiments
 from fl_market.cli.ledger import add_ledger
 from fl_market.cli.listings import add_listings
@@ -49,5 +50,6 @@ def make_parser() -> argparse.ArgumentParser:
     add_experiments(commands)
     add_bench(commands)
     add_ledger(commands)
+    add_agents(commands)
     add_listings(commands, make_parser)
     return parser

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fl_market.cli.agents import add_registry, registry_path
 from fl_market.errors import OptionError
 
 if TYPE_CHECKING:
@@ -32,20 +33,46 @@ def add_ledger(commands: "Commands") -> None:
     reconcile.set_defaults(command=_reconcile)
     for action in (verify, reconcile):
         action.add_argument("--key", default="", metavar="HEX", help="the operator's public key, known from elsewhere")
-    for action in (show, verify, export, reconcile):
+    fund = actions.add_parser("fund", help="add credits to a registered agent's account")
+    fund.add_argument("account", metavar="NAME", help="the agent's name")
+    fund.add_argument("credits", type=float, metavar="CREDITS", help="credits to add")
+    fund.add_argument("--memo", default="", metavar="TEXT", help="the reason, for the journal")
+    add_registry(fund)
+    fund.set_defaults(command=_fund)
+    for action in (show, verify, export, reconcile, fund):
         action.add_argument(
             "--db", required=True, metavar="URL", help="the ledger: a file, sqlite:///FILE, or postgresql+psycopg://…"
         )
         action.add_argument("--debug", action="store_true", help=argparse.SUPPRESS)
 
 
-def _opened(options: argparse.Namespace) -> "Ledger":
-    from fl_market.ledger import Ledger
-
+def _url(options: argparse.Namespace) -> str:
     scheme, separator, _ = options.db.partition("://")
     if separator and not scheme.startswith(("sqlite", "postgresql")):
         raise OptionError(f"--db must be a file, sqlite:///FILE or postgresql+psycopg://…; got {options.db!r}")
-    return Ledger.open_existing(options.db if separator else f"sqlite:///{options.db}")
+    return str(options.db) if separator else f"sqlite:///{options.db}"
+
+
+def _opened(options: argparse.Namespace) -> "Ledger":
+    from fl_market.ledger import Ledger
+
+    return Ledger.open_existing(_url(options))
+
+
+def _fund(options: argparse.Namespace) -> int:
+    from fl_market.errors import MarketError
+    from fl_market.ledger import Ledger
+    from fl_market.pricing.money import credits_text, micro_credits
+    from fl_market.registry import Registry
+
+    registry, name = Registry.read(registry_path(options)), options.account
+    if name not in registry.keys:
+        raise MarketError(f"no agent {name} is registered; fl-market agents add registers one")
+    with Ledger.open(_url(options)) as ledger, ledger.together():  # the first funding may make the ledger
+        ledger.open_account(name, 0, registry.keys[name])
+        balance = ledger.fund(name, micro_credits(options.credits), options.memo)
+    print(f"{name} has {credits_text(balance)} credits")
+    return 0
 
 
 def _show(options: argparse.Namespace) -> int:

@@ -21,6 +21,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from fl_market.errors import MarketError
+from fl_market.naming import agent_name
+from fl_market.registry import Registry
+from fl_market.run_folder import AGENTS
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = ROOT / "scripts" / "deploy"
@@ -58,6 +61,8 @@ class Deployment:
         Name of a node -> prefix of its command, such as a command that enters a network namespace.
     environment
         Environment variables of the broker's processes.
+    registered
+        Whether the operator registers each node's key under the name of its agent.
 
     Raises
     ------
@@ -73,11 +78,13 @@ class Deployment:
         host: str = "127.0.0.1",
         launchers: Mapping[str, Sequence[str]] | None = None,
         environment: Mapping[str, str] | None = None,
+        registered: bool = False,
     ) -> None:
         if reason := why_not_here():
             raise MarketError(f"no market can be deployed on this machine: {reason}")
         self.folder, self.nodes, self.host = folder.absolute(), dict(nodes), host
         self._launchers, self._broker_environment = dict(launchers or {}), dict(environment or {})
+        self._registered = registered
         self._certificates = self.folder / "certificates"
         self._control, self._fleet, *local = _free_ports(2 + len(self.nodes))
         self._local = dict(zip(self.nodes, local, strict=True))
@@ -90,6 +97,8 @@ class Deployment:
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
             self._script("certificates.sh", self._certificates, self.host, *self.nodes)
+            if self._registered:
+                self._register()
             self.start_superlink()
             operator, address = self.folder / "operator", f"{self.host}:{self._control}"
             self._script("operator.sh", operator, self._certificates, address, *self.nodes)
@@ -104,6 +113,18 @@ class Deployment:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.end()
+
+    def _register(self) -> None:
+        registry = Registry()
+        for index, node in enumerate(self.nodes):
+            registry = registry.with_agent(agent_name(index), (self._certificates / f"{node}.pub").read_bytes())
+        registry.write(self.registry)
+        self._broker_environment[AGENTS] = str(self.registry)
+
+    @property
+    def registry(self) -> Path:
+        """The registry of agents."""
+        return self.folder / "agents.json"
 
     # -- processes --------------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ from fl_market.ledger.deals import SUCCESSORS, Deal, DealState
 from fl_market.ledger.heads import Head, Tree
 from fl_market.ledger.journal import GENESIS, Entry
 from fl_market.ledger.schema import accounts, deals, entries, runs
-from fl_market.ledger.verification import ENDOWED, ENDOWMENT, ESCROW, check_terms, transfer_of, verify
+from fl_market.ledger.verification import ENDOWED, ENDOWMENT, ESCROW, FUNDED, check_terms, transfer_of, verify
 from fl_market.naming import check_agent_name
 from fl_market.pricing.money import LIMIT, credits_text
 
@@ -156,6 +156,34 @@ class Ledger:
             elif _owner(connection, name) != owner:
                 raise MarketError(f"the account {name!r} belongs to another node")
             return balance
+
+    def fund(self, name: str, amount: int, memo: str = "") -> int:
+        """Add the operator's credits to an account, each time anew; return its balance.
+
+        Parameters
+        ----------
+        name
+            Name of an existing account.
+        amount
+            Micro-credits, above 0.
+        memo
+            The reason, for the journal.
+
+        Raises
+        ------
+        MarketError
+            If there is no such account, or the amount is out of range.
+        """
+        if not 0 < amount <= LIMIT:
+            raise MarketError(f"an amount must be above 0 and at most {LIMIT} micro-credits; got {amount}")
+        with self._transaction() as connection:
+            balance = _balance(connection, name)
+            if balance is None or name in (ENDOWMENT, ESCROW):
+                raise MarketError(f"the ledger has no account {name!r} of an agent")
+            if balance + amount > LIMIT:
+                raise MarketError(f"the balance of {name!r} would exceed {credits_text(LIMIT)} credits")
+            _record(connection, FUNDED, "", ENDOWMENT, name, amount, memo)
+            return balance + amount
 
     def balance(self, name: str) -> int:
         """Return an account's balance in micro-credits.

@@ -22,6 +22,8 @@ ESCROW = "market/escrow"
 """Holds each payment until the buyer's acknowledgement."""
 ENDOWED = "endowed"
 """Step of an account's first entry; its memo names the owner."""
+FUNDED = "funded"
+"""Step of an entry with which the operator funds an account; its memo says why."""
 
 _STEPS = {str(state): state for state in DealState}
 
@@ -131,8 +133,11 @@ class Replay:
         self._previous, self._expected = entry.hash, entry.sequence + 1
 
     def _check_endowment(self, entry: Entry) -> None:
+        if entry.step == FUNDED:
+            self._check_funding(entry)
+            return
         if entry.step != ENDOWED:
-            self._report(entry, f"has no deal, so its step must be {ENDOWED}; got {entry.step!r}")
+            self._report(entry, f"has no deal, so its step must be {ENDOWED} or {FUNDED}; got {entry.step!r}")
         elif entry.payer != ENDOWMENT:
             self._report(entry, f"endows from {entry.payer!r}; it must be from {ENDOWMENT!r}")
         elif entry.payee in self._accounts:
@@ -140,6 +145,12 @@ class Replay:
         elif not _is_agent(entry.payee):
             self._report(entry, f"endows {entry.payee!r}, which is no agent's name")
         self._accounts.add(entry.payee)
+
+    def _check_funding(self, entry: Entry) -> None:
+        if entry.payer != ENDOWMENT:
+            self._report(entry, f"funds from {entry.payer!r}; it must be from {ENDOWMENT!r}")
+        elif entry.payee not in self._accounts:
+            self._report(entry, f"funds {entry.payee!r}, which has no account yet")
 
     def _check_step(self, entry: Entry) -> None:
         if entry.step not in _STEPS:

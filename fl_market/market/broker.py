@@ -100,7 +100,7 @@ class Broker:
 
     # -- agents -----------------------------------------------------------------------------------
 
-    def seat(self, agent: str, owner: str = "") -> int:
+    def seat(self, agent: str, owner: str = "", *, endowed: bool = True) -> int:
         """Open an agent's account with its endowment, unless it has one; return its balance.
 
         Parameters
@@ -109,6 +109,8 @@ class Broker:
             Name of the agent.
         owner
             Owner of the account; empty for an account without an owner.
+        endowed
+            Whether a new account has an endowment; otherwise the operator funds it.
 
         Returns
         -------
@@ -120,7 +122,8 @@ class Broker:
         MarketError
             If the account belongs to another owner.
         """
-        balance = self.ledger.open_account(agent, micro_credits(self.terms.endowment), owner)
+        endowment = micro_credits(self.terms.endowment) if endowed else 0
+        balance = self.ledger.open_account(agent, endowment, owner)
         self.state = self.state.with_pseudonyms([agent])
         return balance
 

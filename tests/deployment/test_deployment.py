@@ -9,11 +9,13 @@ import time
 import pytest
 from safetensors import safe_open
 
+from fl_market.cli import main
 from fl_market.configuration import Configuration
 from fl_market.deployment.processes import Deployment, why_not_here
-from fl_market.ledger import Ledger, read_receipts, reconcile
+from fl_market.ledger import Ledger, read_receipts, reconcile, rewritten
+from fl_market.ledger.receipts import heads_in
 from fl_market.parameters import digest
-from fl_market.run_folder import read_split_seed
+from fl_market.run_folder import LEDGER, read_split_seed
 from tests import far_apart
 from tests.terms import PUBLISHED
 
@@ -48,7 +50,11 @@ def run(deployment, options, folder="out"):
 
 
 def test_a_deployed_market_ends_as_the_simulated_one(tmp_path):
-    with Deployment(tmp_path, PRIVATE) as deployment:
+    ledger_url = f"sqlite:///{tmp_path}/market.db"
+    with Deployment(tmp_path, PRIVATE, environment={LEDGER: ledger_url}, registered=True) as deployment:
+        for name in "ABC":  # what the simulation's agents are endowed with
+            funded = ["ledger", "fund", name, "100", "--db", ledger_url, "--registry", str(deployment.registry)]
+            assert main(funded) == 0
         run(deployment, OPTIONS | {"strategy": "siloed", "split-seed": -1, "num-server-rounds": 1}, "random")
         deployed = run(deployment, OPTIONS)
         assert deployment.processes(tmp_path)
@@ -65,11 +71,14 @@ def test_a_deployed_market_ends_as_the_simulated_one(tmp_path):
         result.pop("seconds")
     assert deployed == simulated
 
-    with Ledger.open_existing(f"sqlite:///{tmp_path / 'out' / 'ledger-market-priced.db'}") as ledger:
+    with Ledger.open_existing(ledger_url) as ledger:
         assert ledger.verify() == []
         for node, name in zip(PRIVATE, "ABC", strict=True):
             agent = tmp_path / node / "agent" / name
-            assert reconcile(name, ledger.deals(), read_receipts(agent / "receipts.jsonl")) == []
+            receipts = read_receipts(agent / "receipts.jsonl")
+            assert reconcile(name, ledger.deals(), receipts) == []
+            assert rewritten(heads_in(receipts), ledger.hashes()) == []
+            assert heads_in(receipts)
             with safe_open(agent / "model.safetensors", "pt") as file:
                 state = {tensor: file.get_tensor(tensor) for tensor in file.keys()}  # noqa: SIM118 (it is no mapping)
                 assert file.metadata()["sha256"] == digest(state)

@@ -63,6 +63,7 @@ def written(journal, unlinked=0):
 def test_the_forger_writes_what_the_ledger_writes():
     assert written(HONEST).verify() == []
     assert written([*HONEST[:6], REFUNDED]).verify() == []
+    assert written([*HONEST, moved("funded", ENDOWMENT, "A", 30, deal="", memo="why")]).verify() == []
     assert written([*HONEST[:4], moved("void", "A", "A", 0)]).verify() == []
 
 
@@ -78,6 +79,14 @@ FORGED = {
     "a payment after a refund": (
         [*HONEST[:6], REFUNDED, moved("settled", "A", "B", 30)],
         ["entry 8 moves the deal 'd' from refunded to settled"],
+    ),
+    "a funding by another agent": (
+        [*ACCOUNTS, moved("funded", "A", "B", 30, deal="")],
+        ["entry 4 funds from 'A'; it must be from 'market/endowment'"],
+    ),
+    "a funding of a stranger": (
+        [*ACCOUNTS, moved("funded", ENDOWMENT, "Z", 30, deal="")],
+        ["entry 4 funds 'Z', which has no account yet"],
     ),
     "an escrow at another price": (
         [*HONEST[:4], moved("escrowed", "A", ESCROW, 29)],
@@ -106,7 +115,7 @@ FORGED = {
     ),
     "a gift without a deal": (
         [*ACCOUNTS, moved("gift", "A", "B", 7, deal="")],
-        ["entry 4 has no deal, so its step must be endowed; got 'gift'"],
+        ["entry 4 has no deal, so its step must be endowed or funded; got 'gift'"],
     ),
     "a gift with a deal": (
         [*HONEST, moved("gift", "A", "B", 7)],
