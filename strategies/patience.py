@@ -12,14 +12,17 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable
 from time import monotonic, sleep
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from flwr.app import Error, Message, RecordDict
-from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
 from fl_market.settings import RunSettings
+
+if TYPE_CHECKING:  # a generated module, which moves between Flower's releases
+    from flwr.proto.node_pb2 import NodeInfo
 
 POLL_SECONDS = 0.25
 """Pause between two looks for replies. Flower's own, of 3 s, is a large part of a short phase."""
@@ -149,7 +152,7 @@ class PatientGrid(Grid):
         """Return the ids of the connected nodes."""
         return self._grid.get_node_ids()
 
-    def get_nodes(self) -> Iterable[NodeInfo]:
+    def get_nodes(self) -> "Iterable[NodeInfo]":
         """Return what is known of the connected nodes, such as their public keys."""
         return self._grid.get_nodes()
 

@@ -36,6 +36,7 @@ class InlineGrid(Grid):
         TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1
         self._client_app = client_app
         self._run: Run | None = None
+        self._replies: dict[str, Message] = {}
         self.contexts = {
             index + 1000: Context(
                 run_id=1,
@@ -67,20 +68,22 @@ class InlineGrid(Grid):
         return list(self.contexts)
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Not supported: agents answer within ``send_and_receive`` only."""
-        raise NotImplementedError("InlineGrid answers at once; use send_and_receive")
+        """Let the agents answer at once, and return the messages' ids."""
+        identifiers = []
+        for message in messages:
+            identifier = str(uuid4())
+            message.metadata.__dict__["_message_id"] = identifier
+            self._replies[identifier] = self.answer(message)
+            identifiers.append(identifier)
+        return identifiers
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Not supported: agents answer within ``send_and_receive`` only."""
-        raise NotImplementedError("InlineGrid answers at once; use send_and_receive")
+        """Return the replies to some messages, each once, in the order of the messages."""
+        return [self._replies.pop(identifier) for identifier in message_ids if identifier in self._replies]
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         """Return the agents' replies, in the order of the messages."""
-        replies = []
-        for message in messages:
-            message.metadata.__dict__["_message_id"] = str(uuid4())
-            replies.append(self.answer(message))
-        return replies
+        return self.pull_messages(self.push_messages(messages))
 
     def answer(self, message: Message) -> Message:
         """Return one agent's reply.

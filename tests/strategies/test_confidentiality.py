@@ -58,6 +58,7 @@ def numbers(content):
         for value in values(record)
         if isinstance(value, (int, float))
         and not isinstance(value, bool)
+        and value  # a gain of 0 is no balance of 0
         and (value > 1000 or isinstance(value, float))
     }
 
