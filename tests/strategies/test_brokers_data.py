@@ -183,7 +183,8 @@ def seeds(monkeypatch):
 
 def start(folder, grid=InlineGrid, **options):
     """Run the ServerApp as Flower does, and return its grid."""
-    configuration = configured(out_dir=str(folder), agent_dir=str(folder / "agents"), **(SMALL | options))
+    given = {"unauthenticated": True} | SMALL | options
+    configuration = configured(out_dir=str(folder), agent_dir=str(folder / "agents"), **given)
     nodes = grid(configuration) if grid is SpiedGrid else grid(app, 2, configuration.to_mapping())
     server_app.main(nodes, Context(1, 0, {}, RecordDict(), configuration.to_mapping()))
     return nodes
