@@ -9,9 +9,8 @@ from torch import Tensor
 
 from clients.local_data import read_local_data
 from fl_market.configuration import Configuration
-from fl_market.data import Batch
+from fl_market.data import Batch, with_labels
 from fl_market.errors import MarketError
-from fl_market.gains import with_labels
 from fl_market.seeds import torch_generator
 from fl_market.tasks import Task
 

@@ -2,6 +2,9 @@
 
 Each handler decodes a message, calls the logic, and encodes the reply. The agent's memory stays in
 Flower's ``Context.state``, which never leaves the node.
+
+A SuperNode starts a process for each message. What only some messages need, such as the prices'
+scipy, is therefore imported by their handlers.
 """
 
 from typing import Any
@@ -15,7 +18,6 @@ from clients.faults import one_sentence_faults
 from clients.local_updates import adapt_to, evaluate_models, local_update
 from clients.privacy import private_training
 from clients.simulated_faults import faulty_copies
-from clients.trading import ask, ask_disclosed, bid
 from fl_market.ledger import SignedHead
 from fl_market.parameters import StateDict, digest
 from fl_market.protocol import DisclosedQuote, Offer, PublicPrice, QuoteRequest, Receipt, from_columns, to_columns
@@ -56,6 +58,8 @@ def identify(message: Message, context: Context) -> Message:
 @app.query("offer")
 def answer_offers(message: Message, context: Context) -> Message:
     """Bid on the best offer, or decline."""
+    from clients.trading import bid
+
     agent = Agent.at(context)
     bids = bid(agent, from_columns(Offer, _columns(message, "offers")))
     return _reply(message, agent, {"bids": ConfigRecord(to_columns(bids))})
@@ -64,6 +68,8 @@ def answer_offers(message: Message, context: Context) -> Message:
 @app.query("quote")
 def answer_quotes(message: Message, context: Context) -> Message:
     """Ask a price for the agent's own parameters."""
+    from clients.trading import ask, ask_disclosed
+
     agent, columns = Agent.at(context), _columns(message, "quotes")
     if agent.options.market.disclosure == "sealed":
         public = from_columns(PublicPrice, _columns(message, "prices"))

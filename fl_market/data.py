@@ -1,5 +1,7 @@
 """Data as the market sees it: tensors that agree in their first axis."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -30,3 +32,18 @@ def batches_of(order: Tensor, size: int) -> list[Tensor]:
     if size > 1 and len(batches) > 1 and len(batches[-1]) == 1:
         batches[-2:] = [torch.cat(batches[-2:])]
     return batches
+
+
+def with_labels(data: Batch, labels: Sequence[int]) -> Batch:
+    """Return the samples of some classes, with targets numbered by their position in the labels.
+
+    Parameters
+    ----------
+    data
+        Samples whose second part are the classes.
+    labels
+        Classes, in ascending order.
+    """
+    wanted = torch.tensor(labels, device=data[1].device)
+    kept = torch.isin(data[1], wanted)
+    return tuple(torch.searchsorted(wanted, part[kept]) if part is data[1] else part[kept] for part in data)

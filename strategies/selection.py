@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from fl_market.data import Batch
+from fl_market.data import Batch, with_labels
 from fl_market.errors import MarketError
-from fl_market.gains import ModelLoss, Profile, check_validation, with_labels
+from fl_market.gains import ModelLoss, Profile, check_validation
 from fl_market.hardware import Hardware
 from fl_market.parameters import StateDict, check_parameters, digest
 from fl_market.seeds import reproducible

@@ -11,7 +11,6 @@ from fl_market.gains.objectives import (
     WeightedLoss,
     check_validation,
     weighted_objective,
-    with_labels,
 )
 from fl_market.gains.scores import Scores, SplitScores
 from fl_market.gains.splits import split_in_halves
@@ -42,5 +41,4 @@ __all__ = [
     "told",
     "value_weight",
     "weighted_objective",
-    "with_labels",
 ]

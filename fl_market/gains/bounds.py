@@ -16,7 +16,6 @@ import math
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import brentq
 
 from fl_market.errors import MarketError
 
@@ -82,6 +81,8 @@ def mean_lower_bound(values: NDArray[np.float64], low: float, high: float, error
     # the capital may peak before the end, on early values with a greater mean than the sample
     bound = float(unit.mean())
     if excess(bound) < 0:
+        from scipy.optimize import brentq  # slow to import, for agents' processes that need no bound
+
         bound = max(float(brentq(excess, 0.0, bound, xtol=TOLERANCE)) - 2 * TOLERANCE, 0.0)
     return low + (high - low) * bound
 

@@ -14,7 +14,7 @@ from decimal import ROUND_FLOOR, Decimal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy.special import stdtrit
 from torch import Tensor
 
 from fl_market.choices import GAINS
@@ -254,4 +254,4 @@ def _mean_and_lower_bound(values: NDArray[np.float64], confidence: float) -> tup
     with np.errstate(invalid="ignore", over="ignore"):  # losses that overflow have no finite bound
         mean = float(values.mean())
         error = float(values.std(ddof=1)) / math.sqrt(len(values))
-    return mean, mean - float(stats.t.ppf(confidence, len(values) - 1)) * error
+    return mean, mean - float(stdtrit(len(values) - 1, confidence)) * error

@@ -117,21 +117,6 @@ def sample_weights(class_weights: Tensor, targets: Tensor) -> Tensor:
     return weights / weights.mean()
 
 
-def with_labels(data: Batch, labels: Sequence[int]) -> Batch:
-    """Return the samples of some classes, with targets numbered by their position in the labels.
-
-    Parameters
-    ----------
-    data
-        Samples whose second part are the classes.
-    labels
-        Classes, in ascending order.
-    """
-    wanted = torch.tensor(labels, device=data[1].device)
-    kept = torch.isin(data[1], wanted)
-    return tuple(torch.searchsorted(wanted, part[kept]) if part is data[1] else part[kept] for part in data)
-
-
 def check_validation(data: Batch, like: Batch, classes: int) -> None:
     """Raise MarketError unless data from an agent can take the place of the broker's own.
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.optimize import minimize_scalar
 from torch import Tensor, nn
 
 COLDEST, HOTTEST = 0.05, 20.0
@@ -107,6 +106,8 @@ def temperature(outputs: Tensor, targets: Tensor, weights: Tensor | None = None)
     def loss(logarithm: float) -> float:
         warmth = np.exp(logarithm)
         return float(np.mean(factors * (np.log(np.exp(values / warmth).sum(1)) - own / warmth)))
+
+    from scipy.optimize import minimize_scalar  # slow to import, for agents' processes that need no scores
 
     found = minimize_scalar(loss, bounds=(np.log(COLDEST), np.log(HOTTEST)), method="bounded")
     return float(np.exp(found.x))

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
-from fl_market.data import Batch
+from fl_market.data import Batch, with_labels
 from fl_market.errors import MarketError
 from fl_market.gains import (
     ModelLoss,
@@ -14,7 +14,6 @@ from fl_market.gains import (
     check_validation,
     split_in_halves,
     weighted_objective,
-    with_labels,
 )
 from fl_market.hardware import CPU, Hardware
 from fl_market.merging import NormStatistics, Repair, interpolate, layer_of, layers_of, repair_for

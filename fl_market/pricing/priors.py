@@ -12,9 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-from scipy.optimize import brentq, minimize_scalar
 from scipy.special import lambertw
-from scipy.stats import truncnorm
 
 from fl_market.catalogue import PRIOR
 from fl_market.errors import MarketError
@@ -197,6 +195,8 @@ class TruncatedNormal:
         if cost >= self.high:
             return NO_SALE
         bounds = (self.low - self.mean) / self.std, (self.high - self.mean) / self.std
+        from scipy.stats import truncnorm  # slow to import, for agents' processes without prices
+
         distribution = truncnorm(*bounds, loc=self.mean, scale=self.std)
 
         def slope(price: float) -> float:
@@ -289,6 +289,8 @@ def _numeric_price(distribution: Any, cost: float) -> float:
     if best == len(prices) - 1 and math.isinf(high):
         raise MarketError("a prior must have a best price; under this one a higher price always earns more")
     below, above = prices[max(0, best - 1)], prices[min(len(prices) - 1, best + 1)]
+    from scipy.optimize import minimize_scalar  # as above
+
     found = minimize_scalar(
         lambda price: -(price - cost) * float(distribution.sf(price)),
         bounds=(below, above),
@@ -317,6 +319,8 @@ def parse_prior(text: str) -> Prior:
 
 def _root(slope: Callable[[float], float], low: float, high: float) -> float:
     """Return the root of the revenue's slope, which falls through 0 once."""
+    from scipy.optimize import brentq  # as above
+
     return float(brentq(slope, low, high, xtol=1e-14 * max(1.0, high), rtol=1e-14))
 
 

@@ -7,9 +7,8 @@ from typing import Literal
 from torch import Tensor, nn
 
 from fl_market.catalogue import TASK
-from fl_market.data import Batch
+from fl_market.data import Batch, with_labels
 from fl_market.errors import MarketError
-from fl_market.gains.objectives import with_labels
 from fl_market.parameters import StateDict
 from fl_market.plugins import find
 from fl_market.seeds import reproducible

@@ -5,8 +5,9 @@ import torch
 from torch import nn
 
 from fl_market.broker import Broker, Terms
+from fl_market.data import with_labels
 from fl_market.errors import MarketError
-from fl_market.gains import Profile, with_labels
+from fl_market.gains import Profile
 from fl_market.market.buyers import Buyers
 from fl_market.permutation import apply_permutation, random_permutation
 
