@@ -33,13 +33,16 @@ def add_ledger(commands: "Commands") -> None:
     reconcile.set_defaults(command=_reconcile)
     for action in (verify, reconcile):
         action.add_argument("--key", default="", metavar="HEX", help="the operator's public key, known from elsewhere")
+    abandon = actions.add_parser("abandon", help="refund the open deals of a run that will not be resumed")
+    abandon.add_argument("--run", required=True, metavar="NAME", help="the run, with which the ids of its deals begin")
+    abandon.set_defaults(command=_abandon)
     fund = actions.add_parser("fund", help="add credits to a registered agent's account")
     fund.add_argument("account", metavar="NAME", help="the agent's name")
     fund.add_argument("credits", type=float, metavar="CREDITS", help="credits to add")
     fund.add_argument("--memo", default="", metavar="TEXT", help="the reason, for the journal")
     add_registry(fund)
     fund.set_defaults(command=_fund)
-    for action in (show, verify, export, reconcile, fund):
+    for action in (show, verify, export, reconcile, abandon, fund):
         action.add_argument(
             "--db", required=True, metavar="URL", help="the ledger: a file, sqlite:///FILE, or postgresql+psycopg://…"
         )
@@ -57,6 +60,18 @@ def _opened(options: argparse.Namespace) -> "Ledger":
     from fl_market.ledger import Ledger
 
     return Ledger.open_existing(_url(options))
+
+
+def _abandon(options: argparse.Namespace) -> int:
+    from fl_market.errors import MarketError
+    from fl_market.market import settlement
+
+    with _opened(options) as ledger:
+        if options.run not in (known := ledger.runs()):
+            raise MarketError(f"the ledger has no run {options.run!r}; it has {', '.join(known) or 'none'}")
+        ended = settlement.end_open_deals(ledger, [options.run])
+    print(f"{ended} open deals of {options.run} are refunded or void")
+    return 0
 
 
 def _fund(options: argparse.Namespace) -> int:

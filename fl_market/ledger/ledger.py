@@ -104,6 +104,11 @@ class Ledger:
             connection.execute(insert(runs).values(name=name))
         return name
 
+    def runs(self) -> list[str]:
+        """Return the names of all runs."""
+        with self._snapshot() as connection:
+            return list(connection.execute(select(runs.c.name).order_by(runs.c.name)).scalars())
+
     @contextmanager
     def together(self) -> Iterator[None]:
         """Make one transaction of all steps inside the block: all of them take place, or none does.

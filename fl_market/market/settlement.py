@@ -34,9 +34,10 @@ def trades(ledger: Ledger, runs: Sequence[str]) -> list[tuple[Deal, DealState]]:
     return [(deal, state) for deal, state in ledger.deals() if is_deal_of(runs, deal.id)]
 
 
-def end_open_deals(ledger: Ledger, runs: Sequence[str]) -> None:
-    """End the deals of the given runs that were left open by a lost round."""
+def end_open_deals(ledger: Ledger, runs: Sequence[str]) -> int:
+    """End the deals of the given runs that were left open by a lost round; return their number."""
     with ledger.together():
-        for deal, state in trades(ledger, runs):
-            if state in OPEN:
-                ledger.abandon(deal.id)
+        left = [deal for deal, state in trades(ledger, runs) if state in OPEN]
+        for deal in left:
+            ledger.abandon(deal.id)
+    return len(left)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fl_market.cli import main
-from fl_market.ledger import Deal, Ledger
+from fl_market.ledger import ESCROW, Deal, Ledger
 from fl_market.reports.export import as_beancount, as_csv, as_json
 
 
@@ -82,3 +82,20 @@ def test_the_command_line_shows_statements_and_exports(url, capsys):
     for kind in ("csv", "json", "beancount"):
         assert main(["ledger", "export", "--db", url, "--format", kind]) == 0
         assert "escrowed" in capsys.readouterr().out
+
+
+def test_what_a_dead_run_left_in_escrow_is_refunded_on_the_command_line(url, capsys):
+    with Ledger.open(url) as ledger:
+        ledger.begin_run("run")
+        ledger.begin_run("runner")
+        before = ledger.balance("_nsere.firma")
+    assert main(["ledger", "abandon", "--run", "runner", "--db", url]) == 0
+    assert "0 open deals of runner" in capsys.readouterr().out
+    for count in (1, 0):
+        assert main(["ledger", "abandon", "--run", "run", "--db", url]) == 0
+        assert f"{count} open deals of run are refunded or void" in capsys.readouterr().out
+    with Ledger.open(url) as ledger:
+        assert (ledger.balance(ESCROW), ledger.balance("_nsere.firma")) == (0, before + 500_001)
+        assert ledger.verify() == []
+    assert main(["ledger", "abandon", "--run", "nobody", "--db", url]) == 1
+    assert "the ledger has no run 'nobody'; it has run, runner" in capsys.readouterr().err
