@@ -94,6 +94,15 @@ def add_bench(commands: "Commands") -> None:
     )
     _add_bench_options(certificates, "certificates.json and certificates.png")
     certificates.set_defaults(command=_certificates)
+    ledger = benches.add_parser("ledger", help="measure settled deals a second, and time and memory of verify")
+    ledger.add_argument(
+        "--deals", type=whole(1), default=100_000, metavar="N", help="deals of the ledger (default: %(default)s)"
+    )
+    ledger.add_argument(
+        "--per-round", type=whole(2), default=100, metavar="N", help="deals of a round (default: %(default)s)"
+    )
+    _add_bench_output(ledger, "ledger.json")
+    ledger.set_defaults(command=_ledger)
     chaos = benches.add_parser("chaos", help="kill processes of deployed markets at random; about an hour")
     chaos.add_argument("--kills", type=whole(1), default=50, metavar="N", help="number of kills (default: %(default)s)")
     _add_bench_options(chaos, "chaos.json, the deployment and its logs")
@@ -134,6 +143,10 @@ def _add_bench_options(parser: argparse.ArgumentParser, files: str) -> None:
     parser.add_argument(
         "--seed", type=whole(0), default=0, metavar="N", help="seed of all random choices (default: %(default)s)"
     )
+    _add_bench_output(parser, files)
+
+
+def _add_bench_output(parser: argparse.ArgumentParser, files: str) -> None:
     parser.add_argument("--out", default="", metavar="DIR", help=f"folder for {files}; runs/… by default")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier result in --out")
     add_debug(parser)
@@ -236,6 +249,15 @@ def _certificates(options: argparse.Namespace) -> int:
     )
     for suffix in ("json", "png"):
         print(Path(out_dir) / f"certificates.{suffix}")
+    return 0
+
+
+def _ledger(options: argparse.Namespace) -> int:
+    from fl_market.benchmarks.ledger import bench_ledger
+
+    out_dir = options.out or new_folder("bench-ledger")
+    print(bench_ledger(out_dir, deals=options.deals, a_round=options.per_round, overwrite=options.overwrite))
+    print(Path(out_dir) / "ledger.json")
     return 0
 
 

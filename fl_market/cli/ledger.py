@@ -1,6 +1,7 @@
 """``fl-market ledger``."""
 
 import argparse
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,9 @@ def add_ledger(commands: "Commands") -> None:
     show.set_defaults(command=_show)
     verify = actions.add_parser("verify", help="check the chain of entries, the deals and the balances")
     verify.add_argument("--head", metavar="FILE", help="an agent's receipts.jsonl, whose signed heads must fit as well")
+    verify.add_argument(
+        "--since", metavar="FILE", help="what the last check left: read only newer entries; made by the first check"
+    )
     verify.set_defaults(command=_verify)
     export = actions.add_parser("export", help="print the journal in another format")
     export.add_argument(
@@ -105,12 +109,30 @@ def _verify(options: argparse.Namespace) -> int:
     with _opened(options) as ledger:
         entries, deals = ledger.size()
         found = f"ledger OK: {entries} entries, {deals} deals, and all balances add up to 0"
-        problems = ledger.verify()
+        problems = _newer_problems(ledger, Path(options.since)) if options.since else ledger.verify()
         if options.head:
             heads = heads_in(read_receipts(Path(options.head)))
             problems += rewritten(heads, ledger.hashes(), options.key)
             found += f"; {len(heads)} signed heads of {options.head} fit"
         return _ended(problems, found)
+
+
+def _newer_problems(ledger: "Ledger", file: Path) -> list[str]:
+    """Check the entries after the last check, which left a file; leave it anew without problems."""
+    from fl_market.errors import MarketError
+    from fl_market.files import write_whole
+    from fl_market.ledger.verification import Mark
+
+    mark = Mark()
+    if file.exists():
+        try:
+            mark = Mark.from_json(json.loads(file.read_bytes()))
+        except (ValueError, TypeError, KeyError, OSError):
+            raise MarketError(f"{file} is not what fl-market ledger verify --since left") from None
+    problems, reached = ledger.verify_since(mark)
+    if not problems:
+        write_whole(file, json.dumps(reached.as_json()).encode())
+    return problems
 
 
 def _export(options: argparse.Namespace) -> int:

@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect
+from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.pool import StaticPool
 
 from fl_market.errors import MarketError
-from fl_market.ledger.schema import metadata
+from fl_market.ledger.migrations import check_format, format_of, migrate
 
 LOCK = 0x666C6D6B74
 """Number of the advisory lock of PostgreSQL's transactions."""
@@ -49,9 +49,16 @@ def open_database(url: str, *, create: bool = True) -> Engine:
         elif address.get_backend_name() == "postgresql":
             _make_postgresql_serial(engine)
         if create:
-            metadata.create_all(engine)
-        elif (in_file and not Path(str(address.database)).is_file()) or not inspect(engine).has_table("entries"):
+            with engine.begin() as connection:
+                migrate(connection)
+            return engine
+        if in_file and not Path(str(address.database)).is_file():
             raise MarketError(f"there is no ledger at {name_of(address)}")
+        with engine.execution_options(**READING).begin() as connection:
+            found = format_of(connection)
+        if not found:
+            raise MarketError(f"there is no ledger at {name_of(address)}")
+        check_format(found)
         return engine
     except ArgumentError:
         raise MarketError(

@@ -1,8 +1,8 @@
 """A deal and its states."""
 
 import json
-from dataclasses import asdict, dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 
 class DealState(StrEnum):
@@ -34,8 +34,7 @@ SUCCESSORS: dict[DealState, frozenset[DealState]] = {
 }
 
 
-@dataclass(frozen=True)
-class Deal:
+class Deal(NamedTuple):
     """One agreed purchase.
 
     Attributes
@@ -67,4 +66,4 @@ class Deal:
 
     def terms(self) -> str:
         """Return the terms as one line of JSON, the form that the journal keeps."""
-        return json.dumps(asdict(self), sort_keys=True)
+        return json.dumps(self._asdict(), sort_keys=True)

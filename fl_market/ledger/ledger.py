@@ -1,15 +1,13 @@
 """The ledger: integer micro-credits, double entry, one transaction for each step."""
 
 import threading
-import time
-from collections.abc import Collection, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict, replace
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 from itertools import chain, count
 from types import TracebackType
 from typing import Self
 
-from sqlalchemy import Connection, Engine, false, func, insert, or_, select, update
+from sqlalchemy import Connection, Engine, false, func, insert, or_, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from fl_market.errors import MarketError
@@ -17,8 +15,9 @@ from fl_market.ledger.database import READING, name_of, open_database, reason_of
 from fl_market.ledger.deals import SUCCESSORS, Deal, DealState
 from fl_market.ledger.heads import Head, Tree
 from fl_market.ledger.journal import GENESIS, Entry
+from fl_market.ledger.pages import Pages, as_deal
 from fl_market.ledger.schema import accounts, deals, entries, runs
-from fl_market.ledger.verification import ENDOWED, ENDOWMENT, ESCROW, FUNDED, check_terms, transfer_of, verify
+from fl_market.ledger.verification import ENDOWED, ENDOWMENT, ESCROW, FUNDED, Mark, Replay, check_terms, verify
 from fl_market.naming import check_agent_name
 from fl_market.pricing.money import LIMIT, credits_text
 
@@ -62,10 +61,10 @@ class Ledger:
             If the database cannot be opened.
         """
         ledger = cls(open_database(url))
-        with ledger._transaction() as connection:
+        with ledger._change() as pages:
             for name in (ENDOWMENT, ESCROW):
-                if _balance(connection, name) is None:
-                    connection.execute(insert(accounts).values(name=name, balance=0))
+                if pages.balance(name) is None:
+                    pages.open(name)
         return ledger
 
     @classmethod
@@ -97,11 +96,11 @@ class Ledger:
         The ids of a run's deals begin with this name. Runs that share a ledger, even at the same
         time, and runs that repeat lost rounds of another, thus never mistake each other's deals.
         """
-        with self._transaction() as connection:
-            taken = set(connection.execute(select(runs.c.name)).scalars())
+        with self._change() as pages:
+            taken = set(pages.connection.execute(select(runs.c.name)).scalars())
             names = chain([arm], (f"{arm}~{number}" for number in count(2)))
             name = next(name for name in names if name not in taken)
-            connection.execute(insert(runs).values(name=name))
+            pages.connection.execute(insert(runs).values(name=name))
         return name
 
     def runs(self) -> list[str]:
@@ -110,22 +109,28 @@ class Ledger:
             return list(connection.execute(select(runs.c.name).order_by(runs.c.name)).scalars())
 
     @contextmanager
-    def together(self) -> Iterator[None]:
+    def together(self, deals: Iterable[str] = ()) -> Iterator[None]:
         """Make one transaction of all steps inside the block: all of them take place, or none does.
 
         A commit waits for the disk, so that many steps are much faster together.
+
+        Parameters
+        ----------
+        deals
+            Ids of deals of these steps, to read them at once; others are read one by one.
 
         Examples
         --------
         >>> with Ledger.open() as ledger, ledger.together():
         ...     balances = [ledger.open_account(name, 5_000_000) for name in "AB"]
         """
-        with self._transaction() as connection:
-            self._joined.connection = connection
+        with self._change() as pages:
+            pages.read_deals(deals)
+            self._joined.pages = pages
             try:
                 yield
             finally:
-                del self._joined.connection
+                del self._joined.pages
 
     # -- accounts
 
@@ -152,13 +157,13 @@ class Ledger:
             raise MarketError(
                 f"an endowment must be at least 0 and at most {most}; got {credits_text(endowment)} credits"
             )
-        with self._transaction() as connection:
-            balance = _balance(connection, name)
+        with self._change() as pages:
+            balance = pages.balance(name)
             if balance is None:
-                connection.execute(insert(accounts).values(name=name, balance=0))
-                _record(connection, ENDOWED, "", ENDOWMENT, name, endowment, owner)
+                pages.open(name)
+                pages.record(ENDOWED, "", ENDOWMENT, name, endowment, owner)
                 balance = endowment
-            elif _owner(connection, name) != owner:
+            elif pages.owner(name) != owner:
                 raise MarketError(f"the account {name!r} belongs to another node")
             return balance
 
@@ -181,13 +186,13 @@ class Ledger:
         """
         if not 0 < amount <= LIMIT:
             raise MarketError(f"an amount must be above 0 and at most {LIMIT} micro-credits; got {amount}")
-        with self._transaction() as connection:
-            balance = _balance(connection, name)
+        with self._change() as pages:
+            balance = pages.balance(name)
             if balance is None or name in (ENDOWMENT, ESCROW):
                 raise MarketError(f"the ledger has no account {name!r} of an agent")
             if balance + amount > LIMIT:
                 raise MarketError(f"the balance of {name!r} would exceed {credits_text(LIMIT)} credits")
-            _record(connection, FUNDED, "", ENDOWMENT, name, amount, memo)
+            pages.record(FUNDED, "", ENDOWMENT, name, amount, memo)
             return balance + amount
 
     def balance(self, name: str) -> int:
@@ -199,7 +204,7 @@ class Ledger:
             If there is no such account.
         """
         with self._snapshot() as connection:
-            balance = _balance(connection, name)
+            balance = Pages(connection).balance(name)
         if balance is None:
             raise MarketError(f"the ledger has no account {name!r}")
         return balance
@@ -221,28 +226,26 @@ class Ledger:
             not in [0, bid].
         """
         check_terms(deal)
-        with self._transaction() as connection:
-            known = _deal(connection, deal.id)
+        with self._change() as pages:
+            known = pages.deal(deal.id)
             if known is not None:
                 if known[0] != deal:
                     raise MarketError(f"the deal {deal.id!r} exists already, with other terms")
                 return known[1]
             for name in (deal.buyer, deal.seller):
-                if _balance(connection, name) is None:
+                if pages.balance(name) is None:
                     raise MarketError(f"the ledger has no account {name!r}")
-            connection.execute(insert(deals).values(**asdict(deal), state=DealState.AGREED))
-            _record(connection, DealState.AGREED, deal.id, *transfer_of(deal, DealState.AGREED), deal.terms())
+            pages.agree(deal)
             return DealState.AGREED
 
     def escrow(self, deal_id: str) -> DealState:
         """Move the price into escrow; void the deal if the buyer's balance does not cover it."""
-        with self._transaction() as connection:
-            deal, state = self._known(connection, deal_id)
+        with self._change() as pages:
+            deal, state = _known(pages, deal_id)
             if state is not DealState.AGREED:
                 return state
-            if (_balance(connection, deal.buyer) or 0) < deal.price:
-                return _advance(connection, deal, state, DealState.VOID)
-            return _advance(connection, deal, state, DealState.ESCROWED)
+            covered = (pages.balance(deal.buyer) or 0) >= deal.price
+            return pages.advance(deal_id, DealState.ESCROWED if covered else DealState.VOID)
 
     def deliver(self, deal_id: str) -> DealState:
         """Record that the parameters were sent to the buyer."""
@@ -258,24 +261,24 @@ class Ledger:
 
     def abandon(self, deal_id: str) -> DealState:
         """End a deal of a lost round: refund it from escrow, or void it if it is only agreed."""
-        with self._transaction() as connection:
-            deal, state = self._known(connection, deal_id)
+        with self._change() as pages:
+            _, state = _known(pages, deal_id)
             if state is DealState.AGREED:
-                return _advance(connection, deal, state, DealState.VOID)
+                return pages.advance(deal_id, DealState.VOID)
             if DealState.REFUNDED not in SUCCESSORS[state]:
                 return state
-            return _advance(connection, deal, state, DealState.REFUNDED)
+            return pages.advance(deal_id, DealState.REFUNDED)
 
     def state(self, deal_id: str) -> DealState:
         """Return the state of a deal."""
         with self._snapshot() as connection:
-            return self._known(connection, deal_id)[1]
+            return _known(Pages(connection), deal_id)[1]
 
     def deals(self) -> list[tuple[Deal, DealState]]:
         """Return all deals with their states, in the order of rounds and ids."""
         with self._snapshot() as connection:
-            rows = connection.execute(select(deals).order_by(deals.c.round, deals.c.id)).mappings().all()
-        return [_as_deal(dict(row)) for row in rows]
+            rows = connection.execute(select(deals).order_by(deals.c.round, deals.c.id)).all()
+        return [as_deal(row) for row in rows]
 
     def last_paid(self, runs: Collection[str], number: int) -> list[Deal]:
         """Return the last paid deals of some runs, the latest first.
@@ -294,7 +297,7 @@ class Ledger:
         paid = deals.c.state.in_([state for state in DealState if state.paid])
         latest = select(deals).where(own, paid).order_by(deals.c.round.desc(), deals.c.id.desc()).limit(number)
         with self._snapshot() as connection:
-            return [_as_deal(dict(row))[0] for row in connection.execute(latest).mappings()]
+            return [as_deal(row)[0] for row in connection.execute(latest)]
 
     def entries(self) -> list[Entry]:
         """Return the whole journal, in its order."""
@@ -338,42 +341,82 @@ class Ledger:
     def verify(self) -> list[str]:
         """Return the ledger's problems, one sentence each; an empty list if there are none."""
         with self._snapshot() as connection:
-            rows = connection.execute(select(deals).execution_options(yield_per=1000)).mappings()
-            known = (_as_deal(dict(row)) for row in rows)
-            return verify(_entries(connection), _balances(connection), known)
+            rows = connection.execute(select(deals).execution_options(yield_per=1000))
+            return verify(_entries(connection), _balances(connection), map(as_deal, rows))
+
+    def verify_since(self, mark: Mark) -> tuple[list[str], Mark]:
+        """Check the entries after an earlier check without problems, and the deals that they touch.
+
+        Edits of older entries and deals are not searched for: :meth:`verify` finds them.
+
+        Parameters
+        ----------
+        mark
+            What the earlier check left.
+
+        Returns
+        -------
+        problems
+            One sentence each.
+        mark
+            Where the next check may begin, if there are none.
+        """
+        replay = Replay(mark)
+        with self._snapshot() as connection:
+            last = connection.execute(select(entries.c.hash).where(entries.c.sequence == mark.sequence)).scalar()
+            if (last or GENESIS) != mark.hash:
+                return [f"entry {mark.sequence} is not the one of the earlier check: the history was rewritten"], mark
+            for entry in _entries(connection, after=mark.sequence):
+                replay.add(entry)
+            pages = Pages(connection)
+            pages.read_deals(replay.deals)
+            touched = [known for name in replay.deals if (known := pages.deal(name)) is not None]
+            number = connection.execute(select(func.count()).select_from(deals)).scalar_one()
+            problems = [*replay.problems, *replay.differences(_balances(connection), touched)]
+        if number != replay.number:
+            problems.append(f"the ledger has {number} deals, but its entries have {replay.number}")
+        return problems, replay.mark()
 
     # -- inside
 
     def _step(self, deal_id: str, target: DealState) -> DealState:
-        with self._transaction() as connection:
-            deal, state = self._known(connection, deal_id)
+        with self._change() as pages:
+            _, state = _known(pages, deal_id)
             if target not in SUCCESSORS[state]:
                 if state is DealState.AGREED or (state is DealState.ESCROWED and target is DealState.SETTLED):
                     raise MarketError(f"the deal {deal_id!r} cannot become {target} yet: it is {state}")
                 return state
-            return _advance(connection, deal, state, target)
-
-    def _known(self, connection: Connection, deal_id: str) -> tuple[Deal, DealState]:
-        known = _deal(connection, deal_id)
-        if known is None:
-            raise MarketError(f"the ledger has no deal {deal_id!r}")
-        return known
-
-    def _snapshot(self) -> AbstractContextManager[Connection]:
-        """Begin a transaction that only reads one state of the ledger, in no writer's way."""
-        return self._transaction(self._engine.execution_options(**READING))
+            return pages.advance(deal_id, target)
 
     @contextmanager
-    def _transaction(self, engine: Engine | None = None) -> Iterator[Connection]:
-        """Begin a transaction, unless one is open: see :meth:`together`.
-
-        A database error, also in the commit, becomes one sentence.
-        """
-        if (joined := getattr(self._joined, "connection", None)) is not None:
+    def _change(self) -> Iterator[Pages]:
+        """Begin a transaction that writes, unless one is open: see :meth:`together`."""
+        if (joined := getattr(self._joined, "pages", None)) is not None:
             yield joined
             return
+        with self._transaction(self._engine) as connection:
+            pages = Pages(connection)
+            yield pages
+            pages.write()
+
+    @contextmanager
+    def _snapshot(self) -> Iterator[Connection]:
+        """Begin a transaction that only reads one state of the ledger, in no writer's way.
+
+        Inside :meth:`together`, it is the state after the steps so far.
+        """
+        if (joined := getattr(self._joined, "pages", None)) is not None:
+            joined.write()
+            yield joined.connection
+            return
+        with self._transaction(self._engine.execution_options(**READING)) as connection:
+            yield connection
+
+    @contextmanager
+    def _transaction(self, engine: Engine) -> Iterator[Connection]:
+        """Begin a transaction. A database error, also in the commit, becomes one sentence."""
         try:
-            with (engine or self._engine).begin() as connection:
+            with engine.begin() as connection:
                 yield connection
         except SQLAlchemyError as error:
             raise MarketError(
@@ -382,13 +425,11 @@ class Ledger:
             ) from error
 
 
-def _balance(connection: Connection, name: str) -> int | None:
-    return connection.execute(select(accounts.c.balance).where(accounts.c.name == name)).scalar_one_or_none()
-
-
-def _owner(connection: Connection, name: str) -> str:
-    opened = select(entries.c.memo).where(entries.c.step == ENDOWED, entries.c.payee == name)
-    return str(connection.execute(opened.limit(1)).scalar_one_or_none() or "")
+def _known(pages: Pages, deal_id: str) -> tuple[Deal, DealState]:
+    known = pages.deal(deal_id)
+    if known is None:
+        raise MarketError(f"the ledger has no deal {deal_id!r}")
+    return known
 
 
 def _balances(connection: Connection) -> dict[str, int]:
@@ -396,50 +437,7 @@ def _balances(connection: Connection) -> dict[str, int]:
     return {row.name: row.balance for row in rows}
 
 
-def _deal(connection: Connection, deal_id: str) -> tuple[Deal, DealState] | None:
-    row = connection.execute(select(deals).where(deals.c.id == deal_id)).mappings().one_or_none()
-    return None if row is None else _as_deal(dict(row))
-
-
-def _as_deal(row: dict[str, object]) -> tuple[Deal, DealState]:
-    state = str(row.pop("state"))
-    if state not in set(DealState):
-        raise MarketError(f"the state of the deal {row['id']!r} must be one of {', '.join(DealState)}; got {state!r}")
-    return Deal(**row), DealState(state)  # type: ignore[arg-type]
-
-
-def _entries(connection: Connection) -> Iterator[Entry]:
-    found = connection.execute(select(entries).order_by(entries.c.sequence).execution_options(yield_per=1000))
-    return (Entry(*row) for row in found)  # the table has the columns of an entry, in their order
-
-
-def _advance(connection: Connection, deal: Deal, state: DealState, target: DealState) -> DealState:
-    changed = connection.execute(
-        update(deals).where(deals.c.id == deal.id, deals.c.state == state).values(state=target)
-    ).rowcount
-    if changed != 1:
-        raise MarketError(f"another process changed the deal {deal.id!r} at the same time; nothing has changed here")
-    _record(connection, target, deal.id, *transfer_of(deal, target))
-    return target
-
-
-def _record(connection: Connection, step: str, deal: str, payer: str, payee: str, amount: int, memo: str = "") -> None:
-    """Move the money and append its entry."""
-    if payer != payee:
-        for name, change in ((payer, -amount), (payee, amount)):
-            connection.execute(
-                update(accounts).where(accounts.c.name == name).values(balance=accounts.c.balance + change)
-            )
-    last = connection.execute(select(entries).order_by(entries.c.sequence.desc()).limit(1)).mappings().one_or_none()
-    entry = Entry(
-        sequence=last["sequence"] + 1 if last else 1,
-        step=str(step),
-        deal=deal,
-        payer=payer,
-        payee=payee,
-        amount=amount,
-        memo=memo,
-        recorded_at=time.time(),
-        previous=last["hash"] if last else GENESIS,
-    )
-    connection.execute(insert(entries).values(**asdict(replace(entry, hash=entry.seal()))))
+def _entries(connection: Connection, after: int = 0) -> Iterator[Entry]:
+    newer = select(entries).where(entries.c.sequence > after).order_by(entries.c.sequence)
+    found = connection.execute(newer.execution_options(yield_per=1000))
+    return map(Entry._make, found)  # the table has the columns of an entry, in their order

@@ -47,3 +47,6 @@ entries = Table(
     Column("previous", String(64), nullable=False),
     Column("hash", String(64), nullable=False),
 )
+
+formats = Table("format", metadata, Column("number", Integer, primary_key=True, autoincrement=False))
+"""The number of the format of these tables, in one row."""

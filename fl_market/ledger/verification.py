@@ -7,8 +7,9 @@ how much, and in which state.
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Self
 
 from fl_market.errors import MarketError
 from fl_market.ledger.deals import SUCCESSORS, Deal, DealState
@@ -25,6 +26,7 @@ ENDOWED = "endowed"
 FUNDED = "funded"
 """Step of an entry with which the operator funds an account; its memo says why."""
 
+_TERMS = json.JSONDecoder()
 _STEPS = {str(state): state for state in DealState}
 
 
@@ -62,16 +64,57 @@ def verify(entries: Iterable[Entry], balances: Mapping[str, int], deals: Iterabl
     return [*replay.problems, *replay.differences(balances, deals)]
 
 
-@dataclass(slots=True)
-class _Known:
-    """A deal of the replay: its terms, None where they cannot be read, and its state."""
+@dataclass(frozen=True)
+class Mark:
+    """What a check without problems leaves for the next one, which then reads newer entries only.
 
-    deal: Deal | None
-    state: DealState
+    Attributes
+    ----------
+    sequence, hash
+        Of the last entry that was checked.
+    balances
+        Account -> micro-credits after it.
+    open
+        Deals that had not ended.
+    states
+        Their states, in the same order.
+    ended
+        Number of the others.
+    """
+
+    sequence: int = 0
+    hash: str = GENESIS
+    balances: Mapping[str, int] = field(default_factory=dict)
+    open: Sequence[Deal] = ()
+    states: Sequence[DealState] = ()
+    ended: int = 0
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what :meth:`from_json` reads."""
+        return {**vars(self), "open": [deal._asdict() for deal in self.open], "states": [*map(str, self.states)]}
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Self:
+        """Return the mark of a document.
+
+        Raises
+        ------
+        KeyError, TypeError, ValueError
+            If the document is none.
+        """
+        parts = dict(document)
+        parts["open"] = [Deal(**terms) for terms in parts["open"]]
+        parts["states"] = [DealState(state) for state in parts["states"]]
+        return cls(**parts)
 
 
 class Replay:
     """A ledger that is made again from its journal, entry by entry.
+
+    Parameters
+    ----------
+    mark
+        Where the replay begins; by default at the first entry.
 
     Attributes
     ----------
@@ -79,16 +122,43 @@ class Replay:
         What was wrong with the entries so far.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, mark: Mark | None = None) -> None:
+        mark = mark or Mark()
         self.problems: list[str] = []
-        self._previous, self._expected = GENESIS, 1
-        self._balances: dict[str, int] = defaultdict(int)
-        self._accounts: set[str] = set()
-        self._deals: dict[str, _Known] = {}
+        self._previous, self._expected = mark.hash, mark.sequence + 1
+        self._balances: dict[str, int] = defaultdict(int, mark.balances)
+        self._accounts = set(mark.balances) - {ENDOWMENT, ESCROW}
+        self._terms: dict[str, Deal | None] = {deal.id: deal for deal in mark.open}  # None where they cannot be read
+        self._states = dict(zip(self._terms, mark.states, strict=True))
+        self._ended = mark.ended
+
+    @property
+    def deals(self) -> Collection[str]:
+        """Ids of the deals that were open at the mark, or are newer."""
+        return self._states.keys()
+
+    @property
+    def number(self) -> int:
+        """Number of all deals."""
+        return self._ended + len(self._states)
+
+    def mark(self) -> Mark:
+        """Return where a later replay may begin."""
+        left = [
+            (deal, self._states[name]) for name, deal in self._terms.items() if deal and SUCCESSORS[self._states[name]]
+        ]
+        deals, states = [deal for deal, _ in left], [state for _, state in left]
+        return Mark(self._expected - 1, self._previous, dict(self._balances), deals, states, self.number - len(left))
 
     def add(self, entry: Entry) -> None:
         """Replay one more entry."""
-        self._check_chain(entry)
+        if entry.sequence != self._expected:
+            self.problems.append(f"entry {self._expected} is missing")
+        if entry.hash != entry.seal():
+            self._report(entry, "was edited: its hash does not match its content")
+        elif entry.previous != self._previous:
+            self._report(entry, "does not refer to the entry before it: one was removed, replaced or reordered")
+        self._previous, self._expected = entry.hash, entry.sequence + 1
         if entry.deal:
             self._check_step(entry)
         else:
@@ -113,24 +183,15 @@ class Replay:
             f"the account {name!r} has no entry {ENDOWED}"
             for name in sorted(set(balances) - self._accounts - {ENDOWMENT, ESCROW})
         ]
-        missing, different = set(self._deals), []
+        missing, different = set(self._states), []
         for deal, state in deals:
             missing.discard(deal.id)
-            if self._deals.get(deal.id) != _Known(deal, state):
+            if self._terms.get(deal.id) != deal or self._states[deal.id] is not state:
                 different.append(deal.id)
         return problems + [f"the deal {name!r} differs from its entries" for name in sorted([*missing, *different])]
 
     def _report(self, entry: Entry, problem: str) -> None:
         self.problems.append(f"entry {entry.sequence} {problem}")
-
-    def _check_chain(self, entry: Entry) -> None:
-        if entry.sequence != self._expected:
-            self.problems.append(f"entry {self._expected} is missing")
-        if entry.hash != entry.seal():
-            self._report(entry, "was edited: its hash does not match its content")
-        elif entry.previous != self._previous:
-            self._report(entry, "does not refer to the entry before it: one was removed, replaced or reordered")
-        self._previous, self._expected = entry.hash, entry.sequence + 1
 
     def _check_endowment(self, entry: Entry) -> None:
         if entry.step == FUNDED:
@@ -156,16 +217,16 @@ class Replay:
         if entry.step not in _STEPS:
             self._report(entry, f"has an invalid step: must be one of {', '.join(DealState)}; got {entry.step!r}")
             return
-        target, known = _STEPS[entry.step], self._deals.get(entry.deal)
-        if known is None:
+        target, state = _STEPS[entry.step], self._states.get(entry.deal)
+        self._states[entry.deal] = target
+        if state is None:
             self._agree(entry, target)
             return
-        if target not in SUCCESSORS[known.state]:
-            self._report(entry, f"moves the deal {entry.deal!r} from {known.state} to {target}")
+        if target not in SUCCESSORS[state]:
+            self._report(entry, f"moves the deal {entry.deal!r} from {state} to {target}")
         elif entry.memo:
             self._report(entry, f"has a memo, which only the steps {ENDOWED} and {DealState.AGREED} have")
-        self._check_transfer(entry, known.deal, target)
-        known.state = target
+        self._check_transfer(entry, self._terms[entry.deal], target)
 
     def _agree(self, entry: Entry, target: DealState) -> None:
         deal = None
@@ -176,7 +237,7 @@ class Replay:
                 deal = _read_terms(entry.memo)
             except MarketError as error:
                 self._report(entry, str(error))
-        self._deals[entry.deal] = _Known(deal, target)
+        self._terms[entry.deal] = deal
         if deal is None:
             return
         if deal.id != entry.deal:
@@ -206,9 +267,8 @@ def check_terms(deal: Deal) -> None:
     MarketError
         If it has not.
     """
-    amounts = deal.bid, deal.ask, deal.price
-    whole = all(isinstance(amount, int) and 0 <= amount <= LIMIT for amount in amounts)
-    if not whole or deal.buyer == deal.seller or deal.price > deal.bid:
+    whole = type(deal.bid) is type(deal.ask) is type(deal.price) is int
+    if not whole or not 0 <= deal.price <= deal.bid <= LIMIT or not 0 <= deal.ask <= LIMIT or deal.buyer == deal.seller:
         raise MarketError(
             f"the deal {deal.id!r} must have two agents, and whole micro-credits with a price in [0, bid]; got "
             f"{deal.buyer!r}, {deal.seller!r}, a price of {deal.price}, a bid of {deal.bid} and an ask of {deal.ask}"
@@ -217,7 +277,8 @@ def check_terms(deal: Deal) -> None:
 
 def _read_terms(memo: str) -> Deal:
     try:
-        deal = Deal(**json.loads(memo))
+        terms, end = _TERMS.raw_decode(memo)
+        deal = Deal(**(terms if end == len(memo) else {}))
     except (ValueError, TypeError):
         raise MarketError("has terms that cannot be read") from None
     check_terms(deal)

@@ -58,7 +58,7 @@ class Bargain:
 
     def deliver(self) -> dict[str, SealedDelivery]:
         """Record the deliveries, and return each buyer's purchase, which it cannot read yet."""
-        with self.round.ledger.together():
+        with self.round.ledger.together(deal.id for deal in self.agreed):
             for deal in self.agreed:
                 self.round.ledger.deliver(deal.id)
         return self._sealed

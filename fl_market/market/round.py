@@ -231,7 +231,8 @@ class Bidding:
                 known[seller] = asked_amounts(requested.get(seller, {}), asks[seller])
             except MarketError as error:
                 notices.append(Notice(seller, str(error)))
-        with self.round.ledger.together():
+        wishes = [trial for some in self.wanted.values() for trial, _ in some]
+        with self.round.ledger.together(self._deal_id(trial) for trial in wishes):
             deals = {buyer: self._escrowed(buyer, known) for buyer in sorted(self.wanted)}
         return Bargain(self.round, {buyer: some for buyer, some in deals.items() if some}, tuple(notices))
 
@@ -267,6 +268,9 @@ class Bidding:
         ratio = 1 + told(own.certificate.ratio - 1)
         return DisclosedQuote(key, bought.layers, own.alpha, bought.alpha, ratio)
 
+    def _deal_id(self, trial: Trial) -> str:
+        return deal_id(self.round.run, self.round.number, trial.buyer, trial.seller)
+
     def _deal(self, trial: Trial, bid: int, ask: int | None) -> Deal | None:
         rule = self.round.terms.rule
         if not trial.priced:
@@ -276,7 +280,7 @@ class Bidding:
         if price is None:
             return None
         return Deal(
-            id=deal_id(self.round.run, self.round.number, trial.buyer, trial.seller),
+            id=self._deal_id(trial),
             round=self.round.number,
             buyer=trial.buyer,
             seller=trial.seller,

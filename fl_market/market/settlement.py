@@ -7,6 +7,7 @@ a crash in between changes nothing.
 
 from collections.abc import Sequence
 
+from fl_market.errors import MarketError
 from fl_market.ledger import Deal, DealState, Ledger
 from fl_market.market.identifiers import is_deal_of
 from fl_market.market.outcome import Outcome
@@ -21,10 +22,18 @@ def escrow(ledger: Ledger, deal: Deal) -> bool:
 
 
 def apply(ledger: Ledger, outcome: Outcome) -> None:
-    """Pay the sellers of settled deals and the buyers of refunded ones, in one transaction."""
-    with ledger.together():
+    """Pay the sellers of settled deals and the buyers of refunded ones, in one transaction.
+
+    Raises
+    ------
+    MarketError
+        If a settled deal has been refunded in the meantime, by ``fl-market ledger abandon``. Then
+        nothing is booked, and no key may be released.
+    """
+    with ledger.together((*outcome.settled, *outcome.refunded)):
         for deal in outcome.settled:
-            ledger.settle(deal)
+            if ledger.settle(deal) is not DealState.SETTLED:
+                raise MarketError(f"the deal {deal!r} was refunded by the ledger's operator during its round")
         for deal in outcome.refunded:
             ledger.refund(deal)
 

@@ -5,7 +5,6 @@ import io
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from datetime import UTC, date, datetime, timedelta
 
 from fl_market.ledger import ENDOWMENT, ESCROW, Entry, Ledger
@@ -17,7 +16,7 @@ CURRENCY = "CREDIT"
 def as_csv(ledger: Ledger) -> str:
     """Return the journal, one entry a line, amounts in micro-credits."""
     buffer = io.StringIO()
-    entries = [asdict(entry) for entry in ledger.entries()]
+    entries = [entry._asdict() for entry in ledger.entries()]
     writer = csv.DictWriter(buffer, fieldnames=list(entries[0]) if entries else ["sequence"], lineterminator="\n")
     writer.writeheader()
     writer.writerows(entries)
@@ -28,8 +27,8 @@ def as_json(ledger: Ledger) -> str:
     """Return accounts, deals and the journal, amounts in micro-credits."""
     document = {
         "accounts": ledger.balances(),
-        "deals": [{**asdict(deal), "state": str(state)} for deal, state in ledger.deals()],
-        "entries": [asdict(entry) for entry in ledger.entries()],
+        "deals": [{**deal._asdict(), "state": str(state)} for deal, state in ledger.deals()],
+        "entries": [entry._asdict() for entry in ledger.entries()],
     }
     return json.dumps(document, indent=1) + "\n"
 

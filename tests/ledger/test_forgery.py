@@ -1,7 +1,6 @@
 """A forger that writes to the database and seals its entries with valid hashes."""
 
 import threading
-from dataclasses import asdict, replace
 
 import pytest
 from sqlalchemy import delete, insert, text, update
@@ -45,9 +44,9 @@ def written(journal, unlinked=0):
         connection.execute(delete(entries))
         connection.execute(text("PRAGMA ignore_check_constraints = ON"))
         for number, entry in enumerate(journal, start=1):
-            placed = replace(entry, sequence=number, previous=GENESIS if number == unlinked else previous)
+            placed = entry._replace(sequence=number, previous=GENESIS if number == unlinked else previous)
             previous = placed.seal()
-            connection.execute(insert(entries).values(**asdict(replace(placed, hash=previous))))
+            connection.execute(insert(entries).values(**placed._replace(hash=previous)._asdict()))
             for name, change in ((entry.payer, -entry.amount), (entry.payee, entry.amount)):
                 balances[name] = balances.get(name, 0) + change
         connection.execute(delete(accounts))
@@ -101,7 +100,7 @@ FORGED = {
         ["entry 6 moves 1 from 'A' to 'B', but the step delivered"],
     ),
     "money that moves with an agreement": (
-        [*ACCOUNTS, replace(AGREED, payee="C", amount=7)],
+        [*ACCOUNTS, AGREED._replace(payee="C", amount=7)],
         ["entry 4 moves 7 from 'A' to 'C', but the step agreed"],
     ),
     "an endowment between agents": (
@@ -126,20 +125,20 @@ FORGED = {
         ["entry 3 agrees on a deal with 'B', which has no account yet"],
     ),
     "terms of another deal": (
-        [*ACCOUNTS, replace(AGREED, memo=replace(DEAL, id="e").terms())],
+        [*ACCOUNTS, AGREED._replace(memo=DEAL._replace(id="e").terms())],
         ["entry 4 has the terms of another deal, 'e'"],
     ),
     "a price above the bid": (
-        [*ACCOUNTS, replace(AGREED, memo=replace(DEAL, price=41).terms())],
+        [*ACCOUNTS, AGREED._replace(memo=DEAL._replace(price=41).terms())],
         ["entry 4 the deal 'd' must have two agents"],
     ),
     "a price that is no whole number": (
-        [*ACCOUNTS, replace(AGREED, memo=replace(DEAL, price=30.5).terms())],
+        [*ACCOUNTS, AGREED._replace(memo=DEAL._replace(price=30.5).terms())],
         ["entry 4 the deal 'd' must have two agents, and whole"],
     ),
-    "terms that are no JSON": ([*ACCOUNTS, replace(AGREED, memo="30")], ["entry 4 has terms that cannot be read"]),
+    "terms that are no JSON": ([*ACCOUNTS, AGREED._replace(memo="30")], ["entry 4 has terms that cannot be read"]),
     "a memo in a later step": (
-        [*HONEST[:6], replace(SETTLED, memo="x")],
+        [*HONEST[:6], SETTLED._replace(memo="x")],
         ["entry 7 has a memo, which only the steps endowed and agreed have"],
     ),
     "a settlement without a delivery": (

@@ -463,7 +463,7 @@ def test_runs_with_a_shared_ledger_are_independent(tmp_path, monkeypatch):
     monkeypatch.setenv(LEDGER, f"sqlite:///{tmp_path / 'shared.db'}")
     first = run_inline(configured(tmp_path / "a", num_server_rounds=3))
     with Ledger.open(f"sqlite:///{tmp_path / 'shared.db'}") as ledger:
-        open_deal = replace(ledger.deals()[0][0], id="another-market/1/A/B")
+        open_deal = ledger.deals()[0][0]._replace(id="another-market/1/A/B")
         ledger.agree(open_deal)
         ledger.escrow(open_deal.id)
         balances = ledger.balances()
