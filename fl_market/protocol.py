@@ -36,7 +36,7 @@ class Offer:
     layers
         The layers for sale: ``"all"``, or their names separated by commas.
     alpha
-        Purchased weight.
+        Purchased weight; 0 where the terms withhold it.
     gain, lower_bound
         Certified gain-from-trade and its lower confidence bound, above 0.
     after

@@ -17,10 +17,11 @@ from fl_market.files import synchronise, write_whole
 from fl_market.gains import Counted, ErrorBudget, Profile
 from fl_market.market.outcome import Delivery, Outcome
 from fl_market.market.state import MarketState
+from fl_market.parameters import StateDict
 from fl_market.protocol import Receipt
 
 STATE, TENSORS = "state.json", "tensors.safetensors"
-FORMAT = 8
+FORMAT = 9
 
 
 @dataclass(frozen=True)
@@ -125,9 +126,10 @@ def _tensors(checkpoint: Checkpoint) -> dict[str, Tensor]:
             named |= {f"given\n{agent}\n{name}": tensor for name, tensor in delivery.model.items()}
     for agent, model in state.best.items():
         named |= {f"best\n{agent}\n{name}": tensor for name, tensor in model.items()}
-    for agent, models in state.delivered.items():
-        for place, delivered in enumerate(models):
-            named |= {f"delivered\n{agent}\n{place}\n{name}": tensor for name, tensor in delivered.items()}
+    for kind, known in (("delivered", state.delivered), ("sold", state.sold)):
+        for agent, models in known.items():
+            for place, one in enumerate(models):
+                named |= {f"{kind}\n{agent}\n{place}\n{name}": tensor for name, tensor in one.items()}
     for (first, second), permutation in state.permutations.items():
         named |= {
             f"permutation\n{first}\n{second}\n{group}": torch.tensor(order) for group, order in permutation.items()
@@ -164,7 +166,7 @@ def _checkpoint(document: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> C
     models: dict[str, dict[str, Tensor]] = {}
     best: dict[str, dict[str, Tensor]] = {}
     given: dict[str, dict[str, Tensor]] = {}
-    delivered: dict[str, dict[int, dict[str, Tensor]]] = {}
+    known: dict[str, dict[str, dict[int, dict[str, Tensor]]]] = {"delivered": {}, "sold": {}}
     permutations: dict[tuple[str, str], dict[str, Any]] = {}
     validation: dict[str, dict[int, Tensor]] = {}
     for key, tensor in tensors.items():
@@ -173,8 +175,8 @@ def _checkpoint(document: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> C
             permutations.setdefault((names[0], names[1]), {})[names[2]] = tensor.numpy()
         elif kind == "validation":
             validation.setdefault(names[0], {})[int(names[1])] = tensor
-        elif kind == "delivered":
-            delivered.setdefault(names[0], {}).setdefault(int(names[1]), {})[names[2]] = tensor
+        elif kind in known:
+            known[kind].setdefault(names[0], {}).setdefault(int(names[1]), {})[names[2]] = tensor
         elif kind in ("best", "given"):
             kept = best if kind == "best" else given
             kept.setdefault(names[0], {})[names[1]] = tensor
@@ -186,7 +188,8 @@ def _checkpoint(document: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> C
         profiles={agent: _profile(texts, validation.get(agent)) for agent, texts in document["profiles"].items()},
         best=best,
         budget=_budget(**document["budget"]),
-        delivered={agent: [some[place] for place in sorted(some)] for agent, some in delivered.items()},
+        delivered=_in_order(known["delivered"]),
+        sold=_in_order(known["sold"]),
         permutations=permutations,
         receipts={agent: [Receipt(**receipt) for receipt in some] for agent, some in document["receipts"].items()},
         pseudonyms=document["pseudonyms"],
@@ -201,6 +204,10 @@ def _checkpoint(document: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> C
     }
     outcome = Outcome(tuple(document["settled"]), tuple(document["refunded"]), state, deliveries=deliveries)
     return Checkpoint(outcome, document["history"], (document["ledger"][0], document["ledger"][1]))
+
+
+def _in_order(known: Mapping[str, Mapping[int, StateDict]]) -> dict[str, list[StateDict]]:
+    return {agent: [models[place] for place in sorted(models)] for agent, models in known.items()}
 
 
 def _profile(texts: Mapping[str, Any], validation: Mapping[int, Tensor] | None) -> Profile:

@@ -78,11 +78,12 @@ class Bargain:
         }
         given = {agent: model for agent, model in self.round.given.items() if agent not in self.deals}
         served = {agent: model for agent, model in self.round.served.items() if agent not in self.deals}
-        state = self.round.state.after(self.round.number).with_models(served)
+        settled = [deal for deal in self.agreed if deal.buyer in buyers]
+        state = self.round.state.with_sales(sorted({deal.seller for deal in settled}))
+        state = state.after(self.round.number).with_models(served)
         for buyer in sorted(buyers):
             state = state.with_models({buyer: self._bought[buyer]}).with_delivery(buyer, self._bought[buyer])
             state = self._after_payments(state, buyer, [trial for _, trial in self.deals[buyer]])
-        settled = [deal for deal in self.agreed if deal.buyer in buyers]
         state = replace(state, budget=self.round.told).with_receipts(self._receipts(settled))
         return Outcome(
             tuple(deal.id for deal in settled),

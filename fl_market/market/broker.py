@@ -266,7 +266,7 @@ class Broker:
 
 
 def _notices(found: Evaluation) -> tuple[Notice, ...]:
-    resale = "its parameters match a delivered model, so it has nothing to sell"
+    resale = "its model is a copy of one that was delivered, sold or offered, so it has nothing to sell"
     notices = [Notice(agent, resale) for agent in sorted(found.resellers)]
     for trial in found.trials:
         if trial.certificate.harmed and trial.certificate.lower_bound > 0:

@@ -191,6 +191,7 @@ def _fitted(
             batch_size=terms.fit_batch_size,
             budget=budget,
             towards=towards,
+            limit=terms.alpha_limit,
         )
     except MarketError:
         return None

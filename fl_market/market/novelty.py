@@ -1,59 +1,153 @@
-"""Protection against resale: agents cannot sell purchased parameters.
+"""Protection against resale (beyond the paper): agents sell what they trained, and no copies.
 
-The broker knows the models that it delivered. A seller whose parameters match a delivered model, in
-any order of the units, has nothing to sell.
+A purchase reveals its seller's parameters: from the merged model, its own and α, a buyer solves for
+them. Two tests find copies of what the broker delivered or sold, and of what another agent offers.
+
+*Parameters.* A copy may have its units in another order, and its weights rescaled by unit without
+an effect on the function. Each weight matrix is therefore brought to the one form in which all its
+rows, and all its columns, have the same norm (matrix scaling, Sinkhorn and Knopp, 1967). The forms
+are compared after an alignment.
+
+*Outputs.* Two networks that were trained apart agree on the classes, and hardly in what is beside
+them: what is left of the outputs without each class's mean has a correlation of -0.1 to 0.4.
+After one more epoch of training it is 0.72 to 0.998. A copy with noise, with a temperature, or
+under any symmetry of its function stays above 0.9997.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from fl_market.gains import Objective
 from fl_market.parameters import StateDict
 from fl_market.permutation import PermutationSpec, apply_permutation, match
 
+INPUTS = 1000
+"""Largest number of the broker's inputs on which outputs are compared."""
+SCALINGS = 20
+"""Rounds of matrix scaling; dense matrices need fewer than ten."""
+TINY = 1e-12
+"""Share of a matrix's mean square that is added to each entry: a unit may be dead."""
 
-def novelty(spec: PermutationSpec, model: StateDict, delivered: Iterable[StateDict], threshold: float) -> float:
-    """Return the distance of a model from the nearest delivery, as a share of that delivery's norm.
+
+@dataclass(frozen=True)
+class Listing:
+    """What a model is compared by.
+
+    Attributes
+    ----------
+    matrices
+        Name -> the weights with two axes or more, in the form that is free of units' scales.
+    residuals
+        Outputs on the broker's inputs, centred by sample and by class, as one vector.
+    """
+
+    matrices: Mapping[str, Tensor]
+    residuals: Tensor
+
+    @classmethod
+    def of(cls, state: StateDict, objective: Objective) -> "Listing":
+        """Return the listing of a model.
+
+        Parameters
+        ----------
+        state
+            Its parameters.
+        objective
+            Architecture and data; the fit split is used.
+        """
+        matrices = {
+            name: scaled(tensor.double().cpu())
+            for name, tensor in state.items()
+            if tensor.dim() > 1 and tensor.is_floating_point()
+        }
+        assert objective.classifier is not None
+        inputs, targets = (part[:INPUTS] for part in objective.fit)
+        outputs = objective.classifier.outputs(state, (inputs, targets)).double().cpu()
+        return cls(matrices, residuals(outputs, targets.cpu()))
+
+    def copies(self, other: "Listing", spec: PermutationSpec, novelty: float, resemblance: float) -> bool:
+        """Return whether this is a copy of another listing, by its parameters or its outputs.
+
+        Parameters
+        ----------
+        other
+            The other listing; its label space may differ, and then the shared layers are compared.
+        spec
+            The permutable units of the layers that both have.
+        novelty
+            Least distance of the parameters, as a share of the other's norm; 0 for no limit.
+        resemblance
+            Highest correlation of the outputs; 1 for no limit.
+        """
+        comparable = resemblance < 1 and self.residuals.shape == other.residuals.shape
+        if comparable and float(self.residuals @ other.residuals) > resemblance:
+            return True
+        shapes = {name: matrix.shape for name, matrix in other.matrices.items()}
+        shared = [name for name, matrix in self.matrices.items() if shapes.get(name) == matrix.shape]
+        one, known = ({name: listing.matrices[name] for name in shared} for listing in (self, other))
+        # the sorted entries are never farther apart than the entries: nearly all pairs end here
+        if not shared or not novelty or _distance(_sorted(one), _sorted(known)) > novelty:
+            return False
+        part = spec.restricted_to(shared)
+        return _distance(apply_permutation(part, match(part, known, one), one), known) <= novelty
+
+
+def scaled(weights: Tensor) -> Tensor:
+    """Return a weight tensor scaled by rows and columns so that these have a mean square of 1.
 
     Parameters
     ----------
-    spec
-        The permutable units: a reseller may reorder them.
-    model
-        The model that an agent would sell.
-    delivered
-        The models that the broker delivered.
-    threshold
-        Distance up to which the result is exact. Beyond it, the result may be a lower bound: the
-        distance of the norms or of the sorted values, which hold for every order of the units.
+    weights
+        Shape (outputs, inputs, …); entries of one output and input are scaled alike.
+
+    Examples
+    --------
+    >>> weights = torch.tensor([[1.0, 2.0], [3.0, 4.0]], dtype=torch.float64)
+    >>> torch.allclose(scaled(weights), scaled(weights * torch.tensor([[5.0], [0.1]])))
+    True
+    """
+    squares = weights.square().flatten(2).sum(2) if weights.dim() > 2 else weights.square()
+    squares = squares + TINY * squares.mean()
+    if not squares.any():
+        return weights
+    rows, columns = torch.ones_like(squares[:, 0]), torch.ones_like(squares[0])
+    for _ in range(SCALINGS):
+        rows = 1 / (squares @ columns / len(columns))
+        columns = 1 / (rows @ squares / len(rows))
+    ones = [1] * (weights.dim() - 2)
+    return weights * rows.sqrt().view(-1, 1, *ones) * columns.sqrt().view(1, -1, *ones)
+
+
+def residuals(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Return what is left of outputs without each sample's and each class's mean.
+
+    Parameters
+    ----------
+    outputs
+        Shape (samples, classes).
+    targets
+        Classes, shape (samples,).
 
     Returns
     -------
-    float
-        Infinite without deliveries.
+    Tensor
+        One vector of norm 1, or of zeros if nothing is left.
     """
-    nearest = float("inf")
-    for state in delivered:
-        distance = _distance(state, model, torch.linalg.vector_norm)
-        if distance <= threshold:
-            distance = _distance(state, model, _sorted)
-        if distance <= threshold:
-            distance = _distance(state, apply_permutation(spec, match(spec, state, model), model), torch.flatten)
-        nearest = min(nearest, distance)
-    return nearest
+    left = outputs - outputs.mean(1, keepdim=True)
+    for target in torch.unique(targets):
+        chosen = targets == target
+        left[chosen] -= left[chosen].mean(0)
+    return torch.nn.functional.normalize(left.flatten(), dim=0)
 
 
-def _distance(delivered: StateDict, model: StateDict, view: Callable[[Tensor], Tensor]) -> float:
-    """Return the relative distance of all floating-point parameters under a view of each."""
-    apart = norm = 0.0
-    for name, tensor in delivered.items():
-        if tensor.is_floating_point():
-            own, other = (state[name].detach().double() for state in (delivered, model))
-            apart += float((view(own) - view(other)).square().sum())
-            norm += float(own.square().sum())
+def _sorted(matrices: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: matrix.flatten().sort().values for name, matrix in matrices.items()}
+
+
+def _distance(one: StateDict, known: StateDict) -> float:
+    apart = sum(float((one[name] - tensor).square().sum()) for name, tensor in known.items())
+    norm = sum(float(tensor.square().sum()) for tensor in known.values())
     return (apart / norm) ** 0.5 if norm else float(apart > 0)
-
-
-def _sorted(tensor: Tensor) -> Tensor:
-    return tensor.flatten().sort().values

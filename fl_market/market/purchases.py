@@ -8,7 +8,7 @@ from fl_market.hardware import Hardware
 from fl_market.market.alignment import Aligner
 from fl_market.market.buyers import Buyer, Buyers
 from fl_market.market.incumbents import Incumbent, incumbent_of
-from fl_market.market.novelty import novelty
+from fl_market.market.novelty import Listing
 from fl_market.market.spending import error_of_tests
 from fl_market.market.state import MarketState
 from fl_market.market.terms import Terms
@@ -32,7 +32,7 @@ class Evaluation:
         One for each ordered pair, in the order of names, certified or not; incremental purchases
         follow, buyer by buyer.
     resellers
-        Agents whose parameters match a delivered model: they have nothing to sell.
+        Agents that offer a copy of a known model: they have nothing to sell.
     permutations
         Pair of agents -> its permutation, from which the next search starts.
     served
@@ -94,7 +94,7 @@ class Evaluator:
         with reproducible(self._seed, "try-before-purchase"):
             agents = sorted(models)
             buyers = {agent: self._buyers.of(state.profiles.get(agent)) for agent in agents}
-            resellers = frozenset(agent for agent in agents if self._resells(agent, buyers, models[agent], state))
+            resellers = self._resellers(state, models)
             best = {agent: self._placed(state.best.get(agent)) for agent in agents}
             incumbents = {
                 agent: self._incumbent(buyers[agent], self._hardware.place_state(models[agent]), best[agent])
@@ -188,15 +188,34 @@ class Evaluator:
             return model
         return {name: tensor.cpu() for name, tensor in model.items()}
 
-    def _resells(self, agent: str, buyers: Mapping[str, Buyer], model: StateDict, state: MarketState) -> bool:
-        """Return whether an agent's parameters match a delivery, in any order of the units."""
-        for owner, deliveries in state.delivered.items():
-            receiver = self._buyers.of(state.profiles.get(owner))
-            spec, shared = self._aligner.in_common(buyers[agent], receiver)
-            sold, *known = ({name: one[name] for name in shared} for one in (model, *deliveries))
-            if novelty(spec, sold, known, self._terms.novelty) <= self._terms.novelty:
-                return True
-        return False
+    def _resellers(self, state: MarketState, models: Mapping[str, StateDict]) -> frozenset[str]:
+        """Return the agents that offer a copy: see :mod:`fl_market.market.novelty`.
+
+        Each offer is compared with all deliveries, with what others sold, and with the offers of
+        the agents before it.
+        """
+        listed: dict[int, Listing] = {}  # a model may be known under several names
+
+        def listing(agent: str, model: StateDict) -> tuple[Buyer, Listing]:
+            buyer = self._buyers.of(state.profiles.get(agent))
+            if id(model) not in listed:
+                objective = self._buyers.of_labels(buyer.labels).objective
+                listed[id(model)] = Listing.of(self._hardware.place_state(model), objective)
+            return buyer, listed[id(model)]
+
+        delivered = [(agent, model) for agent, some in state.delivered.items() for model in some]
+        found: set[str] = set()
+        offered: list[tuple[str, StateDict]] = []
+        for agent in sorted(models):
+            buyer, own = listing(agent, models[agent])
+            sold = [(other, model) for other, some in state.sold.items() if other != agent for model in some]
+            for other, known in (listing(*one) for one in (*delivered, *sold, *offered)):
+                spec, _ = self._aligner.in_common(buyer, other)
+                if own.copies(known, spec, self._terms.novelty, self._terms.resemblance):
+                    found.add(agent)
+                    break
+            offered.append((agent, models[agent]))
+        return frozenset(found)
 
     def _fetched(self, trial: Trial) -> Trial:
         """Return a trial with its merged model in main memory."""

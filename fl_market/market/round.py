@@ -105,7 +105,7 @@ class TradingRound:
                     id=offer_id(self.number, trial.sellers, names),
                     seller=names[trial.seller],
                     layers=trial.layers,
-                    alpha=trial.alpha,
+                    alpha=0.0 if self.terms.withhold_alpha else trial.alpha,
                     gain=self.payable(trial),
                     lower_bound=told(trial.promise) if math.isfinite(trial.promise) else 0.0,
                     after=offer_id(self.number, trial.after, names) if trial.after else "",

@@ -10,7 +10,8 @@ from fl_market.permutation import Permutation
 from fl_market.protocol import Receipt
 
 DELIVERIES_KEPT = 3
-"""Number of deliveries to each buyer with which sellers' parameters are compared."""
+"""Number of deliveries to each buyer, and of sold models of each seller, with which offers are
+compared."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,8 @@ class MarketState:
         The error budget of the run's certificates, with all that agents were told.
     delivered
         Agent -> the last models that it bought.
+    sold
+        Agent -> the last models of which it sold a part.
     permutations
         Pair of agents -> start of the next search for their permutation.
     receipts
@@ -47,6 +50,7 @@ class MarketState:
     best: Mapping[str, StateDict] = field(default_factory=dict)
     budget: ErrorBudget = field(default_factory=ErrorBudget)
     delivered: Mapping[str, Sequence[StateDict]] = field(default_factory=dict)
+    sold: Mapping[str, Sequence[StateDict]] = field(default_factory=dict)
     permutations: Mapping[tuple[str, str], Permutation] = field(default_factory=dict)
     receipts: Mapping[str, Sequence[Receipt]] = field(default_factory=dict)
     pseudonyms: Pseudonyms = field(default_factory=dict)
@@ -72,6 +76,11 @@ class MarketState:
         """Return the state after a buyer has paid for a model."""
         kept = [*self.delivered.get(buyer, ()), model][-DELIVERIES_KEPT:]
         return replace(self, delivered={**self.delivered, buyer: kept})
+
+    def with_sales(self, sellers: Iterable[str]) -> "MarketState":
+        """Return the state after some agents were paid for parts of their models of this round."""
+        kept = {agent: [*self.sold.get(agent, ()), self.models[agent]][-DELIVERIES_KEPT:] for agent in sellers}
+        return replace(self, sold={**self.sold, **kept})
 
     def with_receipts(self, receipts: Mapping[str, Sequence[Receipt]]) -> "MarketState":
         """Return the state with more receipts that are to be confirmed."""

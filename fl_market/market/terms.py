@@ -87,13 +87,24 @@ class Terms:
         "rounds after which a buyer whose model is certified worse than its best one gets that one back, free",
         choices=RESTORATIONS,
     )
+    alpha_limit: float = option(
+        1.0, "highest purchased weight: the most that a seller's parameters can change a buyer's", above=0, maximum=1
+    )
+    withhold_alpha: bool = option(False, "keep the purchased weight from the buyer, whose offers show 0 in its place")
     class_tolerance: float = option(
         0.0, "highest rise of any class's loss that a purchase may cause; 0 for no limit", minimum=0
     )
     novelty: float = option(
-        1e-4,
-        "least distance of a seller's parameters from every delivered model, as a share of that model's norm",
+        0.002,
+        "least distance of a seller's parameters from every model that was delivered, sold or offered, as a share "
+        "of that model's norm; 0 for no limit",
         minimum=0,
+    )
+    resemblance: float = option(
+        0.9997,
+        "highest correlation of a seller's outputs, beside the class, with those of every such model; 1 for no limit",
+        minimum=0,
+        maximum=1,
     )
     pricing: "str | PricingRule" = option("nash", "pricing rule of the priced arms", kind=PRICING_RULE)
     disclosure: str = option(

@@ -5,7 +5,7 @@ there may be one for each layer or for each output row, found by gradient steps 
 best single α.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -43,6 +43,7 @@ def fit_weights(
     batch_size: int = 0,
     budget: int | None = None,
     towards: float | None = None,
+    limit: float = 1.0,
 ) -> Alpha:
     """Return the purchased weight that minimises the broker's loss on the fit split.
 
@@ -75,6 +76,8 @@ def fit_weights(
         A patient choice of the single α: of those that are no worse than the best one beyond the
         standard error of the difference, the nearest to this weight. None for the best one, as
         published.
+    limit
+        Highest weight; the search is over (0, limit].
 
     Returns
     -------
@@ -91,6 +94,23 @@ def fit_weights(
         raise MarketError(f"granularity must be one of {', '.join(GRANULARITIES)}; got {granularity!r}")
     own, other = state_of(buyer), state_of(seller)
     merged = merge or partial(interpolate, own, other)
+    if limit < 1:
+        aim = None if towards is None else min(towards / limit, 1.0)
+        found = fit_weights(
+            own,
+            other,
+            loss,
+            fit_data,
+            granularity,
+            merge=lambda share: merged(_times(share, limit)),
+            together=together,
+            steps=steps,
+            learning_rate=learning_rate,
+            batch_size=batch_size,
+            budget=budget,
+            towards=aim,
+        )
+        return _times(found, limit)
     searched = whole_batches(fit_data, batch_size)[0]
 
     def mean_loss(alpha: Alpha) -> Tensor:
@@ -133,6 +153,12 @@ def _descended(
         shares.logits, model, loss, fit_data, steps=steps, learning_rate=learning_rate, batch_size=batch_size
     )
     return shares.alpha(shares.weights(found.variables))
+
+
+def _times(alpha: Alpha, limit: float) -> Alpha:
+    if isinstance(alpha, Mapping):
+        return {name: weight * limit for name, weight in alpha.items()}
+    return alpha * limit
 
 
 def _fit_single(own: StateDict, losses: Callable[[Alpha], Tensor], towards: float | None, *, together: bool) -> float:

@@ -57,6 +57,12 @@ def asked(bidding, amount):
     return {seller: [Ask(request.id, amount) for request in some] for seller, some in bidding.requests.items()}
 
 
+def test_the_terms_withhold_the_purchased_weight():
+    """From merged model, own model and α a buyer would know the seller's parameters."""
+    assert [offer.alpha for offer in opened(trial("A", "B")).offers["A"]] == [0.25]
+    assert [offer.alpha for offer in opened(trial("A", "B"), withhold_alpha=True).offers["A"]] == [0]
+
+
 def bargained(trading, bids, ask=0):
     bidding = trading.accept_bids(bids)
     return bidding.accept_asks(asked(bidding, ask))
@@ -77,7 +83,9 @@ def test_a_complete_round():
     assert trading.ledger.balances() | {"A": 500, ESCROW: 500} == trading.ledger.balances()
     sealed = bargain.deliver()
     assert set(sealed) == {"A"}
+    assert bargain.conclude({}).state.sold == {}
     outcome = bargain.conclude({"A": sealed["A"].acknowledge()})
+    assert outcome.state.sold == {"B": [MODELS["B"]]}, "a part of it left the broker: see novelty.py"
     deliveries = outcome.deliveries
     assert set(deliveries) == set(NAMES)
     assert deliveries["A"].model is bought.merged

@@ -85,6 +85,21 @@ def test_finer_weights_are_never_worse_on_the_held_out_part(granularity):
     assert values[0] <= values[1] + 1e-6
 
 
+@pytest.mark.parametrize("granularity", ["model", "layer", "row"])
+@pytest.mark.parametrize("towards", [None, 0.5])
+def test_no_weight_exceeds_its_limit(granularity, towards):
+    """The best weight is 0.9; under a limit of 0.6 it is 0.6, and that is what merges."""
+    own, other = {"w.weight": torch.zeros(3, 2)}, {"w.weight": torch.ones(3, 2)}
+
+    def loss(state, data):
+        return (state["w.weight"].mean() - 0.9).square() + 0 * data[0]
+
+    data = torch.zeros(20), torch.zeros(20)
+    found = fit_weights(own, other, loss, data, granularity, towards=towards, limit=0.6)
+    highest = found if granularity == "model" else float(found["w.weight"].max())
+    assert 0.5 < highest <= 0.6 + 1e-6
+
+
 def test_fine_tuning_lowers_the_loss_and_leaves_the_start_alone():
     start = {name: tensor.clone() for name, tensor in BUYER.items()}
     tuned = fine_tune(start, quadratic(SELLER), DATA, steps=200, learning_rate=0.05)
