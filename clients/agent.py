@@ -9,8 +9,9 @@ from flwr.app import Context
 from clients.agent_data import AgentData, load_agent_data
 from clients.agent_disk import AgentDisk
 from clients.agent_state import AgentState
-from fl_market.configuration import Configuration, agent_number, is_simulated
+from fl_market.configuration import Configuration, agent_number
 from fl_market.naming import agent_name
+from fl_market.simulation import is_simulated
 
 
 @dataclass(frozen=True)

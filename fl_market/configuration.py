@@ -16,6 +16,7 @@ from fl_market.settings import (
     TrainingSettings,
     by_agent,
 )
+from fl_market.simulation import is_simulated
 
 if TYPE_CHECKING:  # the command line reads the declarations, and must not import torch
     from fl_market.hardware import Hardware
@@ -139,8 +140,7 @@ class Configuration:
         ----------
         run
             The run's options, set by the broker's operator. An agent's private options are taken
-            from them only in a simulation, in which one operator plays all parts: the node
-            configuration then has ``num-partitions``.
+            from them only in a simulation: see :mod:`fl_market.simulation`.
         node
             The node configuration: ``partition-id`` is the agent's number.
 
@@ -262,11 +262,6 @@ def agent_number(node: Mapping[str, Any]) -> int:
     if not isinstance(index, int) or isinstance(index, bool) or index < 0:
         raise MarketError("the node configuration lacks partition-id, the number of the agent: 0, 1, …")
     return index
-
-
-def is_simulated(node: Mapping[str, Any]) -> bool:
-    """Return whether a node configuration is one of a simulation: one operator plays all."""
-    return "num-partitions" in node
 
 
 def _part(text: str, index: int) -> str:

@@ -14,6 +14,7 @@ from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 from fl_market.errors import MarketError
+from fl_market.simulation import simulation
 
 _CLIENT_APP_RAISED = 2  # flwr's ErrorCode.CLIENT_APP_RAISED_EXCEPTION
 
@@ -93,7 +94,8 @@ class InlineGrid(Grid):
         context = self.contexts[message.metadata.dst_node_id]
         before = RecordDict(dict(context.state))
         try:
-            return self._client_app(message, context)
+            with simulation():
+                return self._client_app(message, context)
         except Exception as error:  # an agent's code may raise anything
             context.state = before
             reason = str(error) if isinstance(error, MarketError) else f"{type(error).__name__}: {error}"
