@@ -103,6 +103,18 @@ def add_bench(commands: "Commands") -> None:
     )
     _add_bench_output(ledger, "ledger.json")
     ledger.set_defaults(command=_ledger)
+    incentives = benches.add_parser(
+        "incentives", help="measure what dishonest behaviour earns under each pricing rule; about 20 minutes"
+    )
+    incentives.add_argument(
+        "--runs",
+        type=whole(2),
+        default=10,
+        metavar="N",
+        help="markets of each kind (default: %(default)s)",
+    )
+    _add_bench_options(incentives, "incentives.json and incentives.png")
+    incentives.set_defaults(command=_incentives)
     chaos = benches.add_parser("chaos", help="kill processes of deployed markets at random; about an hour")
     chaos.add_argument("--kills", type=whole(1), default=50, metavar="N", help="number of kills (default: %(default)s)")
     _add_bench_options(chaos, "chaos.json, the deployment and its logs")
@@ -249,6 +261,20 @@ def _certificates(options: argparse.Namespace) -> int:
     )
     for suffix in ("json", "png"):
         print(Path(out_dir) / f"certificates.{suffix}")
+    return 0
+
+
+def _incentives(options: argparse.Namespace) -> int:
+    from fl_market.benchmarks.incentives import incentives
+
+    out_dir = options.out or new_folder("bench-incentives")
+
+    def report(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    print(incentives(out_dir, runs=options.runs, seed=options.seed, overwrite=options.overwrite, report=report))
+    for suffix in ("json", "png"):
+        print(Path(out_dir) / f"incentives.{suffix}")
     return 0
 
 

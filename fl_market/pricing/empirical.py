@@ -74,7 +74,9 @@ class Empirical:
         """Return the points of the estimated distribution, and its survival function there.
 
         The survival function is the share of the mass at or above a point. Mass that the
-        observations only place in an interval is put at its lower end, where it surely sells.
+        observations only place in an interval is put at its lower end, where it surely sells. If
+        nothing was observed below the lowest declined ask, half of that ask is a point as well, to
+        be tried: a seller that began too high would never sell, and never learn.
 
         Returns
         -------
@@ -82,6 +84,8 @@ class Empirical:
             Points in ascending order and survival in [0, 1], both of shape (points,).
         """
         points = np.unique([*self.values, *self.accepted, *([0.0] if self.declined else [])])
+        if self.declined and not ((points > 0) & (points < self.declined[0])).any():
+            points = np.unique([*points, self.declined[0] / 2])
         exact = np.searchsorted(self.values, points, "right") - np.searchsorted(self.values, points, "left")
         asks, declines = np.unique(self.declined, return_counts=True)
         floors, accepts = np.unique(self.accepted, return_counts=True)

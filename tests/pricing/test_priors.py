@@ -194,3 +194,10 @@ def test_invalid_observations_are_refused(values):
 )
 def test_all_priors_have_a_text(text, prior):
     assert parse_prior(text) == prior
+
+
+def test_a_seller_that_began_too_high_tries_half():
+    """Without that, declined quotes alone end in no ask at all, and no further quote teaches."""
+    assert myerson_price(Empirical(declined=[0.8] * 5)) == pytest.approx(0.4)
+    assert myerson_price(Empirical(declined=[0.8] * 5 + [0.4] * 5)) == pytest.approx(0.2)
+    assert myerson_price(Empirical(values=[0.6], declined=[0.8]), cost=0.1) == pytest.approx(0.6), "it sold once"
