@@ -2,16 +2,18 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from flwr.app import Context
 
-from clients.agent_data import AgentData, load_agent_data
 from clients.agent_disk import AgentDisk
 from clients.agent_state import AgentState
 from fl_market.configuration import Configuration, agent_number
 from fl_market.naming import agent_name
 from fl_market.simulation import is_simulated
+
+if TYPE_CHECKING:
+    from clients.agent_data import AgentData
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class Agent:
         return agent_name(self.index)
 
     @property
-    def data(self) -> AgentData:
+    def data(self) -> "AgentData":
         """The agent's part of the task.
 
         Raises
@@ -65,6 +67,8 @@ class Agent:
         MarketError
             If the data cannot be read or do not fit.
         """
+        from clients.agent_data import load_agent_data  # it needs PyTorch, and most messages do not
+
         return load_agent_data(self.options, self.index)
 
     @property

@@ -7,18 +7,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from flwr.app import ConfigRecord
-from safetensors.torch import save
 
 from clients.faults import one_line
 from fl_market.errors import MarketError
 from fl_market.files import synchronise, write_whole
-from fl_market.ledger import SignedHead, read_receipts
-from fl_market.parameters import StateDict, digest
 from fl_market.protocol import Receipt
+
+if TYPE_CHECKING:  # most messages need neither PyTorch nor a database: see client_app.py
+    from fl_market.ledger import SignedHead
+    from fl_market.parameters import StateDict
 
 MODEL, RECEIPTS = "model.safetensors", "receipts.jsonl"
 MEMORIES_KEPT = 3
@@ -44,7 +44,7 @@ class AgentDisk:
         with _writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
 
-    def save_model(self, state: StateDict, run: int, market_round: int) -> None:
+    def save_model(self, state: "StateDict", run: int, market_round: int) -> None:
         """Write the model, whole or not at all, with its SHA-256 and the round that it comes from.
 
         Raises
@@ -52,6 +52,10 @@ class AgentDisk:
         MarketError
             If it cannot be written.
         """
+        from safetensors.torch import save
+
+        from fl_market.parameters import digest
+
         tensors = {name: tensor.detach().contiguous() for name, tensor in state.items()}
         about = {"run": str(run), "round": str(market_round), "sha256": digest(state)}
         with _writing(self._folder):
@@ -72,6 +76,8 @@ class AgentDisk:
         MarketError
             If it cannot be written.
         """
+        import torch
+
         buffer = io.BytesIO()
         torch.save({"model": model_digest, "records": {name: dict(record) for name, record in memory.items()}}, buffer)
         with _writing(self._folder):
@@ -91,6 +97,8 @@ class AgentDisk:
         path = self._folder / _memory_name(model_digest)
         if not path.exists():
             return {}
+        import torch
+
         try:
             kept = torch.load(path, map_location="cpu", weights_only=True)
             records = kept["records"] if kept["model"] == model_digest else {}
@@ -100,7 +108,7 @@ class AgentDisk:
                 f"the agent's memory file {path} is damaged; delete it to go on without that memory ({one_line(error)})"
             ) from error
 
-    def note(self, receipts: Sequence[Receipt], run: int, head: SignedHead | None = None) -> None:
+    def note(self, receipts: Sequence[Receipt], run: int, head: "SignedHead | None" = None) -> None:
         """Append receipts to the journal, each with the ledger's head; none is repeated.
 
         Raises
@@ -133,6 +141,8 @@ class AgentDisk:
         MarketError
             If the journal cannot be read or is damaged.
         """
+        from fl_market.ledger import read_receipts
+
         path = self._folder / RECEIPTS
         return read_receipts(path) if path.exists() else []
 

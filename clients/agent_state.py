@@ -6,17 +6,19 @@ disk if it has one. The names of the records are part of both formats.
 
 import io
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context
-from torch import Tensor
 
 from clients.agent_disk import AgentDisk
 from clients.quote_history import QuoteHistory
 from fl_market.errors import MarketError
-from fl_market.parameters import StateDict, digest
 from fl_market.protocol import Receipt
+
+if TYPE_CHECKING:  # most messages need no PyTorch: see client_app.py
+    from torch import Tensor
+
+    from fl_market.parameters import StateDict
 
 MODEL, OPTIMISER, SHARES = "model", "optimiser", "adaptive-shares"
 PURCHASES, QUOTES, SEALED = "bought", "quotes", "sealed"
@@ -60,7 +62,7 @@ class AgentState:
         return self._records.array_records[MODEL]
 
     @property
-    def model(self) -> StateDict:
+    def model(self) -> "StateDict":
         """The model's state dict.
 
         Raises
@@ -73,30 +75,34 @@ class AgentState:
     @property
     def model_digest(self) -> str:
         """SHA-256 of the model; empty if there is none."""
-        return digest(self.model) if self.has_model else ""
+        return _digest(self.model) if self.has_model else ""
 
     @property
     def optimiser(self) -> dict[str, Any] | None:
         """The optimiser's state dict; None if training starts afresh."""
         if OPTIMISER not in self._records:
             return None
+        import torch
+
         packed: Any = self._records.config_records[OPTIMISER]["state"]
         return dict(torch.load(io.BytesIO(packed), map_location="cpu", weights_only=True))
 
-    def keep_training(self, model: StateDict, optimiser: Mapping[str, Any]) -> None:
+    def keep_training(self, model: "StateDict", optimiser: Mapping[str, Any]) -> None:
         """Keep the outcome of local training: the model, and the optimiser's state dict."""
+        import torch
+
         self._records[MODEL] = _arrays(model)
         buffer = io.BytesIO()
         torch.save(dict(optimiser), buffer)
         self._records[OPTIMISER] = ConfigRecord({"state": buffer.getvalue()})
 
-    def replace_model(self, model: StateDict) -> None:
+    def replace_model(self, model: "StateDict") -> None:
         """Hold another model; its optimiser starts afresh."""
         self._records[MODEL] = _arrays(model)
         if OPTIMISER in self._records:
             del self._records[OPTIMISER]
 
-    def take_delivery(self, model: StateDict) -> None:
+    def take_delivery(self, model: "StateDict") -> None:
         """Hold a model that the broker sent, and therefore knows exactly."""
         self.replace_model(model)
         if KNOWN in self._records:
@@ -104,13 +110,13 @@ class AgentState:
             self._records[GIVEN] = ConfigRecord({"digests": []})
 
     @property
-    def shares(self) -> list[Tensor] | None:
+    def shares(self) -> "list[Tensor] | None":
         """FedALA's weights of the global parameters; None before the first round."""
         known = self._records.array_records.get(SHARES)
         return None if known is None else list(known.to_torch_state_dict().values())
 
     @shares.setter
-    def shares(self, shares: Sequence[Tensor]) -> None:
+    def shares(self, shares: "Sequence[Tensor]") -> None:
         self._records[SHARES] = ArrayRecord({str(place): share for place, share in enumerate(shares)})
 
     # -- trades
@@ -178,7 +184,7 @@ class AgentState:
 
     def give_away(self, copy: ArrayRecord) -> None:
         """Note that the broker gets a noisy copy of the model."""
-        digests = [*self.given_away, digest(copy.to_torch_state_dict())]
+        digests = [*self.given_away, _digest(copy.to_torch_state_dict())]
         self.known_to_broker = copy
         self._records[GIVEN] = ConfigRecord({"digests": digests[-GIVEN_KEPT:]})
 
@@ -193,7 +199,7 @@ class AgentState:
             If the disk cannot be written.
         """
         model = self.model
-        disk.save_memory(self._records.config_records, digest(model))
+        disk.save_memory(self._records.config_records, _digest(model))
         disk.save_model(model, run, market_round)
 
     def restore(self, disk: AgentDisk) -> None:
@@ -212,5 +218,11 @@ class AgentState:
         return self._records.config_records.get(PURCHASES, {})
 
 
-def _arrays(state: StateDict) -> ArrayRecord:
+def _digest(model: "StateDict") -> str:
+    from fl_market.parameters import digest
+
+    return digest(model)
+
+
+def _arrays(state: "StateDict") -> ArrayRecord:
     return ArrayRecord({name: tensor.cpu() for name, tensor in state.items()})

@@ -3,33 +3,44 @@
 Each handler decodes a message, calls the logic, and encodes the reply. The agent's memory stays in
 Flower's ``Context.state``, which never leaves the node.
 
-A SuperNode starts a process for each message. What only some messages need, such as the prices'
-scipy, is therefore imported by their handlers.
+A SuperNode starts a process for each message. What only some messages need is therefore imported
+by their handlers: PyTorch and the ledger's SQLAlchemy for training and evaluation, the prices'
+scipy for bids and asks.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
+from flwr.clientapp.typing import ClientAppCallable
 
 from clients.agent import Agent
-from clients.delivery import keep, open_purchase, receive
 from clients.faults import one_sentence_faults
-from clients.local_updates import adapt_to, evaluate_models, local_update
-from clients.privacy import private_training
-from clients.simulated_faults import faulty_copies
-from fl_market.ledger import SignedHead
-from fl_market.parameters import StateDict, digest
+from fl_market.digests import digest_of_bytes
 from fl_market.protocol import DisclosedQuote, Offer, PublicPrice, QuoteRequest, Receipt, from_columns, to_columns
+
+if TYPE_CHECKING:
+    from fl_market.parameters import StateDict
 
 Record = ArrayRecord | MetricRecord | ConfigRecord
 
 app = ClientApp(mods=[one_sentence_faults])
 
 
-@app.train(mods=[faulty_copies, private_training])
+def copies_given_away(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+    """Train, and give away the copy that the agent means to: a noisy one, or a simulated fault."""
+    from clients.privacy import private_training
+    from clients.simulated_faults import faulty_copies
+
+    return faulty_copies(message, context, lambda inner, same: private_training(inner, same, call_next))
+
+
+@app.train(mods=[copies_given_away])
 def train_model(message: Message, context: Context) -> Message:
     """Train the agent's own model, or the one that the message carries, and return it."""
+    from clients.delivery import receive
+    from clients.local_updates import local_update
+
     agent, config = Agent.at(context), _config(message)
     receive(agent, _carried(message), config.get("model-digest", ""))
     samples, loss = local_update(
@@ -82,16 +93,20 @@ def answer_quotes(message: Message, context: Context) -> Message:
 @app.query("delivery")
 def acknowledge_delivery(message: Message, context: Context) -> Message:
     """Keep a sealed purchase until its key comes, and acknowledge its bytes."""
-    agent, content = Agent.at(context), message.content
-    sealed = content.array_records["sealed"]
+    agent, sealed = Agent.at(context), message.content.array_records["sealed"]
     agent.state.sealed = sealed
-    acknowledged = ConfigRecord({"sealed-digest": digest(sealed.to_torch_state_dict())})
+    held = {name: array.numpy() for name, array in sealed.items()}
+    acknowledged = ConfigRecord({"sealed-digest": digest_of_bytes(held)})
     return _reply(message, agent, {"acknowledgement": acknowledged})
 
 
 @app.evaluate()
 def take_delivery(message: Message, context: Context) -> Message:
     """Take delivery of models, open the purchase, and test the agent's current model."""
+    from clients.delivery import keep, open_purchase, receive
+    from clients.local_updates import adapt_to, evaluate_models, local_update
+    from fl_market.ledger import SignedHead
+
     agent, config = Agent.at(context), _config(message)
     market_round, carried = config["server-round"], _carried(message)
     if "key" in message.content.config_records:
@@ -124,17 +139,17 @@ def _columns(message: Message, name: str) -> dict[str, Any]:
     return dict(message.content.config_records.get(name, {}))
 
 
-def _state_dicts(message: Message, prefix: str) -> list[StateDict]:
+def _state_dicts(message: Message, prefix: str) -> "list[StateDict]":
     records = message.content.array_records.items()
     return [record.to_torch_state_dict() for name, record in records if name.startswith(prefix)]
 
 
-def _carried(message: Message) -> StateDict | None:
+def _carried(message: Message) -> "StateDict | None":
     return next(iter(_state_dicts(message, "arrays")), None)
 
 
 def _acknowledgement(agent: Agent) -> ConfigRecord:
-    return ConfigRecord({"model-digest": digest(agent.state.model)})
+    return ConfigRecord({"model-digest": agent.state.model_digest})
 
 
 def _profile(agent: Agent) -> dict[str, Record]:

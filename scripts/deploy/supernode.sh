@@ -7,6 +7,9 @@ umask 077 # models, validation data and agents' identities are for this user alo
 [ $# -eq 6 ] || { sed -n 3,4p "$0" >&2; exit 2; }
 mkdir -p "$1"; folder=$(realpath "$1")
 export FLWR_HOME=$folder/home FLWR_TELEMETRY_ENABLED=0 FLWR_DISABLE_UPDATE_CHECK=1
+# a process for each message: look for it often, and let Python keep what it has compiled
+export FLWR_SUPEREXEC_TASK_POLL_INTERVAL=0.1
+unset PYTHONDONTWRITEBYTECODE
 export FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION=1
 exec flower-supernode --superlink "$4" --root-certificates "$2" --auth-supernode-private-key "$3" --port "$5" \
   --node-config "$6 agent-dir=\"$folder/agent\""
