@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,8 +38,12 @@ def add_ledger(commands: "Commands") -> None:
     reconcile.set_defaults(command=_reconcile)
     for action in (verify, reconcile):
         action.add_argument("--key", default="", metavar="HEX", help="the operator's public key, known from elsewhere")
-    abandon = actions.add_parser("abandon", help="refund the open deals of a run that will not be resumed")
-    abandon.add_argument("--run", required=True, metavar="NAME", help="the run, with which the ids of its deals begin")
+    abandon = actions.add_parser("abandon", help="refund the open deals of runs that will not be resumed")
+    which = abandon.add_mutually_exclusive_group(required=True)
+    which.add_argument("--run", metavar="NAME", help="the run, with which the ids of its deals begin")
+    which.add_argument(
+        "--older-than", type=float, metavar="HOURS", help="open deals of all runs whose last step is older"
+    )
     abandon.set_defaults(command=_abandon)
     fund = actions.add_parser("fund", help="add credits to a registered agent's account")
     fund.add_argument("account", metavar="NAME", help="the agent's name")
@@ -71,6 +76,15 @@ def _abandon(options: argparse.Namespace) -> int:
     from fl_market.market import settlement
 
     with _opened(options) as ledger:
+        if options.older_than is not None:
+            if not options.older_than > 0:
+                raise OptionError(f"--older-than must be above 0 hours; got {options.older_than:g}")
+            with ledger.together():
+                expired = ledger.open_since(time.time() - 3600 * options.older_than)
+                for deal in expired:
+                    ledger.abandon(deal)
+            print(f"{len(expired)} open deals older than {options.older_than:g} hours are refunded or void")
+            return 0
         if options.run not in (known := ledger.runs()):
             raise MarketError(f"the ledger has no run {options.run!r}; it has {', '.join(known) or 'none'}")
         ended = settlement.end_open_deals(ledger, [options.run])

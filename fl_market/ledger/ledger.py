@@ -299,6 +299,27 @@ class Ledger:
         with self._snapshot() as connection:
             return [as_deal(row)[0] for row in connection.execute(latest)]
 
+    def open_since(self, moment: float) -> list[str]:
+        """Return the ids of the deals that are open, and whose last step was before a moment.
+
+        Parameters
+        ----------
+        moment
+            Seconds since the epoch.
+        """
+        ended = [state for state, after in SUCCESSORS.items() if not after]
+        last = func.max(entries.c.recorded_at)
+        found = (
+            select(deals.c.id)
+            .join(entries, entries.c.deal == deals.c.id)
+            .where(deals.c.state.not_in(ended))
+            .group_by(deals.c.id)
+            .having(last < moment)
+            .order_by(deals.c.id)
+        )
+        with self._snapshot() as connection:
+            return list(connection.execute(found).scalars())
+
     def entries(self) -> list[Entry]:
         """Return the whole journal, in its order."""
         with self._snapshot() as connection:

@@ -28,6 +28,27 @@ def test_scripts_say_how_they_are_called(script):
     assert done.stderr.startswith(f"# Usage: {script} ")
 
 
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl, which makes the certificates")
+@pytest.mark.skipif(shutil.which("ssh-keygen") is None, reason="needs ssh-keygen, which makes the nodes' keys")
+def test_certificates_are_renewed_under_the_same_authority(tmp_path):
+    command = [ROOT / "scripts" / "deploy" / "certificates.sh", tmp_path, "broker.example.org", "one", "two"]
+    made = []
+    for _ in range(2):
+        subprocess.run(command, check=True, capture_output=True)
+        made.append({path.name: path.read_bytes() for path in tmp_path.iterdir()})
+    changed = {name for name in made[0] if made[0][name] != made[1][name]}
+    assert changed - {"ca.srl"} == {"server.key", "server.pem"}, "nodes keep their keys and what they trust"
+
+    def openssl(*words):
+        done = subprocess.run(["openssl", *words], cwd=tmp_path, capture_output=True, text=True, check=False)
+        return done.returncode, done.stdout
+
+    assert openssl("verify", "-CAfile", "ca.crt", "-verify_hostname", "broker.example.org", "server.pem")[0] == 0
+    years = 5 * 365 * 86400
+    assert openssl("x509", "-checkend", str(years), "-noout", "-in", "ca.crt")[0] == 0, "the authority outlives it"
+    assert openssl("x509", "-checkend", str(years), "-noout", "-in", "server.pem")[0] == 1
+
+
 @pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
 def test_systemd_units(unit, tmp_path):
     """Each is verified with this clone in place of /opt/fl-market."""

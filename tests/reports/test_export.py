@@ -97,5 +97,20 @@ def test_what_a_dead_run_left_in_escrow_is_refunded_on_the_command_line(url, cap
     with Ledger.open(url) as ledger:
         assert (ledger.balance(ESCROW), ledger.balance("_nsere.firma")) == (0, before + 500_001)
         assert ledger.verify() == []
+    abandon = ["ledger", "abandon", "--db", url]
+    with Ledger.open(url) as ledger:
+        deal = ledger.deals()[0][0]._replace(id="other/9/A/B")
+        ledger.agree(deal)
+        ledger.escrow(deal.id)
+        paid = ledger.balance(deal.buyer)
+    assert main([*abandon, "--older-than", "1"]) == 0
+    assert "0 open deals older than 1 hours" in capsys.readouterr().out
+    assert main([*abandon, "--older-than", "1e-9"]) == 0
+    assert "1 open deals older than 1e-09 hours" in capsys.readouterr().out
+    with Ledger.open(url) as ledger:
+        assert ledger.balance(deal.buyer) == paid + deal.price
+        assert ledger.verify() == []
+    assert main([*abandon, "--older-than", "-1"]) == 2
+    assert "--older-than must be above 0 hours; got -1" in capsys.readouterr().err
     assert main(["ledger", "abandon", "--run", "nobody", "--db", url]) == 1
     assert "the ledger has no run 'nobody'; it has run, runner" in capsys.readouterr().err
