@@ -79,7 +79,11 @@ class MarketState:
 
     def with_sales(self, sellers: Iterable[str]) -> "MarketState":
         """Return the state after some agents were paid for parts of their models of this round."""
-        kept = {agent: [*self.sold.get(agent, ()), self.models[agent]][-DELIVERIES_KEPT:] for agent in sellers}
+        kept = {
+            agent: [*self.sold.get(agent, ()), self.models[agent]][-DELIVERIES_KEPT:]
+            for agent in sellers
+            if agent in self.models  # a market on precomputed losses has none
+        }
         return replace(self, sold={**self.sold, **kept})
 
     def with_receipts(self, receipts: Mapping[str, Sequence[Receipt]]) -> "MarketState":
