@@ -149,7 +149,9 @@ def _carried(message: Message) -> "StateDict | None":
 
 
 def _acknowledgement(agent: Agent) -> ConfigRecord:
-    return ConfigRecord({"model-digest": agent.state.model_digest})
+    from fl_market.parameters import digest
+
+    return ConfigRecord({"model-digest": digest(agent.state.model)})
 
 
 def _profile(agent: Agent) -> dict[str, Record]:

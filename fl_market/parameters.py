@@ -1,12 +1,12 @@
 """State dicts as values: checks of a received one, its digest, and how a model loads it."""
 
-import hashlib
 from collections.abc import Mapping
 from copy import copy
 
 import torch
 from torch import Tensor, nn
 
+from fl_market.digests import digest_of_parts
 from fl_market.errors import MarketError
 
 StateDict = Mapping[str, Tensor]
@@ -81,9 +81,8 @@ def check_parameters(received: StateDict, template: StateDict) -> None:
 
 def digest(state: StateDict) -> str:
     """Return the SHA-256 of a state dict: names, dtypes, shapes and values, sorted by name."""
-    sha = hashlib.sha256()
-    for name in sorted(state):
-        tensor = state[name].detach().cpu().contiguous()
-        sha.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
-        sha.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return sha.hexdigest()
+    tensors = ((name, state[name].detach().cpu().contiguous()) for name in sorted(state))
+    return digest_of_parts(
+        (name, str(tensor.dtype), tuple(tensor.shape), tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+        for name, tensor in tensors
+    )

@@ -262,7 +262,7 @@ def market_problems(database: Path, agents: Mapping[str, Path], finished: bool) 
         deals = ledger.deals()
     if finished:
         for deal, state in deals:
-            if state in (DealState.AGREED, DealState.ESCROWED, DealState.DELIVERED):
+            if state.open:
                 yield f"the deal {deal.id} is still open: {state}"
         for name, folder in agents.items():
             yield from _receipt_problems(name, folder / "receipts.jsonl", deals)

@@ -10,16 +10,15 @@ Some agents then leave honesty, with the same random numbers. What they earn mor
 incentive. All other agents stay honest, so that the numbers are no equilibrium.
 """
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import mean, stdev
 
 import numpy as np
 
 from clients.quote_history import QuoteHistory
-from fl_market.market.round import PRICES_OF_A_PAIR, PUBLIC_PRICES
+from fl_market.experiments.outcomes import spread
+from fl_market.market.round import shown_prices
 from fl_market.pricing import CREDIT, PricingRule, Uniform, micro_credits, myerson_price, parse_rule
 from fl_market.protocol import Ask, PublicPrice, Receipt
 from fl_market.reports.curves import new_figure, save_figure
@@ -117,15 +116,15 @@ def incentives(out_dir: str, *, runs: int = 10, seed: int = 0, overwrite: bool =
     for text in RULES:
         rule = parse_rule(text)
         honest = [play(rule, HONEST, numpy_generator(seed, "incentives", run)) for run in range(runs)]
-        cells = {"honest": spread([found.earned(agents=AGENTS) for found in honest])}
-        cells["surplus traded"] = spread([found.efficiency for found in honest])
+        cells = {"honest": mean_and_error([found.earned(agents=AGENTS) for found in honest])}
+        cells["surplus traded"] = mean_and_error([found.efficiency for found in honest])
         for name, behaviour in BEHAVIOURS.items():
             other = [play(rule, behaviour, numpy_generator(seed, "incentives", run)) for run in range(runs)]
             more = [
                 dishonest.earned(behaviour.agents) - base.earned(behaviour.agents)
                 for dishonest, base in zip(other, honest, strict=True)
             ]
-            cells[name] = spread(more)
+            cells[name] = mean_and_error(more)
         document[text] = cells
         report(f"{text}: {len(BEHAVIOURS)} behaviours in {runs} markets")
     write_json(folder / "incentives.json", {"runs": runs, "seed": seed, "credits a round": document})
@@ -145,15 +144,16 @@ def incentives(out_dir: str, *, runs: int = 10, seed: int = 0, overwrite: bool =
     return summary_table(title, ("", *RULES), [*head, *rows])
 
 
-def spread(values: Sequence[float]) -> dict[str, float]:
+def mean_and_error(values: Sequence[float]) -> dict[str, float]:
     """Return the mean and its standard error.
 
     Examples
     --------
-    >>> spread([1.0, 3.0])
-    {'mean': 2.0, 'error': 1.0}
+    >>> mean_and_error([1.0, 3.0])["mean"], round(mean_and_error([1.0, 3.0])["error"], 6)
+    (2.0, 1.0)
     """
-    return {"mean": mean(values), "error": stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0}
+    found = spread(values)
+    return {"mean": found["mean"], "error": found["std"] / len(values) ** 0.5}
 
 
 @dataclass(frozen=True)
@@ -210,7 +210,7 @@ def play(rule: PricingRule, behaviour: Behaviour, dice: np.random.Generator) -> 
         for agent in chosen:
             gains[:, agent] *= behaviour.quality * behaviour.trains
             earnings[number, agent] += COST_OF_TRAINING * (not behaviour.trains)
-        public = _public(paid)
+        public = shown_prices(reversed(paid))
         for index, seller in enumerate(sellers):
             factor = behaviour.ask if index in chosen else 1.0
             seller.ask = micro_credits(factor * _price(seller.quotes, rule, public))
@@ -257,17 +257,6 @@ def _after(seller: _Seller, number: int, quotes: Sequence[tuple[int, int | None]
         Receipt(ask.quote, "sold", "", price) for ask, (_, price) in zip(asks, quotes, strict=True) if price is not None
     ]
     return seller.quotes.with_asks(asks).resolved(sold)
-
-
-def _public(paid: Sequence[tuple[frozenset[int], int]]) -> list[PublicPrice]:
-    """Return the public prices, as :attr:`fl_market.market.round.Bidding.public_prices` does."""
-    shown: Counter[frozenset[int]] = Counter()
-    prices: list[PublicPrice] = []
-    for pair, price in reversed(paid):
-        if shown[pair] < PRICES_OF_A_PAIR and len(prices) < PUBLIC_PRICES:
-            shown[pair] += 1
-            prices.append(PublicPrice(price))
-    return prices[::-1]
 
 
 def _draw(path: Path, document: Mapping[str, Mapping[str, Mapping[str, float]]]) -> None:

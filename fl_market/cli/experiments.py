@@ -226,9 +226,13 @@ def _study(options: argparse.Namespace) -> int:
 def _reporter(options: argparse.Namespace) -> Callable[[str], None]:
     def report(line: str) -> None:
         if not options.quiet:
-            print(line, file=sys.stderr, flush=True)
+            _progress(line)
 
     return report
+
+
+def _progress(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def _align(options: argparse.Namespace) -> int:
@@ -245,9 +249,6 @@ def _certificates(options: argparse.Namespace) -> int:
 
     out_dir = options.out or new_folder("bench-certificates")
 
-    def report(line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
-
     print(
         certificates(
             out_dir,
@@ -256,7 +257,7 @@ def _certificates(options: argparse.Namespace) -> int:
             runs=options.runs,
             seed=options.seed,
             overwrite=options.overwrite,
-            report=report,
+            report=_progress,
         )
     )
     for suffix in ("json", "png"):
@@ -269,10 +270,7 @@ def _incentives(options: argparse.Namespace) -> int:
 
     out_dir = options.out or new_folder("bench-incentives")
 
-    def report(line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
-
-    print(incentives(out_dir, runs=options.runs, seed=options.seed, overwrite=options.overwrite, report=report))
+    print(incentives(out_dir, runs=options.runs, seed=options.seed, overwrite=options.overwrite, report=_progress))
     for suffix in ("json", "png"):
         print(Path(out_dir) / f"incentives.{suffix}")
     return 0
@@ -292,11 +290,8 @@ def _chaos(options: argparse.Namespace) -> int:
 
     out_dir = options.out or new_folder("bench-chaos")
 
-    def report(line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
-
     # on SIGTERM, the benchmark must end the processes that it started
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    print(chaos(out_dir, kills=options.kills, seed=options.seed, overwrite=options.overwrite, report=report))
+    print(chaos(out_dir, kills=options.kills, seed=options.seed, overwrite=options.overwrite, report=_progress))
     print(Path(out_dir) / "chaos.json")
     return 0

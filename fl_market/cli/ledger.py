@@ -79,11 +79,8 @@ def _abandon(options: argparse.Namespace) -> int:
         if options.older_than is not None:
             if not options.older_than > 0:
                 raise OptionError(f"--older-than must be above 0 hours; got {options.older_than:g}")
-            with ledger.together():
-                expired = ledger.open_since(time.time() - 3600 * options.older_than)
-                for deal in expired:
-                    ledger.abandon(deal)
-            print(f"{len(expired)} open deals older than {options.older_than:g} hours are refunded or void")
+            expired = settlement.end_deals(ledger, ledger.open_since(time.time() - 3600 * options.older_than))
+            print(f"{expired} open deals older than {options.older_than:g} hours are refunded or void")
             return 0
         if options.run not in (known := ledger.runs()):
             raise MarketError(f"the ledger has no run {options.run!r}; it has {', '.join(known) or 'none'}")

@@ -23,6 +23,11 @@ class DealState(StrEnum):
         """Whether the seller has been paid."""
         return self is DealState.SETTLED
 
+    @property
+    def open(self) -> bool:
+        """Whether the deal has not ended."""
+        return bool(SUCCESSORS[self])
+
 
 SUCCESSORS: dict[DealState, frozenset[DealState]] = {
     DealState.AGREED: frozenset({DealState.ESCROWED, DealState.VOID}),
@@ -32,6 +37,10 @@ SUCCESSORS: dict[DealState, frozenset[DealState]] = {
     DealState.REFUNDED: frozenset(),
     DealState.VOID: frozenset(),
 }
+
+
+STATES = {str(state): state for state in DealState}
+"""Text -> state."""
 
 
 class Deal(NamedTuple):

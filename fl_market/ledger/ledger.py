@@ -112,7 +112,8 @@ class Ledger:
     def together(self, deals: Iterable[str] = ()) -> Iterator[None]:
         """Make one transaction of all steps inside the block: all of them take place, or none does.
 
-        A commit waits for the disk, so that many steps are much faster together.
+        Inside another such block, the steps belong to its transaction. A commit waits for the disk,
+        so that many steps are much faster together.
 
         Parameters
         ----------
@@ -126,11 +127,12 @@ class Ledger:
         """
         with self._change() as pages:
             pages.read_deals(deals)
+            outer = getattr(self._joined, "pages", None)
             self._joined.pages = pages
             try:
                 yield
             finally:
-                del self._joined.pages
+                self._joined.pages = outer
 
     # -- accounts
 
@@ -307,7 +309,7 @@ class Ledger:
         moment
             Seconds since the epoch.
         """
-        ended = [state for state, after in SUCCESSORS.items() if not after]
+        ended = [state for state in DealState if not state.open]
         last = func.max(entries.c.recorded_at)
         found = (
             select(deals.c.id)

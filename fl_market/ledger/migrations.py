@@ -6,7 +6,7 @@ one is refused. The journal itself never changes: its hashes are held by agents.
 
 from collections.abc import Callable
 
-from sqlalchemy import Connection, insert, inspect, select, update
+from sqlalchemy import Connection, delete, insert, inspect, select
 
 from fl_market.errors import MarketError
 from fl_market.ledger.schema import deals, formats, metadata
@@ -59,6 +59,5 @@ def migrate(connection: Connection) -> None:
     for number in range(max(found, 1) + 1, FORMAT + 1):
         MIGRATIONS[number](connection)
     if found < FORMAT:
-        known = connection.execute(update(formats).values(number=FORMAT)).rowcount
-        if not known:
-            connection.execute(insert(formats).values(number=FORMAT))
+        connection.execute(delete(formats))
+        connection.execute(insert(formats).values(number=FORMAT))

@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, insert, select, update
 
 from fl_market.errors import MarketError
-from fl_market.ledger.deals import Deal, DealState
+from fl_market.ledger.deals import STATES, Deal, DealState
 from fl_market.ledger.journal import GENESIS, Entry
 from fl_market.ledger.schema import accounts, deals, entries
 from fl_market.ledger.verification import ENDOWED, transfer_of
@@ -154,9 +154,6 @@ def as_deal(row: Sequence[Any]) -> tuple[Deal, DealState]:
         If the state is none.
     """
     *terms, state = row
-    if state not in _STATES:
+    if state not in STATES:
         raise MarketError(f"the state of the deal {row[0]!r} must be one of {', '.join(DealState)}; got {state!r}")
-    return Deal._make(terms), _STATES[state]
-
-
-_STATES = {str(state): state for state in DealState}
+    return Deal._make(terms), STATES[state]

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from fl_market.errors import MarketError
-from fl_market.ledger.deals import SUCCESSORS, Deal, DealState
+from fl_market.ledger.deals import STATES, SUCCESSORS, Deal, DealState
 from fl_market.ledger.journal import GENESIS, Entry
 from fl_market.naming import check_agent_name
 from fl_market.pricing.money import LIMIT
@@ -27,7 +27,6 @@ FUNDED = "funded"
 """Step of an entry with which the operator funds an account; its memo says why."""
 
 _TERMS = json.JSONDecoder()
-_STEPS = {str(state): state for state in DealState}
 
 
 def transfer_of(deal: Deal, target: DealState) -> tuple[str, str, int]:
@@ -75,9 +74,7 @@ class Mark:
     balances
         Account -> micro-credits after it.
     open
-        Deals that had not ended.
-    states
-        Their states, in the same order.
+        Deals that had not ended, with their states.
     ended
         Number of the others.
     """
@@ -85,13 +82,12 @@ class Mark:
     sequence: int = 0
     hash: str = GENESIS
     balances: Mapping[str, int] = field(default_factory=dict)
-    open: Sequence[Deal] = ()
-    states: Sequence[DealState] = ()
+    open: Sequence[tuple[Deal, DealState]] = ()
     ended: int = 0
 
     def as_json(self) -> dict[str, Any]:
         """Return what :meth:`from_json` reads."""
-        return {**vars(self), "open": [deal._asdict() for deal in self.open], "states": [*map(str, self.states)]}
+        return {**vars(self), "open": [(deal._asdict(), str(state)) for deal, state in self.open]}
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Self:
@@ -102,10 +98,8 @@ class Mark:
         KeyError, TypeError, ValueError
             If the document is none.
         """
-        parts = dict(document)
-        parts["open"] = [Deal(**terms) for terms in parts["open"]]
-        parts["states"] = [DealState(state) for state in parts["states"]]
-        return cls(**parts)
+        left = [(Deal(**terms), DealState(state)) for terms, state in document["open"]]
+        return cls(**{**document, "open": left})
 
 
 class Replay:
@@ -128,8 +122,8 @@ class Replay:
         self._previous, self._expected = mark.hash, mark.sequence + 1
         self._balances: dict[str, int] = defaultdict(int, mark.balances)
         self._accounts = set(mark.balances) - {ENDOWMENT, ESCROW}
-        self._terms: dict[str, Deal | None] = {deal.id: deal for deal in mark.open}  # None where they cannot be read
-        self._states = dict(zip(self._terms, mark.states, strict=True))
+        self._terms: dict[str, Deal | None] = {deal.id: deal for deal, _ in mark.open}  # None where they cannot be read
+        self._states = {deal.id: state for deal, state in mark.open}
         self._ended = mark.ended
 
     @property
@@ -144,11 +138,8 @@ class Replay:
 
     def mark(self) -> Mark:
         """Return where a later replay may begin."""
-        left = [
-            (deal, self._states[name]) for name, deal in self._terms.items() if deal and SUCCESSORS[self._states[name]]
-        ]
-        deals, states = [deal for deal, _ in left], [state for _, state in left]
-        return Mark(self._expected - 1, self._previous, dict(self._balances), deals, states, self.number - len(left))
+        left = [(deal, self._states[name]) for name, deal in self._terms.items() if deal and self._states[name].open]
+        return Mark(self._expected - 1, self._previous, dict(self._balances), left, self.number - len(left))
 
     def add(self, entry: Entry) -> None:
         """Replay one more entry."""
@@ -214,10 +205,10 @@ class Replay:
             self._report(entry, f"funds {entry.payee!r}, which has no account yet")
 
     def _check_step(self, entry: Entry) -> None:
-        if entry.step not in _STEPS:
+        if entry.step not in STATES:
             self._report(entry, f"has an invalid step: must be one of {', '.join(DealState)}; got {entry.step!r}")
             return
-        target, state = _STEPS[entry.step], self._states.get(entry.deal)
+        target, state = STATES[entry.step], self._states.get(entry.deal)
         self._states[entry.deal] = target
         if state is None:
             self._agree(entry, target)

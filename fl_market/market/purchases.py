@@ -200,7 +200,7 @@ class Evaluator:
             buyer = self._buyers.of(state.profiles.get(agent))
             if id(model) not in listed:
                 objective = self._buyers.of_labels(buyer.labels).objective
-                listed[id(model)] = Listing.of(self._hardware.place_state(model), objective)
+                listed[id(model)] = Listing(self._hardware.place_state(model), objective)
             return buyer, listed[id(model)]
 
         delivered = [(agent, model) for agent, some in state.delivered.items() for model in some]

@@ -13,7 +13,7 @@ excludes this agent from its part of the round; the round continues without it.
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from fl_market.errors import MarketError
@@ -165,6 +165,26 @@ class TradingRound:
         return partner_id(deal.round, partner, self.state.pseudonyms)
 
 
+def shown_prices(latest: Iterable[tuple[Hashable, int]]) -> list[PublicPrice]:
+    """Return the prices that every seller is shown, without names, the oldest first.
+
+    Each pair of agents has a few of them at most, so that two that trade with each other again and
+    again do not make the market's prices.
+
+    Parameters
+    ----------
+    latest
+        Pair of agents and price in micro-credits of each past deal, the latest first.
+    """
+    shown: Counter[Hashable] = Counter()
+    prices: list[PublicPrice] = []
+    for pair, price in latest:
+        if shown[pair] < PRICES_OF_A_PAIR and len(prices) < PUBLIC_PRICES:
+            shown[pair] += 1
+            prices.append(PublicPrice(price))
+    return prices[::-1]
+
+
 @dataclass(frozen=True)
 class Bidding:
     """A round after the bids.
@@ -194,19 +214,9 @@ class Bidding:
 
     @property
     def public_prices(self) -> list[PublicPrice]:
-        """The last prices of past deals, without names, for every seller.
-
-        Each pair of agents has a few of them at most, so that two that trade with each other
-        again and again do not make the market's prices. A purchase on approval has none.
-        """
-        shown: Counter[frozenset[str]] = Counter()
-        prices: list[PublicPrice] = []
-        for deal in self.round.ledger.last_paid(self.round.state.runs, PRICES_READ):
-            pair = frozenset((deal.buyer, deal.seller))
-            if deal.gain > 0 and shown[pair] < PRICES_OF_A_PAIR and len(prices) < PUBLIC_PRICES:
-                shown[pair] += 1
-                prices.append(PublicPrice(deal.price))
-        return prices[::-1]
+        """The last prices of past deals, for every seller. A purchase on approval has none."""
+        paid = self.round.ledger.last_paid(self.round.state.runs, PRICES_READ)
+        return shown_prices((frozenset((deal.buyer, deal.seller)), deal.price) for deal in paid if deal.gain > 0)
 
     def accept_asks(self, asks: Mapping[str, Sequence[Ask]]) -> Bargain:
         """Accept the sellers' asks, agree on deals with bid ≥ ask, and escrow each price.

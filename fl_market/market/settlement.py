@@ -12,8 +12,6 @@ from fl_market.ledger import Deal, DealState, Ledger
 from fl_market.market.identifiers import is_deal_of
 from fl_market.market.outcome import Outcome
 
-OPEN = (DealState.AGREED, DealState.ESCROWED, DealState.DELIVERED)
-
 
 def escrow(ledger: Ledger, deal: Deal) -> bool:
     """Record a deal and escrow its price; return whether the buyer's balance covered it."""
@@ -46,7 +44,12 @@ def trades(ledger: Ledger, runs: Sequence[str]) -> list[tuple[Deal, DealState]]:
 def end_open_deals(ledger: Ledger, runs: Sequence[str]) -> int:
     """End the deals of the given runs that were left open by a lost round; return their number."""
     with ledger.together():
-        left = [deal for deal, state in trades(ledger, runs) if state in OPEN]
-        for deal in left:
-            ledger.abandon(deal.id)
-    return len(left)
+        return end_deals(ledger, [deal.id for deal, state in trades(ledger, runs) if state.open])
+
+
+def end_deals(ledger: Ledger, deals: Sequence[str]) -> int:
+    """End open deals, by their ids; return their number."""
+    with ledger.together(deals):
+        for deal in deals:
+            ledger.abandon(deal)
+    return len(deals)

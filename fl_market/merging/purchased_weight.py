@@ -93,32 +93,20 @@ def fit_weights(
     if granularity not in GRANULARITIES:
         raise MarketError(f"granularity must be one of {', '.join(GRANULARITIES)}; got {granularity!r}")
     own, other = state_of(buyer), state_of(seller)
-    merged = merge or partial(interpolate, own, other)
-    if limit < 1:
-        aim = None if towards is None else min(towards / limit, 1.0)
-        found = fit_weights(
-            own,
-            other,
-            loss,
-            fit_data,
-            granularity,
-            merge=lambda share: merged(_times(share, limit)),
-            together=together,
-            steps=steps,
-            learning_rate=learning_rate,
-            batch_size=batch_size,
-            budget=budget,
-            towards=aim,
-        )
-        return _times(found, limit)
+    whole = merge or partial(interpolate, own, other)
+    aim = None if towards is None else min(towards / limit, 1.0)
+
+    def merged(share: Alpha) -> StateDict:  # the search is over shares of the limit
+        return whole(_times(share, limit))
+
     searched = whole_batches(fit_data, batch_size)[0]
 
     def mean_loss(alpha: Alpha) -> Tensor:
         return loss(merged(alpha), searched).mean()
 
-    single = _fit_single(own, lambda alpha: loss(merged(alpha), searched), towards, together=together)
+    single = _fit_single(own, lambda alpha: loss(merged(alpha), searched), aim, together=together)
     if granularity == "model":
-        return single
+        return _times(single, limit)
     shares = Shares(own, single, by_row=granularity == "row")
 
     def descended() -> dict[str, Tensor]:
@@ -128,11 +116,11 @@ def fit_weights(
     # tensors that both share (the layers that are not for sale) take no part
     traded = [name for name, tensor in own.items() if tensor.is_floating_point() and tensor is not other[name]]
     if budget is None or granularity != "row" or sum(own[name].numel() for name in traded) <= budget:
-        return alpha
+        return _times(alpha, limit)
     gains = row_gains(shares.weights(shares.logits), lambda weights: mean_loss(shares.alpha(weights)))
     layers = set(map(layer_of, traded))
     shares.only(best_rows(budget, {layer: gains[layer] for layer in gains if layer in layers}, shares.row_sizes()))
-    return descended()
+    return _times(descended(), limit)
 
 
 def _descended(
@@ -156,6 +144,8 @@ def _descended(
 
 
 def _times(alpha: Alpha, limit: float) -> Alpha:
+    if limit == 1:
+        return alpha
     if isinstance(alpha, Mapping):
         return {name: weight * limit for name, weight in alpha.items()}
     return alpha * limit

@@ -91,6 +91,16 @@ def test_a_buyer_pays_with_what_it_has_after_the_steps_before(ledger):
     assert ledger.verify() == []
 
 
+def test_a_block_inside_another_belongs_to_its_transaction(ledger):
+    first, second = deals(2)
+    with pytest.raises(MarketError, match="no deal 'x'"), ledger.together():
+        with ledger.together():
+            ledger.agree(first)
+        ledger.agree(second)
+        ledger.escrow("x")
+    assert ledger.deals() == []
+
+
 def test_a_deal_that_changed_under_the_transaction_changes_nothing(ledger):
     (deal,) = deals(1)
     ledger.agree(deal)
