@@ -13,7 +13,7 @@ from flwr.app import ConfigRecord
 
 from clients.faults import one_line
 from fl_market.errors import MarketError
-from fl_market.files import synchronise, write_whole
+from fl_market.files import create_folder, synchronise, write_whole
 from fl_market.protocol import Receipt
 
 if TYPE_CHECKING:  # most messages need neither PyTorch nor a database: see client_app.py
@@ -42,7 +42,7 @@ class AgentDisk:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         with _writing(folder):
-            folder.mkdir(parents=True, exist_ok=True)
+            create_folder(folder)
 
     def save_model(self, state: "StateDict", run: int, market_round: int) -> None:
         """Write the model, whole or not at all, with its SHA-256 and the round that it comes from.

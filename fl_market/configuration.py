@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Self
 
 from fl_market.errors import MarketError, OptionError
@@ -132,8 +133,8 @@ class Configuration:
                     f"{key} must be {self.to_mapping()[key]!r}; got {value!r} (a resumed run keeps its options)"
                 )
 
-    @classmethod
-    def of_node(cls, run: Mapping[str, Any], node: Mapping[str, Any]) -> Self:
+    @staticmethod
+    def of_node(run: Mapping[str, Any], node: Mapping[str, Any]) -> "Configuration":
         """Return the options of the agent at a node.
 
         Parameters
@@ -161,7 +162,7 @@ class Configuration:
         options = {name: value for name, value in {**common, **own}.items() if name not in BROKER_PLUGINS}
         if not options.get("learn-prior"):
             options.pop("pricing", None)  # only a seller that learns from prices needs to know the rule
-        return cls.from_mapping(options).of_agent(index)
+        return _of_agent(index, tuple((name, type(value), value) for name, value in options.items()))
 
     def of_agent(self, index: int) -> Self:
         """Return the options of one agent: its part of the profiles, label spaces and faults."""
@@ -262,6 +263,12 @@ def agent_number(node: Mapping[str, Any]) -> int:
     if not isinstance(index, int) or isinstance(index, bool) or index < 0:
         raise MarketError("the node configuration lacks partition-id, the number of the agent: 0, 1, …")
     return index
+
+
+@lru_cache(maxsize=1024)  # an agent reads its options anew for each message
+def _of_agent(index: int, options: tuple[tuple[str, type, Any], ...]) -> Configuration:
+    """Return one agent's options; the types are there because 1, 1.0 and True are equal keys."""
+    return Configuration.from_mapping({name: value for name, _, value in options}).of_agent(index)
 
 
 def _part(text: str, index: int) -> str:

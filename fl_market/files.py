@@ -1,4 +1,4 @@
-"""Durable files: written whole or not at all, and still there after a crash."""
+"""Durable files and folders: written whole or not at all, and still there after a crash."""
 
 import os
 from pathlib import Path
@@ -33,6 +33,22 @@ def write_whole(path: Path, content: bytes, mode: int = 0o666) -> None:
         os.fsync(file.fileno())  # before the rename: else the name may survive without the content
     unfinished.replace(path)
     synchronise(path.parent)
+
+
+def create_folder(folder: Path) -> None:
+    """Create a folder with those above it, so that it is still there after a crash.
+
+    A file in it may be durable in vain: a crash can lose the folder's own name, and all below it.
+
+    Raises
+    ------
+    OSError
+        If it cannot be created.
+    """
+    if not folder.is_dir():
+        create_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        synchronise(folder.parent)
 
 
 def synchronise(folder: Path) -> None:

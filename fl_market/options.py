@@ -5,6 +5,7 @@ Command line, validation, help and Flower's run configuration are derived from t
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import cache
 from importlib import import_module
 from math import isfinite
 from typing import Any, Literal
@@ -179,6 +180,7 @@ def option(
     return field(default=default, metadata={"option": declared})
 
 
+@cache  # an agent reads its configuration anew for each message
 def options_of(group: type) -> tuple[Option, ...]:
     """Return the options that a dataclass declares, in order."""
     return tuple(_named(each.metadata["option"], each.name) for each in fields(group) if "option" in each.metadata)
@@ -186,7 +188,7 @@ def options_of(group: type) -> tuple[Option, ...]:
 
 def check_options(group: Any) -> None:
     """Raise OptionError if a field of a group is outside its declared range or choices."""
-    for declared in options_of(type(group)):
+    for declared in options_of(group.__class__):
         declared.validate(getattr(group, declared.name))
 
 

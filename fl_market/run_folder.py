@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 
 from fl_market.configuration import Configuration
 from fl_market.errors import MarketError
-from fl_market.files import write_whole
+from fl_market.files import create_folder, write_whole
 from fl_market.ledger.heads import Signer
 from fl_market.plugins import label
 from fl_market.registry import Registry
@@ -97,7 +97,7 @@ def prepare_folder(folder: Path) -> Path:
         If it cannot be created.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        create_folder(folder)
     except OSError as error:
         raise MarketError(f"the folder {folder} cannot be created: {error.strerror}") from error
     return folder

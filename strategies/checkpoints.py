@@ -13,7 +13,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from fl_market.errors import MarketError
-from fl_market.files import synchronise, write_whole
+from fl_market.files import create_folder, synchronise, write_whole
 from fl_market.gains import Counted, ErrorBudget, Profile
 from fl_market.market.outcome import Delivery, Outcome
 from fl_market.market.state import MarketState
@@ -77,7 +77,7 @@ class Checkpoints:
         tensors = _tensors(checkpoint)
         try:
             shutil.rmtree(unfinished, ignore_errors=True)
-            unfinished.mkdir(parents=True)
+            create_folder(unfinished)
             write_whole(unfinished / TENSORS, save(tensors))
             write_whole(unfinished / STATE, json.dumps(_document(checkpoint), indent=1).encode())
             if finished.exists():  # a resumed run replaces it; it stays valid until its successor exists

@@ -115,9 +115,24 @@ def add_bench(commands: "Commands") -> None:
     )
     _add_bench_options(incentives, "incentives.json and incentives.png")
     incentives.set_defaults(command=_incentives)
-    chaos = benches.add_parser("chaos", help="kill processes of deployed markets at random; about an hour")
+    chaos = benches.add_parser(
+        "chaos", help="kill processes of deployed markets at random; about an hour, or 10 minutes simulated"
+    )
     chaos.add_argument("--kills", type=whole(1), default=50, metavar="N", help="number of kills (default: %(default)s)")
-    _add_bench_options(chaos, "chaos.json, the deployment and its logs")
+    chaos.add_argument(
+        "--simulated",
+        action="store_true",
+        help="play thousands of small markets in process instead, on disks that lose what was not synchronised; "
+        "--seed is that of the first market, and plays a failed one again",
+    )
+    chaos.add_argument(
+        "--exchanges",
+        type=whole(1),
+        default=20_000,
+        metavar="N",
+        help="purchases of the simulated markets (default: %(default)s)",
+    )
+    _add_bench_options(chaos, "chaos.json, the deployment and its logs, or for chaos-simulated.json")
     chaos.set_defaults(command=_chaos)
 
 
@@ -286,9 +301,22 @@ def _ledger(options: argparse.Namespace) -> int:
 
 
 def _chaos(options: argparse.Namespace) -> int:
-    from fl_market.benchmarks.chaos import chaos
-
     out_dir = options.out or new_folder("bench-chaos")
+    if options.simulated:
+        from fl_market.benchmarks.simulated_chaos import simulated_chaos
+
+        print(
+            simulated_chaos(
+                out_dir,
+                exchanges=options.exchanges,
+                seed=options.seed,
+                overwrite=options.overwrite,
+                report=_progress,
+            )
+        )
+        print(Path(out_dir) / "chaos-simulated.json")
+        return 0
+    from fl_market.benchmarks.chaos import chaos
 
     # on SIGTERM, the benchmark must end the processes that it started
     signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -58,6 +58,8 @@ class Broker:
         spaces.
     hardware
         Device and precision of evaluations.
+    spec
+        The architecture's permutable units; derived from it by default.
 
     Attributes
     ----------
@@ -78,10 +80,11 @@ class Broker:
         seed: int = 0,
         build: Callable[[int], nn.Module] | None = None,
         hardware: Hardware = CPU,
+        spec: PermutationSpec | None = None,
     ) -> None:
         self.terms = terms or Terms()
         self.ledger = ledger if ledger is not None else Ledger.open()
-        self.spec: PermutationSpec = derive_spec(model, fit[0][:2])
+        self.spec = derive_spec(model, fit[0][:2]) if spec is None else spec
         self.state = MarketState(runs=(run,), budget=ErrorBudget(1 - self.terms.confidence))
         self._run, self._seed, self.hardware = run, seed, hardware
 
