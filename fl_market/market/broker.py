@@ -270,7 +270,9 @@ class Broker:
 
 def _notices(found: Evaluation) -> tuple[Notice, ...]:
     resale = "its model is a copy of one that was delivered, sold or offered, so it has nothing to sell"
+    trigger = "a small trigger decides what its model answers, so nobody may buy it"
     notices = [Notice(agent, resale) for agent in sorted(found.resellers)]
+    notices += [Notice(agent, trigger) for agent in sorted(found.suspects)]
     for trial in found.trials:
         if trial.certificate.harmed and trial.certificate.lower_bound > 0:
             classes = ", ".join(map(str, trial.certificate.harmed))

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 
+from fl_market.errors import MarketError
 from fl_market.hardware import Hardware
 from fl_market.market.alignment import Aligner
 from fl_market.market.buyers import Buyer, Buyers
@@ -13,6 +14,7 @@ from fl_market.market.spending import error_of_tests
 from fl_market.market.state import MarketState
 from fl_market.market.terms import Terms
 from fl_market.market.trials import Trial, evaluate_purchase, no_purchase
+from fl_market.market.triggers import hides_trigger, smallest_triggers
 from fl_market.merging import layers_of
 from fl_market.parameters import StateDict
 from fl_market.permutation import Permutation
@@ -33,6 +35,8 @@ class Evaluation:
         follow, buyer by buyer.
     resellers
         Agents that offer a copy of a known model: they have nothing to sell.
+    suspects
+        Agents whose models hide a trigger: nobody may buy them.
     permutations
         Pair of agents -> its permutation, from which the next search starts.
     served
@@ -43,6 +47,7 @@ class Evaluation:
 
     trials: Sequence[Trial] = ()
     resellers: frozenset[str] = frozenset()
+    suspects: frozenset[str] = frozenset()
     permutations: Mapping[Pair, Permutation] = field(default_factory=dict)
     served: Mapping[str, StateDict] = field(default_factory=dict)
     restored: Mapping[str, StateDict] = field(default_factory=dict)
@@ -95,6 +100,7 @@ class Evaluator:
             agents = sorted(models)
             buyers = {agent: self._buyers.of(state.profiles.get(agent)) for agent in agents}
             resellers = self._resellers(state, models)
+            suspects = self._suspects({agent: (buyers[agent], models[agent]) for agent in agents})
             best = {agent: self._placed(state.best.get(agent)) for agent in agents}
             incumbents = {
                 agent: self._incumbent(buyers[agent], self._hardware.place_state(models[agent]), best[agent])
@@ -110,7 +116,7 @@ class Evaluator:
                 permutations[first, second] = found.permutation
                 for pair, in_order in (((first, second), found.to_first), ((second, first), found.to_second)):
                     buyer, seller = pair
-                    if seller in resellers:
+                    if seller in resellers | suspects:
                         trials.append(no_purchase(pair, incumbents[buyer], self._terms))
                         continue
                     offered = in_order(incumbents[seller].state)
@@ -124,6 +130,7 @@ class Evaluator:
             return Evaluation(
                 trials=[self._fetched(trial) for trial in trials],
                 resellers=resellers,
+                suspects=suspects,
                 permutations=permutations,
                 served=self._without_seller(incumbents, "service"),
                 restored=self._without_seller(incumbents, "restored"),
@@ -215,6 +222,20 @@ class Evaluator:
                     found.add(agent)
                     break
             offered.append((agent, models[agent]))
+        return frozenset(found)
+
+    def _suspects(self, models: Mapping[str, tuple[Buyer, StateDict]]) -> frozenset[str]:
+        """Return the agents whose models hide a trigger, if that is to be scanned for."""
+        if not self._terms.trigger_scan:
+            return frozenset()
+        found = set()
+        for agent, (buyer, model) in models.items():
+            classifier, (inputs, _) = buyer.objective.classifier, buyer.objective.fit
+            if classifier is None or not inputs.is_floating_point():
+                raise MarketError("trigger-scan must be 0 for inputs that are not floating-point numbers")
+            sizes = smallest_triggers(classifier.model, self._hardware.place_state(model), inputs)
+            if hides_trigger(sizes, self._terms.trigger_scan):
+                found.add(agent)
         return frozenset(found)
 
     def _fetched(self, trial: Trial) -> Trial:

@@ -106,6 +106,13 @@ class Terms:
         minimum=0,
         maximum=1,
     )
+    trigger_scan: float = option(
+        0.0,
+        "least size of the trigger that turns inputs into one class, as a share of the median class's; a model with a "
+        "smaller one is not sold. 0 for no scan, 0.3 is a good value",
+        minimum=0,
+        below=1,
+    )
     pricing: "str | PricingRule" = option("nash", "pricing rule of the priced arms", kind=PRICING_RULE)
     disclosure: str = option(
         "sealed",
