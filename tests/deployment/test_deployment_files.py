@@ -1,5 +1,6 @@
 """The systemd units, the image and the compose file of ``docs/deployment.md``."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -10,7 +11,13 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 UNITS = sorted((ROOT / "scripts" / "deploy" / "systemd").glob("*.service"))
-USAGE = {"certificates.sh": (3, 99), "superlink.sh": (3, 5), "operator.sh": (4, 99), "supernode.sh": (6, 6)}
+USAGE = {
+    "certificates.sh": (3, 99),
+    "superlink.sh": (3, 5),
+    "operator.sh": (4, 99),
+    "supernode.sh": (6, 6),
+    "share_secrets.sh": (7, 99),
+}
 """Script -> fewest and most arguments."""
 
 
@@ -63,23 +70,91 @@ def test_systemd_units(unit, tmp_path):
     assert about == [], done.stderr
 
 
-def test_the_composition_calls_the_scripts_as_they_are():
-    composition = yaml.safe_load((ROOT / "compose.yaml").read_text())
+@pytest.fixture(scope="module")
+def composition():
+    return yaml.safe_load((ROOT / "compose.yaml").read_text())
+
+
+def words_of(service):
+    command = service["command"]
+    return command.split() if isinstance(command, str) else command
+
+
+def test_the_composition_calls_the_scripts_as_they_are(composition):
     services = composition["services"]
-    volumes = set(composition["volumes"])
     assert {"superlink", "agent-a", "agent-b"} <= set(services)
     for name, service in services.items():
         assert service["build"] == "."
         if "command" in service:
-            command = service["command"]
-            check_call(command.split() if isinstance(command, str) else command)
-        assert {volume.split(":")[0] for volume in service["volumes"]} <= volumes
+            check_call(words_of(service))
+        assert {volume.split(":")[0] for volume in service["volumes"]} <= set(composition["volumes"])
         assert set(service.get("depends_on", {})) <= set(services), name
         if "agent" in name:
-            assert f"/certificates/{name}" in service["command"]
-            assert f"{name}:/state" in service["volumes"], "an agent's state is its own"
-    nodes = services["certificates"]["command"].split()[3:]
-    assert services["register"]["command"].split()[4:] == nodes == [name for name in services if "agent-" in name]
+            assert f"/secrets/{name}" in service["command"]
+    agents = [name for name in services if "agent-" in name]
+    assert words_of(services["register"])[4:] == agents
+    users = dict(word.split("=") for word in words_of(services["secrets"])[5:])
+    assert list(users) == ["broker", "operator", *agents]
+    assert words_of(services["secrets"])[2] == "superlink", "the name that its certificate is for"
+
+
+def test_services_share_no_user_no_secret_and_no_state(composition):
+    services = composition["services"]
+    parties = {"broker": ["superlink"], "operator": ["register", "operator"]} | {
+        name: [name] for name in services if "agent-" in name
+    }
+    users = dict(word.split("=") for word in words_of(services["secrets"])[5:])
+    for party, members in parties.items():
+        for member in members:
+            service = services[member]
+            assert service["volumes"] == [f"{party}-secrets:/secrets:ro", f"{party}:/state"]
+            assert service["user"] == f"{users[party]}:{users[party]}"
+            assert service["cap_drop"] == ["ALL"]
+            assert service["environment"]["HOME"] == "/state", "its user has no home in the image"
+    assert len(set(users.values())) == len(users)
+    assert set(parties) | {"secrets"} == set(users) | {"secrets"}
+    assert services["secrets"]["network_mode"] == "none"
+
+
+def test_agents_reach_the_broker_alone_and_not_its_control_port(composition):
+    services = composition["services"]
+    networks = {name: set(service.get("networks", ())) for name, service in services.items()}
+    agents = [name for name in services if "agent-" in name]
+    for agent in agents:
+        assert networks[agent] <= networks["superlink"]
+        assert not any(networks[agent] & networks[other] for other in services if other not in (agent, "superlink"))
+    control = services["superlink"]["networks"]["control"]["ipv4_address"]
+    assert services["superlink"]["environment"]["FL_MARKET_CONTROL_HOST"] == control
+    assert control in services["superlink"]["healthcheck"]["test"][-1]
+    script = (ROOT / "scripts" / "deploy" / "superlink.sh").read_text()
+    assert '--host "${FL_MARKET_CONTROL_HOST:-$host}" --port "$control" --fleet-api-address "$host:$nodes"' in script
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give files to users")
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl, which makes the certificates")
+@pytest.mark.skipif(shutil.which("ssh-keygen") is None, reason="needs ssh-keygen, which makes the nodes' keys")
+def test_each_service_is_given_its_own_secrets(tmp_path, composition):
+    _, _, host, *_ = words = words_of(composition["services"]["secrets"])
+    services = words[5:]
+    script = ROOT / "scripts" / "deploy" / "share_secrets.sh"
+    authority, secrets, states = (tmp_path / name for name in ("authority", "secrets", "states"))
+    for _ in range(2):  # a second start renews
+        done = subprocess.run(
+            [script, authority, host, secrets, states, *services], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+    given = {folder.name: {file.name for file in folder.iterdir()} for folder in secrets.iterdir()}
+    assert given == {
+        "broker": {"ca.crt", "server.pem", "server.key"},
+        "operator": {"ca.crt", "agent-a.pub", "agent-b.pub"},
+        "agent-a": {"ca.crt", "agent-a"},
+        "agent-b": {"ca.crt", "agent-b"},
+    }
+    for service in services:
+        name, user = service.split("=")
+        for path in ((secrets / name), *(secrets / name).iterdir(), states / name):
+            assert path.stat().st_uid == int(user)
+            assert path.stat().st_mode & 0o077 == 0
 
 
 def test_the_image_copies_what_there_is():
