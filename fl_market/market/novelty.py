@@ -14,6 +14,7 @@ After one more epoch of training it is 0.72 to 0.9985. A copy with noise of up t
 the weights, with a temperature, or under any symmetry of its function stays above 0.9997.
 """
 
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -30,6 +31,14 @@ SCALINGS = 20
 """Rounds of matrix scaling; dense matrices need fewer than ten."""
 TINY = 1e-12
 """Share of a matrix's mean square that is added to each entry: a unit may be dead."""
+BLOCKS = 64
+"""Numbers that stand for the sorted entries of a matrix."""
+AT_ONCE = 512
+"""Known listings with which all offers are compared at a time."""
+EXACT = "donot_use_mm_for_euclid_dist"
+"""Mode of torch.cdist: products would lose the digits of small distances."""
+ROUNDING = 1e-9
+"""Share of a norm by which rounding may lift the lower bound of a distance."""
 
 
 @dataclass(frozen=True)
@@ -50,14 +59,22 @@ class Listing:
     @cached_property
     def residuals(self) -> Tensor:
         """Outputs on the broker's inputs, centred by sample and by class, as one vector."""
-        assert self.objective.classifier is not None
-        inputs, targets = (part[:INPUTS] for part in self.objective.fit)
-        outputs = self.objective.classifier.outputs(self.state, (inputs, targets))
-        return residuals(outputs.double().cpu(), targets.cpu())
+        classifier, (inputs, targets) = self.objective.classifier, (part[:INPUTS] for part in self.objective.fit)
+        assert classifier is not None
+        outputs = classifier.outputs(classifier.hardware.place_state(self.state), (inputs, targets))
+        return residuals(outputs.double().cpu(), targets.cpu()).float()
 
     @cached_property
+    def sketches(self) -> dict[str, Tensor]:
+        """Matrix -> its :func:`sketch`, of the form that is free of units' scales."""
+        return {name: sketch(matrix) for name, matrix in self.matrices.items()}
+
+    @property
     def matrices(self) -> dict[str, Tensor]:
-        """Weights with two axes or more, by name, in the form that is free of units' scales."""
+        """Weights with two axes or more, by name, in the form that is free of units' scales.
+
+        They are made anew each time: in double precision, they take more memory than the model.
+        """
         return {
             name: scaled(tensor.double().cpu())
             for name, tensor in self.state.items()
@@ -65,9 +82,9 @@ class Listing:
         }
 
     @cached_property
-    def entries(self) -> dict[str, Tensor]:
-        """The entries of each matrix, sorted."""
-        return {name: matrix.flatten().sort().values for name, matrix in self.matrices.items()}
+    def shapes(self) -> tuple[tuple[str, torch.Size], ...]:
+        """Names and shapes of the matrices."""
+        return tuple((name, self.state[name].shape) for name in self.sketches)
 
     def copies(self, other: "Listing", spec: PermutationSpec, novelty: float, resemblance: float) -> bool:
         """Return whether this is a copy of another listing, by its parameters or its outputs.
@@ -86,18 +103,106 @@ class Listing:
         comparable = resemblance < 1 and self.residuals.shape == other.residuals.shape
         if comparable and float(self.residuals @ other.residuals) > resemblance:
             return True
-        if not novelty:
+        shared = [name for name, _ in sorted(set(self.shapes) & set(other.shapes))]
+        if not novelty or not shared:
             return False
-        shapes = {name: matrix.shape for name, matrix in other.matrices.items()}
-        shared = [name for name, matrix in self.matrices.items() if shapes.get(name) == matrix.shape]
-        if not shared:
-            return False
-        sorted_one, sorted_known = ({name: some.entries[name] for name in shared} for some in (self, other))
-        if _distance(sorted_one, sorted_known) > novelty:  # never above that of the entries in their places
-            return False
-        one, known = ({name: some.matrices[name] for name in shared} for some in (self, other))
+        one, known = (
+            {name: matrix for name, matrix in some.matrices.items() if name in shared} for some in (self, other)
+        )
         part = spec.restricted_to(shared)
         return _distance(apply_permutation(part, match(part, known, one), one), known) <= novelty
+
+
+def possible_copies(
+    offers: Sequence[Listing], known: Sequence[Listing], novelty: float, resemblance: float
+) -> list[list[int]]:
+    """Return for each offer the places of the known listings of which it may be a copy.
+
+    All pairs are compared at once by what costs little. What is missing in the result is no copy;
+    :meth:`Listing.copies` decides on the rest. Parameters of other shapes are left to it.
+
+    Parameters
+    ----------
+    offers, known
+        Listings.
+    novelty, resemblance
+        As for :meth:`Listing.copies`.
+    """
+    found: list[list[int]] = [[] for _ in offers]
+    if not offers:
+        return found
+    for begin in range(0, len(known), AT_ONCE):
+        some = known[begin : begin + AT_ONCE]
+        near = torch.zeros(len(offers), len(some), dtype=torch.bool)
+        if resemblance < 1:
+            near |= _by_kind(offers, some, _outputs, lambda one, other: one @ other.T > resemblance, otherwise=False)
+        if novelty:
+            near |= _by_kind(offers, some, _entries, lambda one, other: _apart(one, other) <= novelty, otherwise=True)
+        for place, row in enumerate(near):
+            found[place] += [begin + int(column) for column in row.nonzero()]
+    return found
+
+
+Kind = tuple[Hashable, Tensor]
+
+
+def _outputs(listing: Listing) -> Kind:
+    return listing.residuals.shape, listing.residuals
+
+
+def _entries(listing: Listing) -> Kind:
+    blocks = list(listing.sketches.values())
+    return listing.shapes, torch.cat(blocks) if blocks else torch.zeros(0)
+
+
+def _by_kind(
+    offers: Sequence[Listing],
+    known: Sequence[Listing],
+    kind_of: Callable[[Listing], Kind],
+    near: Callable[[Tensor, Tensor], Tensor],
+    *,
+    otherwise: bool,
+) -> Tensor:
+    """Compare listings whose vectors are of one kind; return a table of (offers, known)."""
+    table = torch.full((len(offers), len(known)), otherwise)
+    rows, columns = ([kind_of(listing) for listing in some] for some in (offers, known))
+    for kind in {kind for kind, _ in rows}:
+        places = [place for place, (own, _) in enumerate(rows) if own == kind]
+        same = [place for place, (own, _) in enumerate(columns) if own == kind]
+        if same:
+            one, other = torch.stack([rows[place][1] for place in places]), torch.stack([columns[p][1] for p in same])
+            table[torch.tensor(places)[:, None], torch.tensor(same)] = near(one, other)
+    return table
+
+
+def sketch(matrix: Tensor) -> Tensor:
+    """Return a few numbers for the sorted entries of a matrix.
+
+    The distance of two sketches is at most that of the sorted entries, which is at most that of the
+    entries in any order of rows and columns.
+
+    Returns
+    -------
+    Tensor
+        Shape (65,): sums of 64 blocks, each over the root of its size, and the matrix's norm.
+
+    Examples
+    --------
+    >>> one, other = torch.randn(9, 9), torch.randn(9, 9)
+    >>> bool((sketch(one) - sketch(other))[:-1].norm() <= (one - other).norm())
+    True
+    """
+    parts = matrix.flatten().sort().values.tensor_split(BLOCKS)
+    sums = [part.sum() / max(1, len(part)) ** 0.5 for part in parts]
+    return torch.stack([*sums, matrix.norm()])
+
+
+def _apart(one: Tensor, known: Tensor) -> Tensor:
+    """Return lower bounds of the distances of models, as shares of the known ones' norms."""
+    one, known = (sketches.double().view(len(sketches), -1, BLOCKS + 1) for sketches in (one, known))
+    norms = known[:, :, -1].square().sum(1).sqrt()
+    apart = torch.cdist(one[:, :, :-1].flatten(1), known[:, :, :-1].flatten(1), compute_mode=EXACT)
+    return apart / norms.clamp(min=TINY) - ROUNDING
 
 
 def scaled(weights: Tensor) -> Tensor:

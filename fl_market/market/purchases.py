@@ -9,7 +9,7 @@ from fl_market.hardware import Hardware
 from fl_market.market.alignment import Aligner
 from fl_market.market.buyers import Buyer, Buyers
 from fl_market.market.incumbents import Incumbent, incumbent_of
-from fl_market.market.novelty import Listing
+from fl_market.market.novelty import Listing, possible_copies
 from fl_market.market.spending import error_of_tests
 from fl_market.market.state import MarketState
 from fl_market.market.terms import Terms
@@ -83,6 +83,7 @@ class Evaluator:
     ) -> None:
         self._buyers, self._aligner, self._terms = buyers, aligner, terms
         self._for_sale, self._hardware, self._seed = for_sale, hardware, seed
+        self._listed: dict[int, Listing] = {}
 
     def evaluate(self, state: MarketState, models: Mapping[str, StateDict], market_round: int) -> Evaluation:
         """Try every purchase among some agents, on their models before any trade of the round.
@@ -201,28 +202,41 @@ class Evaluator:
         Each offer is compared with all deliveries, with what others sold, and with the offers of
         the agents before it.
         """
-        listed: dict[int, Listing] = {}  # a model may be known under several names
-
-        def listing(agent: str, model: StateDict) -> tuple[Buyer, Listing]:
-            buyer = self._buyers.of(state.profiles.get(agent))
-            if id(model) not in listed:
-                objective = self._buyers.of_labels(buyer.labels).objective
-                listed[id(model)] = Listing(self._hardware.place_state(model), objective)
-            return buyer, listed[id(model)]
-
         delivered = [(agent, model) for agent, some in state.delivered.items() for model in some]
-        found: set[str] = set()
-        offered: list[tuple[str, StateDict]] = []
-        for agent in sorted(models):
-            buyer, own = listing(agent, models[agent])
-            sold = [(other, model) for other, some in state.sold.items() if other != agent for model in some]
-            for other, known in (listing(*one) for one in (*delivered, *sold, *offered)):
+        sold = [(agent, model) for agent, some in state.sold.items() for model in some]
+        offered = [(agent, models[agent]) for agent in sorted(models)]
+        before, self._listed = self._listed, {}
+        known = [self._listing(state, *one, before) for one in (*delivered, *sold, *offered)]
+        offers = known[len(known) - len(offered) :]
+        near = possible_copies([listing for _, listing in offers], [listing for _, listing in known], *self._limits)
+        sellers = {len(delivered) + place: agent for place, (agent, _) in enumerate(sold)}
+        found = set()
+        for own_place, (agent, _) in enumerate(offered, start=len(delivered) + len(sold)):
+            buyer, own = known[own_place]
+            for place in near[own_place - len(known) + len(offered)]:
+                if place >= own_place or sellers.get(place) == agent:
+                    continue
+                other, listing = known[place]
                 spec, _ = self._aligner.in_common(buyer, other)
-                if own.copies(known, spec, self._terms.novelty, self._terms.resemblance):
+                if own.copies(listing, spec, *self._limits):
                     found.add(agent)
                     break
-            offered.append((agent, models[agent]))
         return frozenset(found)
+
+    @property
+    def _limits(self) -> tuple[float, float]:
+        return self._terms.novelty, self._terms.resemblance
+
+    def _listing(
+        self, state: MarketState, agent: str, model: StateDict, before: Mapping[int, Listing]
+    ) -> tuple[Buyer, Listing]:
+        """Return an agent as a buyer, and a model's listing; those of the last round are kept."""
+        buyer = self._buyers.of(state.profiles.get(agent))
+        known = self._listed.get(id(model)) or before.get(id(model))
+        if known is None or known.state is not model:
+            known = Listing(model, self._buyers.of_labels(buyer.labels).objective)
+        self._listed[id(model)] = known
+        return buyer, known
 
     def _suspects(self, models: Mapping[str, tuple[Buyer, StateDict]]) -> frozenset[str]:
         """Return the agents whose models hide a trigger, if that is to be scanned for."""

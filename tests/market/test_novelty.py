@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from clients.training import make_optimiser, train
 from fl_market.broker import Broker
 from fl_market.gains import split_in_halves
-from fl_market.market.novelty import residuals, scaled
+from fl_market.market.novelty import Listing, possible_copies, residuals, scaled, sketch
 from fl_market.market.terms import Terms
 from fl_market.merging import interpolate
 from fl_market.permutation import apply_permutation, random_permutation
@@ -159,3 +159,40 @@ def test_residuals_are_without_class_and_scale():
     shift = torch.randn(4, 4, dtype=torch.float64)[targets]
     torch.testing.assert_close(residuals(3 * outputs + shift + 7, targets), residuals(outputs, targets))
     assert residuals(outputs, targets).norm() == pytest.approx(1)
+
+
+@given(st.integers(0, 1000), st.integers(1, 30), st.integers(1, 30))
+def test_sketches_are_never_further_apart_than_their_matrices(seed, rows, columns):
+    dice = torch.Generator().manual_seed(seed)
+    one, other = torch.randn(2, rows, columns, dtype=torch.float64, generator=dice)
+    assert (sketch(one) - sketch(other))[:-1].norm() <= (one - other).norm() + 1e-12
+    assert sketch(one)[-1] == pytest.approx(float(one.norm()))
+
+
+def test_the_quick_comparison_misses_no_copy_and_names_no_other_model(broker, models, task):
+    """All disguises of both agents' models, compared at once."""
+    objective = broker._buyers.common.objective
+    known = [Listing(model, objective) for model in models]
+    disguised = [Listing(disguise(broker, model), objective) for model in models for disguise in DISGUISES.values()]
+    near = possible_copies(disguised, known, broker.terms.novelty, broker.terms.resemblance)
+    assert near == [[0]] * len(DISGUISES) + [[1]] * len(DISGUISES)
+    assert possible_copies(disguised[:1], known, 0.0, 1.0) == [[]], "without limits nothing is a copy"
+    assert possible_copies([], known, 0.002, 0.9997) == []
+
+
+def test_parameters_of_other_shapes_are_left_to_the_full_comparison(broker, models):
+    objective = broker._buyers.common.objective
+    other = {name: tensor for name, tensor in models[1].items() if not name.startswith("1.")}
+    smaller = Listing(other, objective)
+    smaller.__dict__["residuals"] = torch.zeros(3)
+    assert possible_copies([smaller], [Listing(models[0], objective)], 0.002, 0.9997) == [[0]]
+
+
+def test_listings_of_the_last_round_are_kept(broker, models):
+    refused(broker, models[0], delivered=[models[1]])
+    first = dict(broker._evaluator._listed)
+    assert {id(listing.state) for listing in first.values()} == {id(model) for model in models}
+    refused(broker, models[0], delivered=[models[1]])
+    assert all(broker._evaluator._listed[key] is listing for key, listing in first.items())
+    refused(broker, models[0])
+    assert set(broker._evaluator._listed) == {id(models[0])}, "and forgotten when nobody holds them"
