@@ -21,7 +21,7 @@ from fl_market.parameters import StateDict
 from fl_market.protocol import Receipt
 
 STATE, TENSORS = "state.json", "tensors.safetensors"
-FORMAT = 9
+FORMAT = 10
 
 
 @dataclass(frozen=True)
@@ -158,6 +158,7 @@ def _document(checkpoint: Checkpoint) -> dict[str, Any]:
         "receipts": {agent: [asdict(receipt) for receipt in some] for agent, some in state.receipts.items()},
         "deliveries": {agent: delivery.digest for agent, delivery in checkpoint.outcome.deliveries.items()},
         "runs": list(state.runs),
+        "fruitless": [[*pair, *known] for pair, known in state.fruitless.items()],
         "budget": asdict(state.budget),
     }
 
@@ -191,6 +192,7 @@ def _checkpoint(document: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> C
         delivered=_in_order(known["delivered"]),
         sold=_in_order(known["sold"]),
         permutations=permutations,
+        fruitless={(buyer, seller): (failures, last) for buyer, seller, failures, last in document["fruitless"]},
         receipts={agent: [Receipt(**receipt) for receipt in some] for agent, some in document["receipts"].items()},
         pseudonyms=document["pseudonyms"],
         runs=document["runs"],

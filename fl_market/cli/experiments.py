@@ -103,6 +103,19 @@ def add_bench(commands: "Commands") -> None:
     )
     _add_bench_output(ledger, "ledger.json")
     ledger.set_defaults(command=_ledger)
+    scale = benches.add_parser(
+        "scale", help="measure the broker's time by the number of agents, and what candidates cost; about 20 minutes"
+    )
+    scale.add_argument(
+        "--agents",
+        type=_whole_numbers,
+        default=None,
+        metavar="N,…",
+        help="numbers of agents, separated by commas (default: 8,16,32,64,128)",
+    )
+    _add_seeds(scale, "0", "0")
+    _add_bench_output(scale, "scale.json and scale.png")
+    scale.set_defaults(command=_scale)
     incentives = benches.add_parser(
         "incentives", help="measure what dishonest behaviour earns under each pricing rule; about 20 minutes"
     )
@@ -177,6 +190,10 @@ def _add_bench_output(parser: argparse.ArgumentParser, files: str) -> None:
     parser.add_argument("--out", default="", metavar="DIR", help=f"folder for {files}; runs/… by default")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier result in --out")
     add_debug(parser)
+
+
+def _whole_numbers(text: str) -> list[int]:
+    return [whole(2)(part) for part in names(text)]
 
 
 def _bench_parts(text: str) -> list[str]:
@@ -297,6 +314,20 @@ def _ledger(options: argparse.Namespace) -> int:
     out_dir = options.out or new_folder("bench-ledger")
     print(bench_ledger(out_dir, deals=options.deals, a_round=options.per_round, overwrite=options.overwrite))
     print(Path(out_dir) / "ledger.json")
+    return 0
+
+
+def _scale(options: argparse.Namespace) -> int:
+    from fl_market.runner.environment import set_environment
+
+    set_environment()
+    from fl_market.benchmarks.scale import SIZES, scale
+
+    out_dir = options.out or new_folder("bench-scale")
+    sizes = options.agents or SIZES
+    print(scale(out_dir, sizes=sizes, seeds=options.seeds, overwrite=options.overwrite, report=_progress))
+    for name in ("scale.json", "scale.png"):
+        print(Path(out_dir) / name)
     return 0
 
 

@@ -188,7 +188,7 @@ class Broker:
     def open_round(
         self, models: Mapping[str, StateDict], number: int | None = None, *, trades: bool = True, last: bool = False
     ) -> TradingRound:
-        """Try every purchase among the agents, and return the round.
+        """Try the purchases among the agents, and return the round.
 
         Parameters
         ----------
@@ -203,12 +203,13 @@ class Broker:
             is certified to be worse.
         """
         number = self.state.round + 1 if number is None else number
-        found = Evaluation()
+        found = Evaluation(permutations=self.state.permutations, fruitless=self.state.fruitless)
         if trades and models:
             found = self._evaluator.evaluate(self.state, models, number)
         state = replace(
             self.state.with_models(models),
-            permutations=found.permutations or self.state.permutations,
+            permutations=found.permutations,
+            fruitless=found.fruitless,
         )
         restores = self.terms.restore == "always" or (last and self.terms.restore == "last")
         return TradingRound(
@@ -226,7 +227,7 @@ class Broker:
         )
 
     def try_before_purchase(self, models: Mapping[str, StateDict]) -> Sequence[Trial]:
-        """Return the trials of a round: one for each ordered pair of agents, certified or not.
+        """Return the trials of a round: one for each buyer and candidate, certified or not.
 
         Parameters
         ----------

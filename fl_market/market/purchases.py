@@ -8,12 +8,13 @@ from fl_market.errors import MarketError
 from fl_market.hardware import Hardware
 from fl_market.market.alignment import Aligner
 from fl_market.market.buyers import Buyer, Buyers
+from fl_market.market.candidates import SAMPLES, Fruitless, after_trials, candidates, view_of
 from fl_market.market.incumbents import Incumbent, incumbent_of
 from fl_market.market.novelty import Listing, possible_copies
 from fl_market.market.spending import error_of_tests
 from fl_market.market.state import MarketState
 from fl_market.market.terms import Terms
-from fl_market.market.trials import Trial, evaluate_purchase, no_purchase
+from fl_market.market.trials import Trial, evaluate_purchase
 from fl_market.market.triggers import hides_trigger, smallest_triggers
 from fl_market.merging import layers_of
 from fl_market.parameters import StateDict
@@ -31,14 +32,16 @@ class Evaluation:
     Attributes
     ----------
     trials
-        One for each ordered pair, in the order of names, certified or not; incremental purchases
-        follow, buyer by buyer.
+        One for each buyer and candidate, in the order of names, certified or not; incremental
+        purchases follow, buyer by buyer.
     resellers
         Agents that offer a copy of a known model: they have nothing to sell.
     suspects
         Agents whose models hide a trigger: nobody may buy them.
     permutations
         Pair of agents -> its permutation, from which the next search starts.
+    fruitless
+        Trials without a gain in a row, after those of the round.
     served
         Agent -> its model after the broker's free service, if that gains on held-out samples.
     restored
@@ -49,6 +52,7 @@ class Evaluation:
     resellers: frozenset[str] = frozenset()
     suspects: frozenset[str] = frozenset()
     permutations: Mapping[Pair, Permutation] = field(default_factory=dict)
+    fruitless: Fruitless = field(default_factory=dict)
     served: Mapping[str, StateDict] = field(default_factory=dict)
     restored: Mapping[str, StateDict] = field(default_factory=dict)
 
@@ -86,7 +90,7 @@ class Evaluator:
         self._listed: dict[int, Listing] = {}
 
     def evaluate(self, state: MarketState, models: Mapping[str, StateDict], market_round: int) -> Evaluation:
-        """Try every purchase among some agents, on their models before any trade of the round.
+        """Try the purchases among some agents, on their models before any trade of the round.
 
         Parameters
         ----------
@@ -108,23 +112,26 @@ class Evaluator:
                 for agent in agents
             }
             error = error_of_tests(state.budget, market_round, len(agents), self._terms)
+            tried = self._tried(state, models, resellers | suspects, market_round)
             permutations = dict(state.permutations)
             aligned: dict[Pair, StateDict] = {}  # only incremental purchases need them again
             trials: list[Trial] = []
             for first, second in combinations(agents, 2):
+                pairs = [pair for pair in ((first, second), (second, first)) if pair in tried]
+                if not pairs:
+                    continue
                 one, other = ((buyers[agent], models[agent]) for agent in (first, second))
                 found = self._aligner.align(one, other, state.permutations.get((first, second)))
                 permutations[first, second] = found.permutation
-                for pair, in_order in (((first, second), found.to_first), ((second, first), found.to_second)):
+                for pair in pairs:
                     buyer, seller = pair
-                    if seller in resellers | suspects:
-                        trials.append(no_purchase(pair, incumbents[buyer], self._terms))
-                        continue
+                    in_order = found.to_first if buyer == first else found.to_second
                     offered = in_order(incumbents[seller].state)
                     trials.append(self._evaluate(pair, incumbents[buyer], offered, buyers[seller], error))
                     if self._terms.max_purchases > 1:
                         aligned[pair] = offered
             trials.sort(key=lambda trial: (trial.buyer, trial.seller))
+            gains = {(trial.buyer, trial.seller): trial.promise for trial in trials}
             for agent in agents:
                 own = [trial for trial in trials if trial.buyer == agent]
                 trials += self._incremental(own, aligned, buyers, best[agent], error)
@@ -133,9 +140,29 @@ class Evaluator:
                 resellers=resellers,
                 suspects=suspects,
                 permutations=permutations,
+                fruitless=after_trials(state.fruitless, gains, market_round),
                 served=self._without_seller(incumbents, "service"),
                 restored=self._without_seller(incumbents, "restored"),
             )
+
+    def _tried(
+        self, state: MarketState, models: Mapping[str, StateDict], without: frozenset[str], market_round: int
+    ) -> set[Pair]:
+        """Return the buyers and sellers of the purchases to try."""
+        sellers = models.keys() - without
+        if not 0 < self._terms.candidates < len(models) - 1:
+            return {(buyer, seller) for buyer in models for seller in sellers if buyer != seller}
+        views = {
+            agent: view_of(model, self._buyers.of(state.profiles.get(agent)), self._buyers)
+            for agent, model in models.items()
+        }
+        targets = self._buyers.common.objective.fit[1][:SAMPLES].cpu()
+        found = candidates(views, sellers, targets, self._terms.candidates, state.fruitless, market_round)
+        pairs = {(buyer, seller) for buyer, some in found.items() for seller in some}
+        if self._terms.disclosure == "sealed":
+            return pairs
+        # a disclosed quote tells what the seller would gain from the buyer
+        return pairs | {(seller, buyer) for buyer, seller in pairs if buyer in sellers}
 
     def _incumbent(self, buyer: Buyer, model: StateDict, best: StateDict | None) -> Incumbent:
         def aligned(placebo: StateDict) -> StateDict:

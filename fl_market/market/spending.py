@@ -12,7 +12,11 @@ def possible_purchases(agents: int, terms: Terms) -> int:
 
     A bundle tries each seller once at its first place, and each but those before it once more.
     """
-    return agents * (agents - 1) * max(1, min(terms.max_purchases, agents - 1))
+    sellers = max(0, agents - 1)
+    if 0 < terms.candidates < sellers:
+        # a disclosed quote needs the purchase in the other direction, too
+        sellers = min(sellers, terms.candidates * (1 if terms.disclosure == "sealed" else 2))
+    return agents * sellers * max(1, min(terms.max_purchases, sellers))
 
 
 def error_of_tests(budget: ErrorBudget, market_round: int, agents: int, terms: Terms) -> float:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from fl_market.gains import ErrorBudget, Profile
+from fl_market.market.candidates import Fruitless
 from fl_market.market.identifiers import Pseudonyms, with_pseudonyms
 from fl_market.parameters import StateDict
 from fl_market.permutation import Permutation
@@ -36,6 +37,8 @@ class MarketState:
         Agent -> the last models of which it sold a part.
     permutations
         Pair of agents -> start of the next search for their permutation.
+    fruitless
+        Buyer and seller -> trials without a gain in a row, and the round of the last one.
     receipts
         Agent -> receipts that it has not confirmed.
     pseudonyms
@@ -52,6 +55,7 @@ class MarketState:
     delivered: Mapping[str, Sequence[StateDict]] = field(default_factory=dict)
     sold: Mapping[str, Sequence[StateDict]] = field(default_factory=dict)
     permutations: Mapping[tuple[str, str], Permutation] = field(default_factory=dict)
+    fruitless: Fruitless = field(default_factory=dict)
     receipts: Mapping[str, Sequence[Receipt]] = field(default_factory=dict)
     pseudonyms: Pseudonyms = field(default_factory=dict)
     runs: Sequence[str] = ()

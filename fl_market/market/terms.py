@@ -34,6 +34,9 @@ class Terms:
         maximum=1,
     )
     max_purchases: int = option(1, "number of sellers that a buyer may buy from in one round", minimum=1)
+    candidates: int = option(
+        4, "sellers that the broker tries for each buyer in a round, the most promising ones; 0 for all", minimum=0
+    )
     alignment: "str | AlignmentMethod" = option(
         "weights", "method that matches the seller's units to the buyer's before the merge", kind=ALIGNMENT_METHOD
     )

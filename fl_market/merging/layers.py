@@ -31,6 +31,17 @@ def layer_of(tensor: str) -> str:
     return tensor.rpartition(".")[0]
 
 
+def tensor_of(layer: str, tensor: str) -> str:
+    """Return a tensor's name in a state dict; the layer of a model that is one layer has no name.
+
+    Examples
+    --------
+    >>> tensor_of("0.1", "weight"), tensor_of("", "weight")
+    ('0.1.weight', 'weight')
+    """
+    return f"{layer}.{tensor}" if layer else tensor
+
+
 def layer_sizes(model: nn.Module | StateDict) -> dict[str, int]:
     """Return the number of parameters of each layer; counters and other integers do not count.
 

@@ -14,6 +14,7 @@ from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fl_market.merging.interpolation import Alpha, Merge, interpolate
+from fl_market.merging.layers import tensor_of
 from fl_market.merging.methods import MergeMethod
 from fl_market.observation import Call, evaluation_mode, observe
 from fl_market.parameters import StateDict, copied
@@ -56,7 +57,7 @@ class NormStatistics:
         norms = [(name, module) for name, module in self._norms if name not in kept]
         for name, _ in norms:
             for statistic in ("running_mean", "running_var", "num_batches_tracked"):
-                fresh[f"{name}.{statistic}"] = state[f"{name}.{statistic}"].detach().clone()
+                fresh[tensor_of(name, statistic)] = state[tensor_of(name, statistic)].detach().clone()
             fresh[f"{name}.num_batches_tracked"].zero_()
         momenta = [module.momentum for _, module in norms]
         with evaluation_mode(self._model), torch.no_grad():
@@ -90,7 +91,7 @@ class NormStatistics:
             state = copied(method(own, other, alpha))
             for name in kept:
                 for statistic in ("running_mean", "running_var"):
-                    state[f"{name}.{statistic}"] = own[f"{name}.{statistic}"]
+                    state[tensor_of(name, statistic)] = own[tensor_of(name, statistic)]
             return self.recompute(state, kept)
 
         return merged

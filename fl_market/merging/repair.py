@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 from fl_market.merging.interpolation import Alpha, Merge, interpolate
+from fl_market.merging.layers import tensor_of
 from fl_market.merging.methods import MergeMethod
 from fl_market.merging.norm_statistics import NormStatistics
 from fl_market.observation import Call, Visit, observe
@@ -130,17 +131,18 @@ class Repair:
 
         def mend(call: Call) -> Tensor | None:
             name, axis = call.name, _unit_axis(call)
-            if own[f"{name}.weight"] is other[f"{name}.weight"]:
+            weights, biases = tensor_of(name, "weight"), tensor_of(name, "bias")
+            if own[weights] is other[weights]:
                 return None  # a layer that is not for sale stays the buyer's
             (own_mean, own_std), (other_mean, other_std) = own_statistics[name], other_statistics[name]
-            weight = alpha[f"{name}.bias"] if isinstance(alpha, Mapping) else alpha
+            weight = alpha[biases] if isinstance(alpha, Mapping) else alpha
             centred, mean, std = _centre(call.output, axis)
             target_mean = (1 - weight) * own_mean + weight * other_mean
             target_std = (1 - weight) * own_std + weight * other_std
             scale = (target_std / (std + 1e-6)).clamp(1 / _STRONGEST, _STRONGEST)
-            parameter = merged[f"{name}.weight"]
-            merged[f"{name}.weight"] = parameter * scale.reshape(-1, *[1] * (parameter.dim() - 1))
-            merged[f"{name}.bias"] = (merged[f"{name}.bias"] - mean) * scale + target_mean
+            parameter = merged[weights]
+            merged[weights] = parameter * scale.reshape(-1, *[1] * (parameter.dim() - 1))
+            merged[biases] = (merged[biases] - mean) * scale + target_mean
             shape = [-1 if dimension == axis else 1 for dimension in range(call.output.dim())]
             mended: Tensor = centred * scale.reshape(shape) + target_mean.reshape(shape)
             return mended

@@ -214,9 +214,7 @@ def test_purchased_weights_cannot_be_resold_in_any_order_of_the_units(models):
     for resold in (trial.merged, copy):
         trading = made.open_round({"A": resold, "C": weak})
         assert [notice.agent for notice in trading.notices] == ["A"]
-        resale = by_pair(trading.trials)["C", "A"]
-        assert not resale.certificate.positive
-        assert resale.layers == ""
+        assert set(by_pair(trading.trials)) == {("A", "C")}
     trained_on = {name: tensor + 0.02 * torch.randn_like(tensor) for name, tensor in trial.merged.items()}
     trading = made.open_round({"A": trained_on, "C": weak})
     assert by_pair(trading.trials)["C", "A"].certificate.positive

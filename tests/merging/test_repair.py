@@ -110,3 +110,12 @@ def test_a_rest_of_one_sample_does_not_stop_the_statistics():
     inputs = torch.randn(9, 4)
     found = NormStatistics(model, inputs, batch_size=8).recompute(model.state_dict())
     torch.testing.assert_close(found["1.running_mean"], model[0](inputs[:8]).mean(0))
+
+
+def test_a_model_that_is_one_layer_is_repaired():
+    """Its tensors have no layer's name before theirs."""
+    model, inputs = nn.Linear(3, 2), torch.randn(50, 3)
+    other = nn.Linear(3, 2).state_dict()
+    merged = Repair(model, inputs).merging(model.state_dict(), other)(0.5)
+    assert set(merged) == {"weight", "bias"}
+    assert all(bool(tensor.isfinite().all()) for tensor in merged.values())
