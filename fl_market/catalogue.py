@@ -113,7 +113,10 @@ MERGE_METHOD = Kind(
     "merge method",
     "a function that merges a seller's model into a buyer's",
     "fl_market.merging.methods:MERGE_METHODS",
-    {"interpolation": "(1 - α) · buyer + α · seller, with the purchased weight α (the paper's)"},
+    {
+        "interpolation": "(1 - α) · buyer + α · seller, with the purchased weight α (the paper's)",
+        "regression-mean": "layers that answer as both models do on the inputs that each sees (RegMean)",
+    },
     "fl_market.merge_methods",
 )
 ALIGNMENT_METHOD = Kind(

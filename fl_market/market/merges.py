@@ -17,6 +17,7 @@ from fl_market.merging import (
     STRENGTHS,
     Alpha,
     Merge,
+    MergeOnInputs,
     fit_weights,
     hold_out,
     layer_sizes,
@@ -83,7 +84,7 @@ def best_merge(
     if not evaluated:
         return None
     merge, best = min(evaluated, key=lambda entry: entry[1].loss)
-    if terms.granularity != "model":
+    if terms.granularity != "model" and not isinstance(terms.merge_method, MergeOnInputs):
         alphas = _fine(own, bought, merge, best.alpha, buyer, fit, terms)
         if not alphas:
             return None
@@ -161,6 +162,8 @@ def _merges(own: StateDict, bought: StateDict, buyer: Buyer, terms: Terms) -> li
     because they know different classes, the merge without repair is better.
     """
     method = terms.merge_method
+    if isinstance(method, MergeOnInputs):  # it has statistics of its own to keep
+        return [method(own, bought, buyer.model, buyer.objective.fit[0])]
     plain: Merge = partial(method, own, bought)
     return [plain] if buyer.repair is None else [plain, buyer.repair.merging(own, bought, method)]
 

@@ -11,7 +11,7 @@ from fl_market.plugins import find
 from fl_market.protocol import DISCLOSURES
 
 if TYPE_CHECKING:  # the command line reads these declarations, and must not import torch or scipy
-    from fl_market.merging.methods import MergeMethod
+    from fl_market.merging.methods import MergeMethod, MergeOnInputs
     from fl_market.permutation.methods import AlignmentMethod
     from fl_market.pricing.rules import PricingRule
 
@@ -40,7 +40,7 @@ class Terms:
     alignment: "str | AlignmentMethod" = option(
         "weights", "method that matches the seller's units to the buyer's before the merge", kind=ALIGNMENT_METHOD
     )
-    merge: "str | MergeMethod" = option(
+    merge: "str | MergeMethod | MergeOnInputs" = option(
         "interpolation", "method that merges the seller's model into the buyer's", kind=MERGE_METHOD
     )
     granularity: str = "model"
@@ -150,7 +150,9 @@ class Terms:
         return method
 
     @property
-    def merge_method(self) -> "MergeMethod":
+    def merge_method(self) -> "MergeMethod | MergeOnInputs":
         """The merge method that ``merge`` is or names."""
-        method: MergeMethod = find(MERGE_METHOD, self.merge) if isinstance(self.merge, str) else self.merge
+        method: MergeMethod | MergeOnInputs = (
+            find(MERGE_METHOD, self.merge) if isinstance(self.merge, str) else self.merge
+        )
         return method

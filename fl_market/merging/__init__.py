@@ -6,7 +6,7 @@ from fl_market.merging.fine_tuning import fine_tune
 from fl_market.merging.fine_weights import STRENGTHS, predictions_of_both, shrunk, simplest_as_good
 from fl_market.merging.interpolation import Alpha, Merge, interpolate
 from fl_market.merging.layers import ALL, best_layers, layer_of, layer_sizes, layers_of, only_layers, select_layers
-from fl_market.merging.methods import MERGE_METHODS, MergeMethod
+from fl_market.merging.methods import MERGE_METHODS, MergeMethod, MergeOnInputs
 from fl_market.merging.norm_statistics import NormStatistics
 from fl_market.merging.purchased_weight import fit_weights, mean_alpha
 from fl_market.merging.repair import Repair, repair_for
@@ -20,6 +20,7 @@ __all__ = [
     "Alpha",
     "Merge",
     "MergeMethod",
+    "MergeOnInputs",
     "NormStatistics",
     "Repair",
     "best_layers",
