@@ -63,6 +63,9 @@ class RunSettings:
         maximum=65535,
         changeable=True,
     )
+    timings: bool = option(
+        False, "measure where the time goes: a table after the run, and timings in results.json", changeable=True
+    )
     reply_timeout: float = option(600.0, "seconds to wait for an agent's reply", above=0, changeable=True)
     quorum: float = option(
         0.9,

@@ -2,13 +2,15 @@
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from time import monotonic, sleep
 
-from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
 from fl_market.errors import MarketError
 from fl_market.protocol import IDENTIFY
+from fl_market.timing import timed
 
 POLL_SECONDS = 0.5
 NAME_SECONDS = 60.0
@@ -61,6 +63,14 @@ def wait_for_nodes(
             told = True
         sleep(min(POLL_SECONDS, timeout))
     return nodes
+
+
+def waiting(messages: Sequence[Message]) -> AbstractContextManager[None]:
+    """Return a context that counts the time of an exchange: see :mod:`fl_market.timing`."""
+    kind = str(messages[0].metadata.message_type) if messages else ""
+    return timed(
+        {MessageType.TRAIN: "training", MessageType.EVALUATE: "evaluation"}.get(kind, "bids, asks, deliveries")
+    )
 
 
 def build_messages(contents: Mapping[int, RecordDict], message_type: str, server_round: int) -> list[Message]:

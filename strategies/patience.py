@@ -20,6 +20,7 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
 from fl_market.settings import RunSettings
+from strategies.exchange import waiting
 
 if TYPE_CHECKING:  # a generated module, which moves between Flower's releases
     from flwr.proto.node_pb2 import NodeInfo
@@ -70,10 +71,11 @@ class PatientGrid(Grid):
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         """Return the replies that came in time; an error stands for each agent that is left out."""
         wanted = list(messages)
-        self._look_for_late_replies()
-        asked = [message for message in wanted if not self._is_left_out(message)]
-        replies = [self._refusal(message) for message in wanted if self._is_left_out(message)]
-        return [*replies, *self._replies(asked, timeout)]
+        with waiting(wanted):
+            self._look_for_late_replies()
+            asked = [message for message in wanted if not self._is_left_out(message)]
+            replies = [self._refusal(message) for message in wanted if self._is_left_out(message)]
+            return [*replies, *self._replies(asked, timeout)]
 
     def _replies(self, messages: list[Message], timeout: float | None) -> list[Message]:
         pushed = set(self._grid.push_messages(messages))

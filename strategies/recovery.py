@@ -6,6 +6,7 @@ from fl_market.broker import Broker
 from fl_market.errors import MarketError
 from fl_market.market import settlement
 from fl_market.market.outcome import Outcome
+from fl_market.timing import timed
 from strategies.checkpoints import Checkpoint, Checkpoints
 from strategies.history import History
 
@@ -29,6 +30,7 @@ class Recovery:
         """Whether rounds are kept."""
         return self._checkpoints is not None
 
+    @timed("checkpoints")
     def keep(self, outcome: Outcome | None = None) -> None:
         """Write a checkpoint of the market, with the decision on its last round before booking.
 

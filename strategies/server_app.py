@@ -40,6 +40,7 @@ from fl_market.run_folder import (
     write_split_seed,
 )
 from fl_market.tasks.task import BROKER
+from fl_market.timing import Timings, measured
 from strategies.arms import Setting, arm_named, check_split, known_split_seed
 from strategies.baselines import Ensemble, RecordedFedAvg
 from strategies.checkpoints import Checkpoints
@@ -108,16 +109,17 @@ def run_arm(
         strategy = arm.build(setting)
         finished = _prepare(configuration, strategy)
         common = task.initial_model(configuration.run.seed)
-        started = perf_counter()
+        started, timings = perf_counter(), Timings()
         if finished < configuration.run.num_server_rounds or (
             isinstance(strategy, ParameterMarket) and strategy.unfinished
         ):
-            strategy.start(
-                grid=grid,
-                initial_arrays=ArrayRecord(common.state_dict()),
-                num_rounds=configuration.run.num_server_rounds - finished,
-                timeout=configuration.run.reply_timeout,
-            )
+            with measured() if configuration.run.timings else nullcontext(timings) as timings:
+                strategy.start(
+                    grid=grid,
+                    initial_arrays=ArrayRecord(common.state_dict()),
+                    num_rounds=configuration.run.num_server_rounds - finished,
+                    timeout=configuration.run.reply_timeout,
+                )
         seconds = perf_counter() - started
         scores = _scores(strategy, setting)
         trades = strategy.broker.trades if isinstance(strategy, ParameterMarket) else []
@@ -132,6 +134,7 @@ def run_arm(
             offers=history.offers,
             trades=trades,
             seconds=seconds,
+            timings={part: (spent, timings.calls[part]) for part, spent in timings.seconds.items()},
         )
     check_finished(result, history.reasons)
     return result

@@ -1,6 +1,5 @@
 """``fl-market bench scale``: the broker's time by the number of agents, with few candidates."""
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from fl_market.reports.table import summary_table
 from fl_market.run_folder import claim_file, write_json
 from fl_market.runner.engines import run_inline
 from fl_market.tasks import Task, TaskOptions, load_task
+from fl_market.timing import Timings, measured
 
 SIZES = (8, 16, 32, 64, 128)
 """Numbers of agents of which the broker's time is measured."""
@@ -84,8 +84,11 @@ def scale(
     """
     folder = claim_file(Path(out_dir), "scale.json", overwrite)
     times: dict[int, dict[str, float]] = {}
+    parts: dict[str, dict[str, float]] = {}
     for agents in sorted(sizes):
-        times[agents] = {name: seconds_of_round(agents, number) for name, number in _ways(agents).items()}
+        rounds = {name: time_of_round(agents, number) for name, number in _ways(agents).items()}
+        times[agents] = {name: sum(timings.seconds.values()) for name, timings in rounds.items()}
+        parts |= {f"{agents} agents, {name}": dict(timings.seconds) for name, timings in rounds.items()}
         report(f"{agents} agents: " + ", ".join(f"{name} {seconds:.1f} s" for name, seconds in times[agents].items()))
     compared = []
     for seed in seeds:
@@ -96,6 +99,7 @@ def scale(
         {
             "candidates": CANDIDATES,
             "seconds of the broker in a round, by agents": {str(agents): found for agents, found in times.items()},
+            "parts of it": parts,
             f"markets of {AGENTS} agents, with candidates and with all pairs": [vars(one) for one in compared],
         },
     )
@@ -109,8 +113,8 @@ def _ways(agents: int) -> dict[str, int]:
     return ways | ({"all pairs": 0} if agents <= AGENTS else {})
 
 
-def seconds_of_round(agents: int, candidates: int) -> float:
-    """Return the wall time of the broker's trials in one round, after one that is not measured.
+def time_of_round(agents: int, candidates: int) -> Timings:
+    """Return where the time of the broker's trials in one round goes.
 
     Parameters
     ----------
@@ -127,9 +131,9 @@ def seconds_of_round(agents: int, candidates: int) -> float:
         broker.seat(agent)
     few = dict(list(models.items())[:2])
     broker.open_round(few, 1)  # code and data are loaded
-    began = time.perf_counter()
-    broker.open_round(models, 2)
-    return time.perf_counter() - began
+    with measured() as timings:
+        broker.open_round(models, 2)
+    return timings
 
 
 def _trained(task: Task, index: int) -> StateDict:

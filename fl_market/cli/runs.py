@@ -97,7 +97,7 @@ def _compared(
         ARM.check(arm)
     from fl_market.reports.curves import PICTURE
     from fl_market.reports.progress import show_progress
-    from fl_market.reports.table import results_table, seeds_table
+    from fl_market.reports.table import results_table, seeds_table, timings_table
     from fl_market.run_folder import RESULTS, SUMMARY
     from fl_market.runner.advice import advice
     from fl_market.runner.comparison import compare, compare_seeds
@@ -112,7 +112,7 @@ def _compared(
             text, files = seeds_table(by_seed), [SUMMARY]
         else:
             results = compare(configuration, arms, engine, overwrite=options.overwrite, observer=observer)
-            text, files = results_table(results), [RESULTS, PICTURE]
+            text, files = "\n".join(filter(None, (results_table(results), timings_table(results)))), [RESULTS, PICTURE]
     _show(text, Path(configuration.run.out_dir), files)
     return 0
 

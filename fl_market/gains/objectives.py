@@ -17,6 +17,7 @@ from fl_market.errors import MarketError
 from fl_market.gains.losses import Loss, ModelLoss
 from fl_market.gains.scores import Scores, SplitScores, scores_of, temperature
 from fl_market.parameters import StateDict
+from fl_market.timing import timed
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ class Objective:
     classifier: ModelLoss | None = None
     class_weights: Tensor | None = None
 
+    @timed("certification")
     def scores(self, state: StateDict) -> SplitScores:
         """Return a model's scores on both splits, calibrated on the fit split.
 

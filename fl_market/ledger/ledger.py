@@ -20,6 +20,7 @@ from fl_market.ledger.schema import accounts, deals, entries, runs
 from fl_market.ledger.verification import ENDOWED, ENDOWMENT, ESCROW, FUNDED, Mark, Replay, check_terms, verify
 from fl_market.naming import check_agent_name
 from fl_market.pricing.money import LIMIT, credits_text
+from fl_market.timing import timed
 
 
 class Ledger:
@@ -439,7 +440,7 @@ class Ledger:
     def _transaction(self, engine: Engine) -> Iterator[Connection]:
         """Begin a transaction. A database error, also in the commit, becomes one sentence."""
         try:
-            with engine.begin() as connection:
+            with timed("ledger"), engine.begin() as connection:
                 yield connection
         except SQLAlchemyError as error:
             raise MarketError(

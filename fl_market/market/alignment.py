@@ -10,6 +10,7 @@ from fl_market.merging import layer_of
 from fl_market.parameters import StateDict
 from fl_market.permutation import Permutation, PermutationSpec, apply_permutation, invert
 from fl_market.permutation.methods import AlignmentContext, AlignmentMethod
+from fl_market.timing import timed
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ class Aligner:
         whole = len(tensors) == len(one.template)
         return (self._spec if whole else self._spec.restricted_to(tensors)), tensors
 
+    @timed("alignment")
     def align(
         self,
         first: tuple[Buyer, StateDict],

@@ -27,6 +27,7 @@ from fl_market.merging import (
     simplest_as_good,
 )
 from fl_market.parameters import StateDict
+from fl_market.timing import timed
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class Merged:
     loss: float
 
 
+@timed("fitting")
 def best_merge(
     own: StateDict,
     bought: StateDict,
@@ -126,6 +128,7 @@ def _chosen(alphas: Sequence[Alpha], merge: Merge, buyer: Buyer) -> Alpha:
         return alphas[simplest_as_good([objective.loss(merge(alpha), held_out) for alpha in alphas])]
 
 
+@timed("service")
 def serve(state: StateDict, buyer: Buyer, terms: Terms, layers: tuple[str, ...]) -> StateDict | None:
     """Return a model after the broker's steps on some layers, if they gain on held-out samples.
 

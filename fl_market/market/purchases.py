@@ -20,6 +20,7 @@ from fl_market.merging import layers_of
 from fl_market.parameters import StateDict
 from fl_market.permutation import Permutation
 from fl_market.seeds import reproducible
+from fl_market.timing import timed
 
 Pair = tuple[str, str]
 """Buyer and seller, or two agents in the order of their names."""
@@ -145,6 +146,7 @@ class Evaluator:
                 restored=self._without_seller(incumbents, "restored"),
             )
 
+    @timed("candidates")
     def _tried(
         self, state: MarketState, models: Mapping[str, StateDict], without: frozenset[str], market_round: int
     ) -> set[Pair]:
@@ -223,6 +225,7 @@ class Evaluator:
             return model
         return {name: tensor.cpu() for name, tensor in model.items()}
 
+    @timed("search for resale")
     def _resellers(self, state: MarketState, models: Mapping[str, StateDict]) -> frozenset[str]:
         """Return the agents that offer a copy: see :mod:`fl_market.market.novelty`.
 
@@ -265,6 +268,7 @@ class Evaluator:
         self._listed[id(model)] = known
         return buyer, known
 
+    @timed("search for triggers")
     def _suspects(self, models: Mapping[str, tuple[Buyer, StateDict]]) -> frozenset[str]:
         """Return the agents whose models hide a trigger, if that is to be scanned for."""
         if not self._terms.trigger_scan:

@@ -26,6 +26,7 @@ from fl_market.merging import (
     only_layers,
 )
 from fl_market.parameters import StateDict
+from fl_market.timing import timed
 
 EVEN = 0.5
 """Confidence of a bound that is the estimate itself."""
@@ -180,6 +181,7 @@ def _published_gain(merged: StateDict, incumbent: Incumbent, terms: Terms) -> Ce
     return _certificate(incumbent.losses, after, objective.certify, terms)
 
 
+@timed("certification")
 def _gain(merged: SplitScores, incumbent: Incumbent, terms: Terms, error: float) -> Certificate:
     """Return the certificate of a merged model, before any service."""
     own, scores, certify = incumbent.alternatives[OWN].certify, merged.certify, incumbent.buyer.objective.certify
@@ -190,6 +192,7 @@ def _gain(merged: SplitScores, incumbent: Incumbent, terms: Terms, error: float)
     )
 
 
+@timed("certification")
 def _promise(merged: SplitScores, incumbent: Incumbent, terms: Terms) -> float:
     """Return the lower bound of the gain on the fit split, before any service."""
     own, scores = incumbent.alternatives[OWN].fit, merged.fit
@@ -212,6 +215,7 @@ def _increment(
     )
 
 
+@timed("certification")
 def _after_service(trial: Trial, merged: SplitScores, incumbent: Incumbent, terms: Terms, error: float) -> Trial:
     """Return a trial with the certificate of its progress, after the service on both sides."""
     progress = foreseen = None

@@ -1,7 +1,7 @@
 """Results of an arm as data, and as the JSON that ``results.json`` holds."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 from fl_market.errors import MarketError
@@ -103,6 +103,8 @@ class ArmResult:
         Every deal with its final state, in the order of the ledger.
     seconds
         Wall time of the rounds.
+    timings
+        Part of the code -> its seconds and calls, if they were measured.
     """
 
     arm: str
@@ -114,6 +116,7 @@ class ArmResult:
     offers: int = 0
     trades: Sequence[tuple[Deal, DealState]] = ()
     seconds: float = 0.0
+    timings: Mapping[str, tuple[float, int]] = field(default_factory=dict)
 
     @property
     def complete(self) -> bool:
@@ -121,7 +124,10 @@ class ArmResult:
         return all(agent.rounds_finished >= self.rounds and not agent.failed_replies for agent in self.agents.values())
 
     def as_json(self) -> dict[str, Any]:
-        """Return plain types; everything but ``seconds`` depends on the configuration alone."""
+        """Return plain types; everything but the times depends on the configuration alone."""
+        measured = {
+            part: {"seconds": round(seconds, 3), "calls": calls} for part, (seconds, calls) in self.timings.items()
+        }
         return {
             "initialisation": self.initialisation,
             "trading_from": self.trading_from,
@@ -144,6 +150,7 @@ class ArmResult:
                 for deal, state in self.trades
             ],
             "seconds": round(self.seconds, 3),
+            **({"timings": measured} if measured else {}),
         }
 
 

@@ -32,6 +32,17 @@ def results_table(arms: Mapping[str, ArmResult]) -> str:
     return summary_table("Test accuracy (%) and trade", header, rows, left=2)
 
 
+def timings_table(arms: Mapping[str, ArmResult]) -> str:
+    """Return where the time of each arm went, as text; empty if it was not measured."""
+    rows = [
+        (arm, part, f"{seconds:.2f}", f"{100 * seconds / max(result.seconds, 1e-9):.1f} %", str(calls))
+        for arm, result in arms.items()
+        for part, (seconds, calls) in sorted(result.timings.items(), key=lambda entry: -entry[1][0])
+    ]
+    header = ("arm", "part", "seconds", "share", "calls")
+    return summary_table("Where the time went", header, rows, left=2) if rows else ""
+
+
 def seeds_table(by_seed: Mapping[int, Mapping[str, ArmResult]]) -> str:
     """Return each agent's test accuracy for every arm: mean and standard deviation over seeds."""
     arms = summarise(by_seed)

@@ -15,6 +15,7 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from fl_market.errors import MarketError
 from fl_market.simulation import simulation
+from strategies.exchange import waiting
 
 _CLIENT_APP_RAISED = 2  # flwr's ErrorCode.CLIENT_APP_RAISED_EXCEPTION
 
@@ -84,7 +85,9 @@ class InlineGrid(Grid):
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         """Return the agents' replies, in the order of the messages."""
-        return self.pull_messages(self.push_messages(messages))
+        sent = list(messages)
+        with waiting(sent):
+            return self.pull_messages(self.push_messages(sent))
 
     def answer(self, message: Message) -> Message:
         """Return one agent's reply.
