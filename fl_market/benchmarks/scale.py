@@ -86,7 +86,7 @@ def scale(
     times: dict[int, dict[str, float]] = {}
     parts: dict[str, dict[str, float]] = {}
     for agents in sorted(sizes):
-        rounds = {name: time_of_round(agents, number) for name, number in _ways(agents).items()}
+        rounds = {name: time_of_round(agents, number, max(sizes)) for name, number in _ways(agents).items()}
         times[agents] = {name: sum(timings.seconds.values()) for name, timings in rounds.items()}
         parts |= {f"{agents} agents, {name}": dict(timings.seconds) for name, timings in rounds.items()}
         report(f"{agents} agents: " + ", ".join(f"{name} {seconds:.1f} s" for name, seconds in times[agents].items()))
@@ -113,17 +113,20 @@ def _ways(agents: int) -> dict[str, int]:
     return ways | ({"all pairs": 0} if agents <= AGENTS else {})
 
 
-def time_of_round(agents: int, candidates: int) -> Timings:
+def time_of_round(agents: int, candidates: int, of: int) -> Timings:
     """Return where the time of the broker's trials in one round goes.
 
     Parameters
     ----------
     agents
-        Number of agents; each trains for a few epochs on its part of the MNIST sample.
+        Number of agents.
     candidates
         Sellers tried for each buyer; 0 for all.
+    of
+        Number of parts of the MNIST sample, on one of which each agent trains for a few epochs.
+        Agents then know equally much, however many take part.
     """
-    task = load_task("mnist-mlp", TaskOptions(name="mnist-mlp", agents=agents))
+    task = load_task("mnist-mlp", TaskOptions(name="mnist-mlp", agents=of, partition="even"))
     fit, certify = split_in_halves(task.broker, 0)
     broker = Broker(task.build_model(), task.criterion, fit, certify, terms=Terms(candidates=candidates))
     models = {agent_name(index): _trained(task, index) for index in range(agents)}
