@@ -63,6 +63,12 @@ class RunSettings:
         maximum=65535,
         changeable=True,
     )
+    executor: str = option(
+        "serial",
+        "where the broker's trials run: serial, processes (one a processor) or processes(NUMBER); results are the same",
+        check="fl_market.market.executors:check_executor",
+        changeable=True,
+    )
     timings: bool = option(
         False, "measure where the time goes: a table after the run, and timings in results.json", changeable=True
     )

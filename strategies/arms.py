@@ -15,10 +15,11 @@ from fl_market.broker import Broker, Terms
 from fl_market.catalogue import ARM
 from fl_market.configuration import PUBLISHED_FIRST_ROUND, Configuration
 from fl_market.data import Batch
-from fl_market.errors import MarketError
+from fl_market.errors import MarketError, OptionError
 from fl_market.gains import ModelLoss
 from fl_market.gains.splits import check_certify_samples, split_for_run
 from fl_market.ledger import Ledger, Signer
+from fl_market.market.executors import Executor, parse_executor
 from fl_market.options import options_of
 from fl_market.parameters import StateDict
 from fl_market.plugins import find, label
@@ -170,6 +171,12 @@ def market(*, priced: bool = False, **terms: Any) -> Callable[[Setting], Strateg
     return build
 
 
+def _executor(options: Configuration) -> Executor:
+    if options.run.executor != "serial" and options.hardware.device.type != "cpu":
+        raise OptionError(f"executor must be serial on {options.hardware.device.type}; got {options.run.executor!r}")
+    return parse_executor(options.run.executor)
+
+
 def _among_nodes(
     kind: Callable[..., ParameterMarket], setting: Setting, terms: Terms, *, common_init: bool, first: int
 ) -> Strategy:
@@ -187,6 +194,7 @@ def _among_nodes(
         seed=run.seed,
         build=task.build,
         hardware=options.hardware,
+        execute=_executor(options),
     )
     checkpoints = None
     if run.out_dir and run.checkpoints_kept:

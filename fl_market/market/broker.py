@@ -20,6 +20,7 @@ from fl_market.market import settlement
 from fl_market.market.alignment import Aligner
 from fl_market.market.averaging import average_matched
 from fl_market.market.buyers import Buyers
+from fl_market.market.executors import Executor, serial
 from fl_market.market.outcome import Notice, Outcome
 from fl_market.market.purchases import Evaluation, Evaluator
 from fl_market.market.round import TradingRound
@@ -60,6 +61,8 @@ class Broker:
         Device and precision of evaluations.
     spec
         The architecture's permutable units; derived from it by default.
+    execute
+        Where trials run; results do not depend on it.
 
     Attributes
     ----------
@@ -81,6 +84,7 @@ class Broker:
         build: Callable[[int], nn.Module] | None = None,
         hardware: Hardware = CPU,
         spec: PermutationSpec | None = None,
+        execute: Executor = serial,
     ) -> None:
         self.terms = terms or Terms()
         self.ledger = ledger if ledger is not None else Ledger.open()
@@ -99,7 +103,7 @@ class Broker:
         self._buyers = Buyers(architecture, criterion, fit, certify, repaired=repaired, hardware=hardware, seed=seed)
         self._aligner = Aligner(self.spec, self._buyers, self.terms.alignment_method, seed)
         for_sale = frozenset(select_layers(model, self.terms.layers))
-        self._evaluator = Evaluator(self._buyers, self._aligner, self.terms, for_sale, hardware, seed)
+        self._evaluator = Evaluator(self._buyers, self._aligner, self.terms, for_sale, hardware, seed, execute)
 
     # -- agents -----------------------------------------------------------------------------------
 

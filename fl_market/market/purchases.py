@@ -1,14 +1,15 @@
 """All purchases of one round: every pair of agents, then incremental purchases."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import combinations
+from functools import partial
 
 from fl_market.errors import MarketError
 from fl_market.hardware import Hardware
-from fl_market.market.alignment import Aligner
+from fl_market.market.alignment import Aligner, Alignment
 from fl_market.market.buyers import Buyer, Buyers
 from fl_market.market.candidates import SAMPLES, Fruitless, after_trials, candidates, view_of
+from fl_market.market.executors import Executor, serial
 from fl_market.market.incumbents import Incumbent, incumbent_of
 from fl_market.market.novelty import Listing, possible_copies
 from fl_market.market.spending import error_of_tests
@@ -58,6 +59,26 @@ class Evaluation:
     restored: Mapping[str, StateDict] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class OfBuyer:
+    """What the broker found for one buyer in a round.
+
+    Attributes
+    ----------
+    trials
+        Its single purchases in the order of sellers, then the incremental ones.
+    permutations
+        Of the pairs that were aligned.
+    served, restored
+        As in :class:`Evaluation`.
+    """
+
+    trials: Sequence[Trial]
+    permutations: Mapping[Pair, Permutation]
+    served: StateDict | None
+    restored: StateDict | None
+
+
 class Evaluator:
     """Evaluates all purchases among some agents.
 
@@ -75,6 +96,8 @@ class Evaluator:
         Device and precision of evaluations.
     seed
         Seed of the trials.
+    execute
+        Where they run.
     """
 
     def __init__(
@@ -85,9 +108,11 @@ class Evaluator:
         for_sale: frozenset[str],
         hardware: Hardware,
         seed: int,
+        execute: Executor = serial,
     ) -> None:
         self._buyers, self._aligner, self._terms = buyers, aligner, terms
         self._for_sale, self._hardware, self._seed = for_sale, hardware, seed
+        self._execute = execute
         self._listed: dict[int, Listing] = {}
 
     def evaluate(self, state: MarketState, models: Mapping[str, StateDict], market_round: int) -> Evaluation:
@@ -102,49 +127,76 @@ class Evaluator:
         market_round
             Number of the round, which decides its share of the error budget.
         """
+        agents = sorted(models)
         with reproducible(self._seed, "try-before-purchase"):
-            agents = sorted(models)
-            buyers = {agent: self._buyers.of(state.profiles.get(agent)) for agent in agents}
             resellers = self._resellers(state, models)
-            suspects = self._suspects({agent: (buyers[agent], models[agent]) for agent in agents})
-            best = {agent: self._placed(state.best.get(agent)) for agent in agents}
-            incumbents = {
-                agent: self._incumbent(buyers[agent], self._hardware.place_state(models[agent]), best[agent])
-                for agent in agents
-            }
-            error = error_of_tests(state.budget, market_round, len(agents), self._terms)
+            suspects = self._suspects({agent: (self._buyer(state, agent), models[agent]) for agent in agents})
             tried = self._tried(state, models, resellers | suspects, market_round)
-            permutations = dict(state.permutations)
-            aligned: dict[Pair, StateDict] = {}  # only incremental purchases need them again
+        error = error_of_tests(state.budget, market_round, len(agents), self._terms)
+        alignments: dict[Pair, Alignment] = {}  # one for both directions, where one process tries both
+        with timed("trials"):
+            found = self._execute(partial(self._of_buyer, state, models, tried, error, alignments), agents)
+        gains = {(trial.buyer, trial.seller): trial.promise for one in found for trial in one.trials if not trial.after}
+        return Evaluation(
+            trials=[trial for one in found for trial in one.trials if not trial.after]
+            + [trial for one in found for trial in one.trials if trial.after],
+            resellers=resellers,
+            suspects=suspects,
+            permutations={
+                **state.permutations,
+                **{pair: order for one in found for pair, order in one.permutations.items()},
+            },
+            fruitless=after_trials(state.fruitless, gains, market_round),
+            served={agent: one.served for agent, one in zip(agents, found, strict=True) if one.served is not None},
+            restored={
+                agent: one.restored for agent, one in zip(agents, found, strict=True) if one.restored is not None
+            },
+        )
+
+    def _of_buyer(
+        self,
+        state: MarketState,
+        models: Mapping[str, StateDict],
+        tried: Collection[Pair],
+        error: float,
+        alignments: dict[Pair, Alignment],
+        agent: str,
+    ) -> OfBuyer:
+        """Return what the broker finds for one buyer, which depends on no other buyer."""
+        with reproducible(self._seed, "try-before-purchase", agent):
+            buyer, best = self._buyer(state, agent), self._placed(state.best.get(agent))
+            incumbent = self._incumbent(buyer, self._hardware.place_state(models[agent]), best)
+            aligned: dict[str, StateDict] = {}  # only incremental purchases need them again
             trials: list[Trial] = []
-            for first, second in combinations(agents, 2):
-                pairs = [pair for pair in ((first, second), (second, first)) if pair in tried]
-                if not pairs:
-                    continue
-                one, other = ((buyers[agent], models[agent]) for agent in (first, second))
-                found = self._aligner.align(one, other, state.permutations.get((first, second)))
-                permutations[first, second] = found.permutation
-                for pair in pairs:
-                    buyer, seller = pair
-                    in_order = found.to_first if buyer == first else found.to_second
-                    offered = in_order(incumbents[seller].state)
-                    trials.append(self._evaluate(pair, incumbents[buyer], offered, buyers[seller], error))
-                    if self._terms.max_purchases > 1:
-                        aligned[pair] = offered
-            trials.sort(key=lambda trial: (trial.buyer, trial.seller))
-            gains = {(trial.buyer, trial.seller): trial.promise for trial in trials}
-            for agent in agents:
-                own = [trial for trial in trials if trial.buyer == agent]
-                trials += self._incremental(own, aligned, buyers, best[agent], error)
-            return Evaluation(
-                trials=[self._fetched(trial) for trial in trials],
-                resellers=resellers,
-                suspects=suspects,
-                permutations=permutations,
-                fruitless=after_trials(state.fruitless, gains, market_round),
-                served=self._without_seller(incumbents, "service"),
-                restored=self._without_seller(incumbents, "restored"),
+            permutations: dict[Pair, Permutation] = {}
+            for seller in sorted(seller for one, seller in tried if one == agent):
+                pair = min(agent, seller), max(agent, seller)
+                if pair not in alignments:
+                    alignments[pair] = self._alignment(state, models, pair)
+                found = alignments[pair]
+                permutations[pair] = found.permutation
+                in_order = found.to_first if agent == pair[0] else found.to_second
+                offered = in_order(self._hardware.place_state(models[seller]))
+                trials.append(self._evaluate((agent, seller), incumbent, offered, self._buyer(state, seller), error))
+                if self._terms.max_purchases > 1:
+                    aligned[seller] = offered
+            trials += self._incremental(
+                trials, aligned, buyer, {s: self._buyer(state, s) for s in aligned}, best, error
             )
+            return OfBuyer(
+                [self._fetched(trial) for trial in trials],
+                permutations,
+                None if incumbent.service is None else self._in_memory(incumbent.service),
+                None if incumbent.restored is None else self._in_memory(incumbent.restored),
+            )
+
+    def _alignment(self, state: MarketState, models: Mapping[str, StateDict], pair: Pair) -> Alignment:
+        one, other = ((self._buyer(state, agent), models[agent]) for agent in pair)
+        with reproducible(self._seed, "alignment", *pair):
+            return self._aligner.align(one, other, state.permutations.get(pair))
+
+    def _buyer(self, state: MarketState, agent: str) -> Buyer:
+        return self._buyers.of(state.profiles.get(agent))
 
     @timed("candidates")
     def _tried(
@@ -154,10 +206,7 @@ class Evaluator:
         sellers = models.keys() - without
         if not 0 < self._terms.candidates < len(models) - 1:
             return {(buyer, seller) for buyer in models for seller in sellers if buyer != seller}
-        views = {
-            agent: view_of(model, self._buyers.of(state.profiles.get(agent)), self._buyers)
-            for agent, model in models.items()
-        }
+        views = {agent: view_of(model, self._buyer(state, agent), self._buyers) for agent, model in models.items()}
         targets = self._buyers.common.objective.fit[1][:SAMPLES].cpu()
         found = candidates(views, sellers, targets, self._terms.candidates, state.fruitless, market_round)
         pairs = {(buyer, seller) for buyer, some in found.items() for seller in some}
@@ -183,8 +232,9 @@ class Evaluator:
     def _incremental(
         self,
         trials: Sequence[Trial],
-        aligned: Mapping[Pair, StateDict],
-        buyers: Mapping[str, Buyer],
+        aligned: Mapping[str, StateDict],
+        buyer: Buyer,
+        sellers: Mapping[str, Buyer],
         best: StateDict | None,
         error: float,
     ) -> list[Trial]:
@@ -204,17 +254,13 @@ class Evaluator:
             if len(bundle) == self._terms.max_purchases:
                 break
             pair = trial.buyer, trial.seller
-            incumbent = self._incumbent(buyers[trial.buyer], bundle[-1].merged, best)
-            seller = buyers[trial.seller]
-            more = self._evaluate(pair, incumbent, aligned[pair], seller, error, len(bundle) + 1)
+            incumbent = self._incumbent(buyer, bundle[-1].merged, best)
+            offered, seller = aligned[trial.seller], sellers[trial.seller]
+            more = self._evaluate(pair, incumbent, offered, seller, error, len(bundle) + 1)
             if more.promise > 0:
                 bundle.append(replace(more, after=bundle[-1].sellers))
                 added.append(bundle[-1])
         return added
-
-    def _without_seller(self, incumbents: Mapping[str, Incumbent], kind: str) -> dict[str, StateDict]:
-        found = {agent: getattr(incumbent, kind) for agent, incumbent in incumbents.items()}
-        return {agent: self._in_memory(model) for agent, model in found.items() if model is not None}
 
     def _placed(self, model: StateDict | None) -> StateDict | None:
         return None if model is None else self._hardware.place_state(model)
@@ -261,7 +307,7 @@ class Evaluator:
         self, state: MarketState, agent: str, model: StateDict, before: Mapping[int, Listing]
     ) -> tuple[Buyer, Listing]:
         """Return an agent as a buyer, and a model's listing; those of the last round are kept."""
-        buyer = self._buyers.of(state.profiles.get(agent))
+        buyer = self._buyer(state, agent)
         known = self._listed.get(id(model)) or before.get(id(model))
         if known is None or known.state is not model:
             known = Listing(model, self._buyers.of_labels(buyer.labels).objective)
