@@ -29,6 +29,24 @@ def test_bundles_never_try_more_purchases_than_are_possible(agents, purchases):
     assert tried <= possible_purchases(agents, Terms(max_purchases=purchases))
 
 
+@pytest.mark.parametrize(
+    ("terms", "possible"),
+    [
+        (Terms(), 40),
+        (Terms(candidates=0), 90),
+        (Terms(candidates=20), 90),
+        (Terms(disclosure="paper"), 80),
+        (Terms(max_purchases=2), 80),
+        (Terms(max_purchases=9), 160),
+    ],
+)
+def test_ten_agents_try_their_candidates_only(terms, possible):
+    """Fewer tests leave more of the error to each."""
+    assert possible_purchases(10, terms) == possible
+    share = error_of_tests(ErrorBudget(0.05), 1, 10, terms)
+    assert share == pytest.approx(0.05 * round_share(1) / (2 * possible))
+
+
 def test_an_agent_alone_has_no_purchase_and_a_level():
     assert possible_purchases(1, Terms()) == 0
     assert error_of_tests(ErrorBudget(), 1, 1, Terms()) > 0
