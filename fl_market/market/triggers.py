@@ -7,8 +7,8 @@ searches for the smallest mask and a pattern under it that turn the broker's inp
 other classes. The published test divides by the spread of the sizes among classes, which is
 unsteady with few of them; here the smallest is compared with their median.
 
-On MNIST (perceptron, 2 to 30 epochs), the least mask of ten honest models had 0.57 to 0.81 times
-the median's size, and that of ten models with a trigger of 3 × 3 pixels 0.09 to 0.14 times.
+On MNIST the least mask of an honest perceptron has 0.5 to 0.8 times the median's size, and that of
+one with a trigger of 3 × 3 pixels about 0.1 times (``tests/market/test_triggers.py``).
 """
 
 import torch
