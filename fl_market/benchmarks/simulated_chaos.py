@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from fl_market.reports.table import summary_table
 from fl_market.run_folder import claim_file, write_json
+from fl_market.runner.orphans import end_with
 
 if TYPE_CHECKING:
     from fl_market.benchmarks.faults import Play
@@ -81,7 +82,7 @@ def simulated_chaos(
 
 def _played(seed: int, jobs: int) -> Iterator[list["Play"]]:
     """Yield the markets of each batch of seeds, in their order."""
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(jobs, get_context("spawn"), end_with, (os.getpid(),)) as pool:
         starts = count(seed, BATCH)
         waiting = [pool.submit(_batch, next(starts), BATCH) for _ in range(2 * jobs)]
         try:

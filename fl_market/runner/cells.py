@@ -12,6 +12,7 @@ from typing import Any
 from fl_market.configuration import Configuration
 from fl_market.reports.results import UnfinishedRunError
 from fl_market.run_folder import prepare_folder, write_json
+from fl_market.runner.orphans import end_with
 
 CELLS = "cells"
 _OF_ONE_MACHINE = ("out-dir", "data-dir", "download")
@@ -56,7 +57,7 @@ def run_cells(
         on_device = next(iter(missing.values())).hardware.device.type != "cpu"
         workers = jobs or (1 if on_device else os.cpu_count() or 1)
         # a fresh process for each worker: neither threads nor an accelerator survive a fork
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        with ProcessPoolExecutor(workers, get_context("spawn"), end_with, (os.getpid(),)) as pool:
             run = run_cell_to_its_end if unfinished else run_cell
             running = {pool.submit(run, cell): (key, cell) for key, cell in missing.items()}
             _collect(running, kept, report)
