@@ -30,7 +30,7 @@ def computed(monkeypatch):
     seen = []
 
     class Pool:
-        def __init__(self, workers, mp_context):
+        def __init__(self, workers, context, initialise, arguments):
             pass
 
         def __enter__(self):
