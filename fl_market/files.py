@@ -61,7 +61,18 @@ def synchronise(folder: Path) -> None:
     OSError
         If the folder does not exist or cannot be synchronised.
     """
-    descriptor = os.open(folder, os.O_RDONLY)
+    synchronise_file(folder)
+
+
+def synchronise_file(path: Path) -> None:
+    """Make a file's content durable; a new name in its folder is not covered.
+
+    Raises
+    ------
+    OSError
+        If the file does not exist or cannot be synchronised.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

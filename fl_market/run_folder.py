@@ -18,6 +18,8 @@ from fl_market.ledger.heads import Signer
 from fl_market.plugins import label
 from fl_market.registry import Registry
 from fl_market.reports.results import ArmResult
+from fl_market.reports.rounds import AGENTS as PER_AGENT
+from fl_market.reports.rounds import ROUNDS, agents_csv, rounds_csv
 
 RESULTS = "results.json"
 SUMMARY = "summary.json"
@@ -127,6 +129,8 @@ def clear_folder(folder: Path, overwrite: bool) -> None:
                 "ledger-*.db*",
                 "ledger-*.key",
                 "learning_curves.png",
+                ROUNDS,
+                PER_AGENT,
                 "checkpoints-*",
             )
             for path in sorted(folder.glob(pattern))
@@ -241,8 +245,14 @@ def as_document(configuration: Configuration, arms: Mapping[str, ArmResult]) -> 
 
 
 def write_results(configuration: Configuration, arms: Mapping[str, ArmResult]) -> Path:
-    """Write ``results.json`` into the configuration's folder atomically; return its path."""
-    return write_json(prepare_folder(Path(configuration.run.out_dir)) / RESULTS, as_document(configuration, arms))
+    """Write ``results.json``, ``rounds.csv`` and ``agents.csv``; return the path of the first.
+
+    Each is written whole or not at all, into the configuration's folder.
+    """
+    folder = prepare_folder(Path(configuration.run.out_dir))
+    for name, text in ((ROUNDS, rounds_csv(arms)), (PER_AGENT, agents_csv(arms))):
+        write_file(folder / name, text.encode())
+    return write_json(folder / RESULTS, as_document(configuration, arms))
 
 
 def write_json(path: Path, document: Any) -> Path:

@@ -65,7 +65,8 @@ class RunSettings:
     )
     executor: str = option(
         "serial",
-        "where the broker's trials run: serial, processes (one a processor) or processes(NUMBER); results are the same",
+        "where the broker's trials run: serial, processes (one a processor) or processes(NUMBER), ray (the "
+        "simulation's, or one on this machine) or ray(ADDRESS); results are the same",
         check="fl_market.market.executors:check_executor",
         changeable=True,
     )

@@ -1,14 +1,13 @@
 """Admission of agents to their seats, in the first round or after a resume."""
 
-from flwr.app import ConfigRecord, RecordDict
+from flwr.app import RecordDict
 from flwr.serverapp import Grid
 
 from fl_market.broker import Broker
 from fl_market.errors import MarketError
 from fl_market.parameters import StateDict, check_parameters, digest
-from fl_market.protocol import IDENTIFY
 from fl_market.registry import Registry
-from strategies.exchange import ask, wait_for_nodes, warn
+from strategies.exchange import ask, identification, wait_for_nodes, warn
 from strategies.records import HELD, agent_in, parameters_in, profile_in, text_in
 from strategies.seats import Seat, Seats
 
@@ -85,20 +84,31 @@ class Admission:
         silent = self._reseat(grid, market_round, [node for node in nodes if node not in self._seats])
         return [node for node in nodes if node not in silent]
 
-    def take_in(self, node: int, content: RecordDict) -> tuple[str, StateDict]:
-        """Seat the agent that replied, and return its name and the model that it trained.
+    def model_in(self, content: RecordDict) -> StateDict:
+        """Return the model of a training reply; nothing is changed.
 
         Raises
         ------
         MarketError
-            If the reply names no valid agent, or its model is invalid.
+            If the reply names no agent, or its model is invalid.
+        """
+        name, model = agent_in(content), parameters_in(content)
+        profile = None if name in self._seats.names else profile_in(content)
+        check_parameters(model, self._broker.template(name, profile))
+        return model
+
+    def take_in(self, node: int, content: RecordDict) -> str:
+        """Seat the agent that replied with a valid model, and return its name.
+
+        Raises
+        ------
+        MarketError
+            If the agent must not sit there, or its profile is invalid.
         """
         name = agent_in(content)
         self._seats.check(name, node)
         owner, seat = self._owner(name, node), self._seats.at(node)
         profile = profile_in(content) if seat is None else None
-        model = parameters_in(content)
-        check_parameters(model, self._broker.template(name, profile))
         held = text_in(content, HELD, "model-digest")
         if seat is None:
             self._seat(name, owner)  # before the profile: a stranger must not change the agent's
@@ -107,7 +117,7 @@ class Admission:
             seat = Seat(name, node, held)
             self._seats.take(seat)
         seat.hold(held)
-        return name, model
+        return name
 
     def who(self, node: int) -> str:
         """Return the pseudonym of the agent at a node, for the log."""
@@ -121,11 +131,9 @@ class Admission:
         """
         if not self.awaited or not nodes:
             return set()
-        contents = {node: RecordDict({"config": ConfigRecord({"server-round": market_round})}) for node in nodes}
-        answers, failures = ask(grid, contents, IDENTIFY, market_round, self._reply_timeout)
-        for node, answer in sorted(answers.items()):
+        names, failures = ask(grid, identification(nodes, market_round), self._reply_timeout, agent_in)
+        for node, name in sorted(names.items()):
             try:
-                name = agent_in(answer)
                 if name in self.awaited:
                     self._seat(name, self._owner(name, node))
                     self._seats.take(Seat(name, node, digest(self._broker.state.models[name])))

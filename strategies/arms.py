@@ -20,6 +20,7 @@ from fl_market.gains import ModelLoss
 from fl_market.gains.splits import check_certify_samples, split_for_run
 from fl_market.ledger import Ledger, Signer
 from fl_market.market.executors import Executor, parse_executor
+from fl_market.model_files import in_memory
 from fl_market.options import options_of
 from fl_market.parameters import StateDict
 from fl_market.plugins import find, label
@@ -183,6 +184,9 @@ def _among_nodes(
     options, task = setting.configuration, setting.task
     run = options.run
     fit, certify = setting.splits
+    checkpoints = None
+    if run.out_dir and run.checkpoints_kept:
+        checkpoints = Checkpoints(checkpoints_path(Path(run.out_dir), run.strategy), run.checkpoints_kept)
     broker = Broker(
         task.build_model(),
         task.criterion,
@@ -195,10 +199,8 @@ def _among_nodes(
         build=task.build,
         hardware=options.hardware,
         execute=_executor(options),
+        keep=in_memory if checkpoints is None else checkpoints.models.keep,
     )
-    checkpoints = None
-    if run.out_dir and run.checkpoints_kept:
-        checkpoints = Checkpoints(checkpoints_path(Path(run.out_dir), run.strategy), run.checkpoints_kept)
     return kind(
         broker,
         agents=run.agents,

@@ -97,7 +97,7 @@ class RecordedFedAvg(FedAvg):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Report failed replies, and combine the others in the order of the agents."""
-        answers, failures = replies_by_node(self._sent, replies)
+        answers, failures = replies_by_node([message.metadata for message in self._sent], replies)
         for node, reply in answers.items():
             try:
                 self._check(reply.content)
@@ -129,7 +129,7 @@ class RecordedFedAvg(FedAvg):
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Report failed replies, keep each agent's metrics, and aggregate as FedAvg does."""
-        answers, failures = replies_by_node(self._sent, replies)
+        answers, failures = replies_by_node([message.metadata for message in self._sent], replies)
         nodes = self._sort_out(server_round, answers, failures)
         accepted = [answers[node] for node in nodes]
         contents = {name_in(reply.content): reply.content for reply in accepted}

@@ -1,4 +1,8 @@
-"""Checkpoints of a market: one folder for each of the last rounds, written atomically."""
+"""Checkpoints of a market: one folder for each of the last rounds, written atomically.
+
+Models lie beside them, in files under their digests (``fl_market/model_files.py``): each is written
+once, however many checkpoints it is a part of.
+"""
 
 import json
 import shutil
@@ -17,11 +21,12 @@ from fl_market.files import create_folder, synchronise, write_whole
 from fl_market.gains import Counted, ErrorBudget, Profile
 from fl_market.market.outcome import Delivery, Outcome
 from fl_market.market.state import MarketState
+from fl_market.model_files import ModelFile, ModelFiles
 from fl_market.parameters import StateDict
 from fl_market.protocol import Receipt
 
-STATE, TENSORS = "state.json", "tensors.safetensors"
-FORMAT = 10
+STATE, TENSORS, MODELS = "state.json", "tensors.safetensors", "models"
+FORMAT = 11
 
 
 @dataclass(frozen=True)
@@ -58,10 +63,16 @@ class Checkpoints:
         Their folder.
     kept
         Number of checkpoints to keep.
+
+    Attributes
+    ----------
+    models
+        The files of the market's models.
     """
 
     def __init__(self, folder: Path, kept: int = 2) -> None:
         self._folder, self._kept = folder, kept
+        self.models = ModelFiles(folder / MODELS)
 
     def write(self, checkpoint: Checkpoint) -> None:
         """Write a checkpoint, then remove the oldest ones.
@@ -74,12 +85,14 @@ class Checkpoints:
         name = f"round-{checkpoint.round:06d}"
         unfinished, finished = self._folder / f"{name}.unfinished", self._folder / name
         replaced = self._folder / f"{name}.replaced"
-        tensors = _tensors(checkpoint)
+        models = _kept_models(checkpoint, self.models)
+        document = {**_document(checkpoint), "models": [[*key, model.sha256] for key, model in models.items()]}
         try:
+            self.models.synchronise(models.values())
             shutil.rmtree(unfinished, ignore_errors=True)
             create_folder(unfinished)
-            write_whole(unfinished / TENSORS, save(tensors))
-            write_whole(unfinished / STATE, json.dumps(_document(checkpoint), indent=1).encode())
+            write_whole(unfinished / TENSORS, save(_tensors(checkpoint.outcome.state)))
+            write_whole(unfinished / STATE, json.dumps(document, indent=1).encode())
             if finished.exists():  # a resumed run replaces it; it stays valid until its successor exists
                 shutil.rmtree(replaced, ignore_errors=True)
                 finished.rename(replaced)
@@ -90,6 +103,15 @@ class Checkpoints:
             raise MarketError(f"the checkpoint {finished} cannot be written: {error.strerror or error}") from error
         for old in self._finished()[: -self._kept]:
             shutil.rmtree(old, ignore_errors=True)
+        self._remove_models()
+
+    def _remove_models(self) -> None:
+        """Remove the models that no checkpoint has; all stay where one cannot be read."""
+        try:
+            documents = [json.loads((kept / STATE).read_text(encoding="utf-8")) for kept in self._finished()]
+            self.models.remove_others({entry[-1] for document in documents for entry in document["models"]})
+        except (OSError, ValueError, KeyError):
+            return
 
     def last(self) -> Checkpoint | None:
         """Return the last complete checkpoint, or None.
@@ -104,10 +126,12 @@ class Checkpoints:
             return None
         try:
             document = json.loads((finished[-1] / STATE).read_text(encoding="utf-8"))
-            tensors = load((finished[-1] / TENSORS).read_bytes())
             if document["format"] != FORMAT:
                 raise ValueError(f"its format must be {FORMAT}; got {document['format']}")
-            return _checkpoint(document, tensors)
+            tensors = load((finished[-1] / TENSORS).read_bytes())
+            named = {name: self.models.read(name) for name in {entry[-1] for entry in document["models"]}}
+            models = {(kind, agent, place): named[name] for kind, agent, place, name in document["models"]}
+            return _checkpoint(document, models, tensors)
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise MarketError(f"the checkpoint {finished[-1]} cannot be read: {error}") from error
 
@@ -116,20 +140,24 @@ class Checkpoints:
         return sorted(whole, key=lambda path: (path.stem, path.suffix != ".replaced"))
 
 
-def _tensors(checkpoint: Checkpoint) -> dict[str, Tensor]:
-    """Return all tensors, named by kind, agent and the tensor's own name."""
-    state, named = checkpoint.outcome.state, dict[str, Tensor]()
-    for agent, model in state.models.items():
-        named |= {f"model\n{agent}\n{name}": tensor for name, tensor in model.items()}
-    for agent, delivery in checkpoint.outcome.deliveries.items():
-        if delivery.model is not None and delivery.model is not state.models[agent]:
-            named |= {f"given\n{agent}\n{name}": tensor for name, tensor in delivery.model.items()}
-    for agent, model in state.best.items():
-        named |= {f"best\n{agent}\n{name}": tensor for name, tensor in model.items()}
-    for kind, known in (("delivered", state.delivered), ("sold", state.sold)):
-        for agent, models in known.items():
-            for place, one in enumerate(models):
-                named |= {f"{kind}\n{agent}\n{place}\n{name}": tensor for name, tensor in one.items()}
+def _kept_models(checkpoint: Checkpoint, files: ModelFiles) -> dict[tuple[str, str, int], ModelFile]:
+    """Return all models in files, by kind, agent and place among those of the agent."""
+    state, found = checkpoint.outcome.state, dict[tuple[str, str, int], StateDict]()
+    given = {
+        agent: delivery.model
+        for agent, delivery in checkpoint.outcome.deliveries.items()
+        if delivery.model is not None and delivery.model is not state.models[agent]
+    }
+    for kind, some in (("model", state.models), ("given", given), ("best", state.best)):
+        found |= {(kind, agent, 0): model for agent, model in some.items()}
+    for kind, several in (("delivered", state.delivered), ("sold", state.sold)):
+        found |= {(kind, agent, place): one for agent, some in several.items() for place, one in enumerate(some)}
+    return {key: files.keep(model) for key, model in found.items()}
+
+
+def _tensors(state: MarketState) -> dict[str, Tensor]:
+    """Return all tensors that are no models, named by kind, agent and the tensor's own name."""
+    named = dict[str, Tensor]()
     for (first, second), permutation in state.permutations.items():
         named |= {
             f"permutation\n{first}\n{second}\n{group}": torch.tensor(order) for group, order in permutation.items()
@@ -163,34 +191,37 @@ def _document(checkpoint: Checkpoint) -> dict[str, Any]:
     }
 
 
-def _checkpoint(document: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Checkpoint:
-    models: dict[str, dict[str, Tensor]] = {}
-    best: dict[str, dict[str, Tensor]] = {}
-    given: dict[str, dict[str, Tensor]] = {}
-    known: dict[str, dict[str, dict[int, dict[str, Tensor]]]] = {"delivered": {}, "sold": {}}
+def _checkpoint(
+    document: Mapping[str, Any], models: Mapping[tuple[str, str, int], StateDict], tensors: Mapping[str, Tensor]
+) -> Checkpoint:
     permutations: dict[tuple[str, str], dict[str, Any]] = {}
     validation: dict[str, dict[int, Tensor]] = {}
     for key, tensor in tensors.items():
         kind, *names = key.split("\n")
         if kind == "permutation":
             permutations.setdefault((names[0], names[1]), {})[names[2]] = tensor.numpy()
-        elif kind == "validation":
-            validation.setdefault(names[0], {})[int(names[1])] = tensor
-        elif kind in known:
-            known[kind].setdefault(names[0], {}).setdefault(int(names[1]), {})[names[2]] = tensor
-        elif kind in ("best", "given"):
-            kept = best if kind == "best" else given
-            kept.setdefault(names[0], {})[names[1]] = tensor
         else:
-            models.setdefault(names[0], {})[names[1]] = tensor
+            validation.setdefault(names[0], {})[int(names[1])] = tensor
+
+    def one_each(kind: str) -> dict[str, StateDict]:
+        return {agent: model for (known, agent, _), model in models.items() if known == kind}
+
+    def several_each(kind: str) -> dict[str, list[StateDict]]:
+        found: dict[str, list[StateDict]] = {}
+        for known, agent, place in sorted(models):
+            if known == kind:
+                found.setdefault(agent, []).append(models[known, agent, place])
+        return found
+
+    records, given = one_each("model"), one_each("given")
     state = MarketState(
         round=document["round"],
-        models=models,
+        models=records,
         profiles={agent: _profile(texts, validation.get(agent)) for agent, texts in document["profiles"].items()},
-        best=best,
+        best=one_each("best"),
         budget=_budget(**document["budget"]),
-        delivered=_in_order(known["delivered"]),
-        sold=_in_order(known["sold"]),
+        delivered=several_each("delivered"),
+        sold=several_each("sold"),
         permutations=permutations,
         fruitless={(buyer, seller): (failures, last) for buyer, seller, failures, last in document["fruitless"]},
         receipts={agent: [Receipt(**receipt) for receipt in some] for agent, some in document["receipts"].items()},
@@ -200,16 +231,12 @@ def _checkpoint(document: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> C
     deliveries = {
         # without a key: a buyer of a settled deal gets the model itself
         agent: Delivery(
-            given.get(agent, models[agent]) if sha else None, sha, receipts=tuple(state.receipts.get(agent, ()))
+            given.get(agent, records[agent]) if sha else None, sha, receipts=tuple(state.receipts.get(agent, ()))
         )
         for agent, sha in document["deliveries"].items()
     }
     outcome = Outcome(tuple(document["settled"]), tuple(document["refunded"]), state, deliveries=deliveries)
     return Checkpoint(outcome, document["history"], (document["ledger"][0], document["ledger"][1]))
-
-
-def _in_order(known: Mapping[str, Mapping[int, StateDict]]) -> dict[str, list[StateDict]]:
-    return {agent: [models[place] for place in sorted(models)] for agent, models in known.items()}
 
 
 def _profile(texts: Mapping[str, Any], validation: Mapping[int, Tensor] | None) -> Profile:

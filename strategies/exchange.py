@@ -1,11 +1,13 @@
 """One exchange of messages with some nodes; each failure becomes one line."""
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from time import monotonic, sleep
+from typing import TypeVar
 
-from flwr.app import ConfigRecord, Message, MessageType, RecordDict
+from flwr.app import ConfigRecord, Message, MessageType, Metadata, RecordDict
 from flwr.serverapp import Grid
 
 from fl_market.errors import MarketError
@@ -18,6 +20,8 @@ NAME_SECONDS = 60.0
 NO_ANSWER = "no answer in time"
 LONGEST = 300
 """Number of characters of an agent's text that a warning quotes."""
+
+Read = TypeVar("Read")
 
 # not Flower's logger: warnings are shown even if Flower's log is hidden
 _logger = logging.getLogger("fl_market")
@@ -65,44 +69,92 @@ def wait_for_nodes(
     return nodes
 
 
-def waiting(messages: Sequence[Message]) -> AbstractContextManager[None]:
+def waiting(message_type: str) -> AbstractContextManager[None]:
     """Return a context that counts the time of an exchange: see :mod:`fl_market.timing`."""
-    kind = str(messages[0].metadata.message_type) if messages else ""
     return timed(
-        {MessageType.TRAIN: "training", MessageType.EVALUATE: "evaluation"}.get(kind, "bids, asks, deliveries")
+        {MessageType.TRAIN: "training", MessageType.EVALUATE: "evaluation"}.get(message_type, "bids, asks, deliveries")
     )
 
 
-def build_messages(contents: Mapping[int, RecordDict], message_type: str, server_round: int) -> list[Message]:
-    """Return one message for each node, with a record of its own."""
-    return [
-        Message(content, dst_node_id=node, message_type=message_type, group_id=str(server_round))
-        for node, content in contents.items()
-    ]
+@dataclass(frozen=True)
+class Outgoing(Iterable[Message]):
+    """Messages to some nodes, each made when it is sent: together they could fill the memory.
 
-
-def replies_by_node(
-    messages: Iterable[Message], replies: Iterable[Message]
-) -> tuple[dict[int, Message], dict[int, str]]:
-    """Return each node's reply, and the reason of failure for every other node.
-
-    Replies are matched by the message that they answer, because Flower's error for a lost node does
-    not name the node.
+    Attributes
+    ----------
+    contents
+        Node -> a function that makes the content.
+    message_type, server_round
+        Flower's type of the messages, and the number of the round.
+    sent
+        Metadata of the messages that were made.
     """
-    asked = {message.metadata.message_id: message.metadata.dst_node_id for message in messages}
-    answers: dict[int, Message] = {}
+
+    contents: Mapping[int, Callable[[], RecordDict]] = field(default_factory=dict)
+    message_type: str = MessageType.TRAIN
+    server_round: int = 0
+    sent: list[Metadata] = field(default_factory=list)
+
+    def __iter__(self) -> Iterator[Message]:
+        """Make the messages one after the other."""
+        self.sent.clear()
+        for node, content in self.contents.items():
+            group = str(self.server_round)
+            message = Message(content(), dst_node_id=node, message_type=self.message_type, group_id=group)
+            self.sent.append(message.metadata)
+            yield message
+
+    def to(self, nodes: Collection[int]) -> "Outgoing":
+        """Return the messages to some of the nodes."""
+        some = {node: content for node, content in self.contents.items() if node in nodes}
+        return Outgoing(some, self.message_type, self.server_round)
+
+
+def replies_by_node(sent: Sequence[Metadata], replies: Iterable[Message]) -> tuple[dict[int, Message], dict[int, str]]:
+    """Return each node's reply, and the reason of failure for every other node."""
+    return _read_by_node(sent, replies, lambda reply: reply)
+
+
+def collect(
+    sent: Sequence[Metadata], replies: Iterable[Message], read: Callable[[RecordDict], Read]
+) -> tuple[dict[int, Read], dict[int, str]]:
+    """Return what was read of each node's reply, and the reason of failure for every other node.
+
+    Parameters
+    ----------
+    sent
+        Metadata of the messages; more may be sent while replies are read.
+    replies
+        Each is read as it arrives, and then forgotten.
+    read
+        Function of a reply's content; it raises MarketError on an invalid one.
+    """
+    return _read_by_node(sent, replies, lambda reply: read(reply.content))
+
+
+def _read_by_node(
+    sent: Sequence[Metadata], replies: Iterable[Message], read: Callable[[Message], Read]
+) -> tuple[dict[int, Read], dict[int, str]]:
+    """Match replies by the message that they answer: Flower's error for a lost node names none."""
+    asked: dict[str, int] = {}
+    answers: dict[int, Read] = {}
     failures: dict[int, str] = {}
     for reply in replies:
+        if reply.metadata.reply_to_message_id not in asked:  # more was sent while replies were read
+            asked = {message.message_id: message.dst_node_id for message in sent}
         node = asked.get(reply.metadata.reply_to_message_id)
-        if node is None or node in answers:
+        if node is None or node in answers or node in failures:
             continue
         if reply.has_error():
             failures[node] = _reason(str(reply.error.reason or ""))
-        else:
-            answers[node] = reply
-    for node in asked.values():
-        if node not in answers:
-            failures.setdefault(node, NO_ANSWER)
+            continue
+        try:
+            answers[node] = read(reply)
+        except MarketError as error:
+            failures[node] = str(error)
+    for message in sent:
+        if message.dst_node_id not in answers:
+            failures.setdefault(message.dst_node_id, NO_ANSWER)
     return answers, failures
 
 
@@ -120,30 +172,26 @@ def _reason(text: str) -> str:
     return line.removesuffix("'>") if text.startswith("<class ") else line
 
 
-def collect(messages: Iterable[Message], replies: Iterable[Message]) -> tuple[dict[int, RecordDict], dict[int, str]]:
-    """Return the content of each node's reply, and the reason of failure for every other node."""
-    answers, failures = replies_by_node(messages, replies)
-    return {node: reply.content for node, reply in answers.items()}, failures
-
-
 def ask(
-    grid: Grid, contents: Mapping[int, RecordDict], message_type: str, server_round: int, timeout: float
-) -> tuple[dict[int, RecordDict], dict[int, str]]:
-    """Send one message to each node, and return the result of :func:`collect` on the replies."""
-    if not contents:
+    grid: Grid, messages: Outgoing, timeout: float, read: Callable[[RecordDict], Read]
+) -> tuple[dict[int, Read], dict[int, str]]:
+    """Send messages, and return the result of :func:`collect` on the replies."""
+    if not messages.contents:
         return {}, {}
-    messages = build_messages(contents, message_type, server_round)
-    return collect(messages, grid.send_and_receive(messages, timeout=timeout))
+    return collect(messages.sent, grid.send_and_receive(messages, timeout=timeout), read)
 
 
 def names_at(grid: Grid, nodes: Iterable[int], server_round: int, timeout: float) -> dict[int, str]:
     """Ask the connected nodes for their agents' names; return the names of those that answer."""
-    contents = {
-        node: RecordDict({"config": ConfigRecord({"server-round": server_round})})
-        for node in sorted(set(nodes) & set(grid.get_node_ids()))
-    }
-    answers, _ = ask(grid, contents, IDENTIFY, server_round, min(timeout, NAME_SECONDS))
-    return {node: name for node, answer in answers.items() if (name := name_in(answer))}
+    connected = sorted(set(nodes) & set(grid.get_node_ids()))
+    answers, _ = ask(grid, identification(connected, server_round), min(timeout, NAME_SECONDS), name_in)
+    return {node: name for node, name in answers.items() if name}
+
+
+def identification(nodes: Iterable[int], server_round: int) -> Outgoing:
+    """Return the messages that ask nodes for their agents' names."""
+    content = RecordDict({"config": ConfigRecord({"server-round": server_round})})
+    return Outgoing({node: lambda: content for node in nodes}, IDENTIFY, server_round)
 
 
 def name_in(content: RecordDict) -> str:

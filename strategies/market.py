@@ -9,6 +9,7 @@ decodes replies, advances the broker's round, and encodes messages; the round it
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from logging import INFO
 from typing import Any, TypeVar
 
@@ -28,7 +29,7 @@ from fl_market.protocol import DELIVERY, OFFER, QUOTE, Ask, Bid
 from fl_market.registry import Registry
 from strategies.admission import Admission
 from strategies.checkpoints import Checkpoint, Checkpoints
-from strategies.exchange import NO_ANSWER, ask, build_messages, collect, warn
+from strategies.exchange import NO_ANSWER, Outgoing, ask, collect, warn
 from strategies.history import History
 from strategies.latecomers import Latecomers
 from strategies.queries import query, send
@@ -110,7 +111,7 @@ class ParameterMarket(Strategy):
         self._signer = signer or Signer()
         self._grid: Grid | None = None
         self._last = 0
-        self._sent: list[Message] = []
+        self._sent = Outgoing()
         self._exchange: Exchange | None = None
         self._deliveries: Mapping[str, Delivery] = {}
 
@@ -174,8 +175,8 @@ class ParameterMarket(Strategy):
         config["initialisation"] = "common" if self._common_init else "independent"
         nodes = self._admission.nodes(grid, server_round, resumable=self._recovery.possible)
         absent = self._latecomers.absent(grid, nodes, server_round)
-        contents = {node: self._training(node, server_round, config) for node in nodes if node not in absent}
-        self._sent = build_messages(contents, MessageType.TRAIN, server_round)
+        contents = {node: partial(self._training, node, server_round, config) for node in nodes if node not in absent}
+        self._sent = Outgoing(contents, MessageType.TRAIN, server_round)
         return self._sent
 
     def aggregate_train(
@@ -183,11 +184,11 @@ class ParameterMarket(Strategy):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Collect the trained models, then offer, bargain and escrow; there is no global model."""
         server_round += self.finished
-        contents, failures = collect(self._sent, replies)
+        contents, failures = collect(self._sent.sent, replies, self._trained)
         models: dict[str, StateDict] = {}
-        for node, content in sorted(contents.items()):
+        for node, (content, model) in sorted(contents.items()):
             try:
-                name, models[name] = self._admission.take_in(node, content)
+                models[self._admission.take_in(node, content)] = model
             except MarketError as error:
                 failures[node] = str(error)
         self._warn(server_round, failures)
@@ -195,12 +196,18 @@ class ParameterMarket(Strategy):
             if seat.node in failures:
                 seat.forget(self.broker.state.models[seat.name])
         self._exchange = self.exchange(server_round, dict(sorted(models.items())))
-        losses = numbers_in((contents[seat.node] for seat in self.seats if seat.name in models), "train-loss")
+        losses = numbers_in((contents[seat.node][0] for seat in self.seats if seat.name in models), "train-loss")
         if not losses:
             return None, None
         return None, MetricRecord(
             {"train-loss": sum(losses) / len(losses), "agents": len(losses), "deals": len(self._exchange.agreed)}
         )
+
+    def _trained(self, content: RecordDict) -> tuple[RecordDict, StateDict]:
+        """Put the model of a training reply where models stay; return the rest, and the model."""
+        model = self.broker.keep(self._admission.model_in(content))
+        models = content.array_records.keys() - {"validation"}
+        return RecordDict({name: record for name, record in content.items() if name not in models}), model
 
     # -- 2. to 5. try before purchase, offers, quotes, bargaining ---------------------------------
 
@@ -292,8 +299,8 @@ class ParameterMarket(Strategy):
 
     def _end(self, server_round: int, replies: Iterable[Message]) -> list[float]:
         """Keep the agents' answers to the deliveries, and return their test losses."""
-        contents, failures = collect(self._sent, replies)
-        again, failures = self._keys_again(server_round, contents, failures)
+        contents, failures = collect(self._sent.sent, replies, lambda content: content)
+        again, failures = self._keys_again(failures)
         contents |= again
         self._warn(server_round, failures)
         named = {seat.name: contents[seat.node] for seat in self.seats if seat.node in contents}
@@ -310,15 +317,7 @@ class ParameterMarket(Strategy):
     def _acknowledgements(
         self, market_round: int, deliveries: Mapping[str, SealedDelivery]
     ) -> dict[str, Acknowledgement]:
-        contents = {
-            buyer: RecordDict(
-                {
-                    "delivery": ConfigRecord({"model-digest": delivery.digest}),
-                    "sealed": ArrayRecord(dict(delivery.sealed)),
-                }
-            )
-            for buyer, delivery in deliveries.items()
-        }
+        contents = {buyer: partial(_sealed, delivery) for buyer, delivery in deliveries.items()}
         if not contents:
             return {}
         assert self._grid is not None
@@ -328,21 +327,14 @@ class ParameterMarket(Strategy):
         self._warn(market_round, failures)
         return answers
 
-    def _keys_again(
-        self, market_round: int, replied: Mapping[int, RecordDict], failures: Mapping[int, str]
-    ) -> tuple[dict[int, RecordDict], dict[int, str]]:
+    def _keys_again(self, failures: Mapping[int, str]) -> tuple[dict[int, RecordDict], dict[int, str]]:
         """Send the evaluation once more to buyers that answered with an error."""
         buyers = {seat.node for seat in self.seats if seat.name in self._deliveries and self._deliveries[seat.name].key}
         failed = {node for node, reason in failures.items() if node in buyers and reason != NO_ANSWER}
-        contents = {
-            message.metadata.dst_node_id: message.content
-            for message in self._sent
-            if message.metadata.dst_node_id in failed
-        }
-        if not contents:
+        if not failed:
             return {}, dict(failures)
         assert self._grid is not None
-        answers, still = ask(self._grid, contents, MessageType.EVALUATE, market_round, self._reply_timeout)
+        answers, still = ask(self._grid, self._sent.to(failed), self._reply_timeout, lambda content: content)
         return answers, {**{node: reason for node, reason in failures.items() if node not in failed}, **still}
 
     # -- messages ---------------------------------------------------------------------------------
@@ -355,16 +347,16 @@ class ParameterMarket(Strategy):
         record = None if same else self.broker.state.models[seat.name]
         return message_content(config, server_round, digest=seat.model_digest, model=record)
 
-    def _evaluations(self, server_round: int, config: ConfigRecord) -> list[Message]:
+    def _evaluations(self, server_round: int, config: ConfigRecord) -> Outgoing:
         head = None
         if any(delivery.receipts for delivery in self._deliveries.values()):
             head = self._signer.sign(self.broker.ledger.head())
         contents = {
-            seat.node: self._evaluation(seat, self._deliveries[seat.name], server_round, config, head)
+            seat.node: partial(self._evaluation, seat, self._deliveries[seat.name], server_round, config, head)
             for seat in self.seats
             if seat.name in self._deliveries
         }
-        return build_messages(contents, MessageType.EVALUATE, server_round)
+        return Outgoing(contents, MessageType.EVALUATE, server_round)
 
     def _evaluation(
         self, seat: Seat, delivery: Delivery, server_round: int, config: ConfigRecord, head: SignedHead | None
@@ -391,3 +383,13 @@ class ParameterMarket(Strategy):
         """Log notices under pseudonyms; ``state.json`` of a checkpoint maps them to agents."""
         for notice in notices:
             warn(market_round, self.broker.state.pseudonyms[notice.agent], notice.text)
+
+
+def _sealed(delivery: SealedDelivery) -> RecordDict:
+    """Return the records of a delivery."""
+    return RecordDict(
+        {
+            "delivery": ConfigRecord({"model-digest": delivery.digest}),
+            "sealed": ArrayRecord(dict(delivery.sealed)),
+        }
+    )

@@ -10,12 +10,12 @@ takes part again when its reply is in time, or when a late one shows that it liv
 import logging
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from time import monotonic, sleep
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
-from flwr.app import Error, Message, RecordDict
+from flwr.app import Error, Message, Metadata, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
@@ -66,57 +66,72 @@ class PatientGrid(Grid):
         self._now, self._pause = now, pause
         self._missed: Counter[int] = Counter()
         self._left_out: dict[int, int] = {}
-        self._late: dict[str, Message] = {}
+        self._late: dict[str, Metadata] = {}
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        """Return the replies that came in time; an error stands for each agent that is left out."""
-        wanted = list(messages)
-        with waiting(wanted):
-            self._look_for_late_replies()
-            asked = [message for message in wanted if not self._is_left_out(message)]
-            replies = [self._refusal(message) for message in wanted if self._is_left_out(message)]
-            return [*replies, *self._replies(asked, timeout)]
+        """Yield the replies that came in time, as they arrive.
 
-    def _replies(self, messages: list[Message], timeout: float | None) -> list[Message]:
-        pushed = set(self._grid.push_messages(messages))
-        waiting = {identifier: message for message in messages if (identifier := _id(message)) in pushed}
-        awaited = {key for key, message in waiting.items() if self._missed[_node(message)] < TRUSTED_MISSES}
-        awaited = awaited or set(waiting)
+        An error stands for each agent that is left out. Messages are taken one after the other, and
+        only their metadata is kept.
+        """
+        self._look_for_late_replies()
+        asked: list[Metadata] = []
+        refusals: list[Message] = []
+
+        def admitted() -> Iterator[Message]:
+            for message in messages:
+                if self._is_left_out(message.metadata):
+                    refusals.append(self._refusal(message))
+                else:
+                    asked.append(message.metadata)
+                    yield message
+
+        pushed = set(self._grid.push_messages(admitted()))
+        yield from refusals
+        yield from self._replies(
+            {message.message_id: message for message in asked if message.message_id in pushed}, timeout
+        )
+
+    def _replies(self, asked: dict[str, Metadata], timeout: float | None) -> Iterator[Message]:
+        awaited = {key for key, message in asked.items() if self._missed[message.dst_node_id] < TRUSTED_MISSES}
+        awaited = awaited or set(asked)
         quorum = math.ceil(self._quorum * len(awaited))
-        begun = self._now()
+        begun, kind = self._now(), next((message.message_type for message in asked.values()), "")
         deadline = math.inf if timeout is None else begun + timeout
-        reached, replies = False, []
+        reached = False
         while True:
-            for reply in self._grid.pull_messages(list(waiting)) if waiting else ():
-                message = waiting.pop(reply.metadata.reply_to_message_id, None)
+            with waiting(kind):
+                arrived = list(self._grid.pull_messages(list(asked))) if asked else []
+            for reply in arrived:
+                message = asked.pop(reply.metadata.reply_to_message_id, None)
                 if message is not None:
-                    replies.append(reply)
-                    self._missed.pop(_node(message), None)
-            outstanding, passed = awaited & waiting.keys(), self._now() - begun
+                    self._missed.pop(message.dst_node_id, None)
+                    yield reply
+            outstanding, passed = awaited & asked.keys(), self._now() - begun
             if not reached and len(awaited) - len(outstanding) >= quorum:
                 reached, deadline = True, min(deadline, begun + passed + max(self._short, passed))
             if not outstanding or begun + passed >= deadline:
                 break
-            self._pause(POLL_SECONDS)
-        for message in waiting.values():
+            with waiting(kind):
+                self._pause(POLL_SECONDS)
+        for message in asked.values():
             self._miss(message)
-        return replies
 
-    def _is_left_out(self, message: Message) -> bool:
-        return _round(message) <= self._left_out.get(_node(message), -1)
+    def _is_left_out(self, message: Metadata) -> bool:
+        return _round(message) <= self._left_out.get(message.dst_node_id, -1)
 
     def _refusal(self, message: Message) -> Message:
         """Return an error in place of the reply of an agent that is not asked."""
         message.metadata.__dict__["_message_id"] = str(uuid4())
-        until = self._left_out[_node(message)]
+        until = self._left_out[message.metadata.dst_node_id]
         return Message(Error(LEFT_OUT, f"it missed a phase, and is left out up to round {until}"), reply_to=message)
 
-    def _miss(self, message: Message) -> None:
-        node = _node(message)
+    def _miss(self, message: Metadata) -> None:
+        node = message.dst_node_id
         self._missed[node] += 1
         absence = min(2 ** (self._missed[node] - 1), LONGEST_ABSENCE)
         self._left_out[node] = _round(message) + absence
-        self._late[_id(message)] = message
+        self._late[message.message_id] = message
         while len(self._late) > LATE_KEPT:
             del self._late[next(iter(self._late))]
 
@@ -126,10 +141,8 @@ class PatientGrid(Grid):
             message = self._late.pop(reply.metadata.reply_to_message_id, None)
             if message is None or reply.has_error():  # Flower answers for nodes that it has lost
                 continue
-            node = _node(message)
-            _logger.warning(
-                "round %d: node %d: its reply to %s came late, and is ignored", _round(message), node, _kind(message)
-            )
+            node, kind = message.dst_node_id, message.message_type
+            _logger.warning("round %d: node %d: its reply to %s came late, and is ignored", _round(message), node, kind)
             self._missed[node] = min(self._missed[node], 1)
             self._left_out.pop(node, None)
 
@@ -172,17 +185,5 @@ def patient(grid: Grid, settings: RunSettings) -> PatientGrid:
     return PatientGrid(grid, quorum=settings.quorum, short_deadline=settings.short_deadline)
 
 
-def _id(message: Message) -> str:
-    return str(message.metadata.message_id)
-
-
-def _node(message: Message) -> int:
-    return int(message.metadata.dst_node_id)
-
-
-def _kind(message: Message) -> str:
-    return str(message.metadata.message_type)
-
-
-def _round(message: Message) -> int:
-    return int(message.metadata.group_id) if message.metadata.group_id.isdecimal() else 0
+def _round(message: Metadata) -> int:
+    return int(message.group_id) if message.group_id.isdecimal() else 0

@@ -1,14 +1,14 @@
 """Queries: private questions to some agents inside a round, and their decoded answers."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TypeVar
 
 from flwr.app import ConfigRecord, RecordDict
 from flwr.serverapp import Grid
 
-from fl_market.errors import MarketError
 from fl_market.protocol import Item
-from strategies.exchange import ask
+from strategies.exchange import Outgoing, ask
 from strategies.records import as_record
 from strategies.seats import Seats
 
@@ -43,7 +43,8 @@ def query(
     for record, some in items.items():
         for agent, own in some.items():
             contents.setdefault(agent, RecordDict())[record] = as_record(own)
-    return send(grid, seats, market_round, message_type, contents, decode, timeout)
+    made = {agent: partial(RecordDict, dict(content)) for agent, content in contents.items()}
+    return send(grid, seats, market_round, message_type, made, decode, timeout)
 
 
 def send(
@@ -51,7 +52,7 @@ def send(
     seats: Seats,
     market_round: int,
     message_type: str,
-    contents: Mapping[str, RecordDict],
+    contents: Mapping[str, Callable[[], RecordDict]],
     decode: Callable[[RecordDict], Answer],
     timeout: float,
 ) -> tuple[dict[str, Answer], dict[int, str]]:
@@ -62,18 +63,13 @@ def send(
     grid, seats, market_round, message_type, decode, timeout
         As for :func:`query`.
     contents
-        Agent -> records; the number of the round is added.
+        Agent -> a function that makes its records; the number of the round is added.
     """
     config = ConfigRecord({"server-round": market_round})
-    by_node = {
-        seat.node: RecordDict({"config": config, **contents[seat.name]}) for seat in seats if seat.name in contents
-    }
-    found, failures = ask(grid, by_node, message_type, market_round, timeout)
-    answers: dict[str, Answer] = {}
-    for seat in seats:
-        try:
-            if seat.node in found:
-                answers[seat.name] = decode(found[seat.node])
-        except MarketError as error:
-            failures[seat.node] = str(error)
-    return answers, failures
+
+    def made(agent: str) -> RecordDict:
+        return RecordDict({"config": config, **contents[agent]()})
+
+    by_node = {seat.node: partial(made, seat.name) for seat in seats if seat.name in contents}
+    found, failures = ask(grid, Outgoing(by_node, message_type, market_round), timeout, decode)
+    return {seat.name: found[seat.node] for seat in seats if seat.node in found}, failures

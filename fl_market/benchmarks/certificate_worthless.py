@@ -110,12 +110,12 @@ class Known:
 
 
 def _placebo(name: str) -> Callable[[Known], StateDict]:
-    return lambda known: placebos(known.buyer.model, known.own)[name]
+    return lambda known: dict(placebos(known.buyer.model, known.own))[name]
 
 
 def _noisy_copy(known: Known) -> StateDict:
     scale = (0.02, 0.2)[known.draw % 2]
-    noise = placebos(known.buyer.model, known.own)["noise"]
+    noise = dict(placebos(known.buyer.model, known.own))["noise"]
     return {name: tensor + scale * noise[name] for name, tensor in known.own.items()}
 
 
@@ -124,7 +124,7 @@ def _older_model(known: Known) -> StateDict:
 
 
 def _constant(known: Known) -> StateDict:
-    zeros = placebos(known.buyer.model, known.own)["zeros"]
+    zeros = dict(placebos(known.buyer.model, known.own))["zeros"]
     last = list(zeros)[-1]
     bias = zeros[last].clone()
     bias[torch.randint(len(bias), ())] = 5.0

@@ -116,6 +116,22 @@ def add_bench(commands: "Commands") -> None:
     _add_seeds(scale, "0", "0")
     _add_bench_output(scale, "scale.json and scale.png")
     scale.set_defaults(command=_scale)
+    memory = benches.add_parser(
+        "memory", help="measure the broker's memory, with many agents and with large models; about 15 minutes"
+    )
+    memory.add_argument("--agents", type=whole(2), metavar="N", help="one market of N agents instead of four")
+    memory.add_argument(
+        "--parameters",
+        type=whole(1000),
+        default=10_000_000,
+        metavar="N",
+        help="parameters of its models, approximately (default: %(default)s)",
+    )
+    memory.add_argument(
+        "--service", choices=("tune", "none"), default="tune", help="its service (default: %(default)s)"
+    )
+    _add_bench_output(memory, "memory.json")
+    memory.set_defaults(command=_memory)
     incentives = benches.add_parser(
         "incentives", help="measure what dishonest behaviour earns under each pricing rule; about 20 minutes"
     )
@@ -328,6 +344,17 @@ def _scale(options: argparse.Namespace) -> int:
     print(scale(out_dir, sizes=sizes, seeds=options.seeds, overwrite=options.overwrite, report=_progress))
     for name in ("scale.json", "scale.png"):
         print(Path(out_dir) / name)
+    return 0
+
+
+def _memory(options: argparse.Namespace) -> int:
+    from fl_market.benchmarks.memory import CASES, Case, memory
+
+    out_dir, cases = options.out or new_folder("bench-memory"), CASES
+    if options.agents is not None:
+        cases = (Case(options.agents, options.parameters, service=options.service == "tune"),)
+    print(memory(out_dir, cases=cases, overwrite=options.overwrite, report=_progress))
+    print(Path(out_dir) / "memory.json")
     return 0
 
 

@@ -106,6 +106,12 @@ def _compared(
         print(f"fl-market: {line}", file=sys.stderr)
     engine, chosen = _engine(options), getattr(options, "seeds", [])
     total = len(arms) * max(1, len(chosen)) * configuration.run.num_server_rounds
+    if options.command is _compare and options.engine == "inline" and not options.quiet:
+        from fl_market.runner.agents import check_agents
+        from fl_market.runner.estimate import estimate
+
+        check_agents(configuration.with_options(seed=chosen[0]) if chosen else configuration)
+        print(f"fl-market: {estimate(configuration, arms, max(1, len(chosen)))}", file=sys.stderr)
     with show_progress(total, quiet=options.quiet) as observer:
         if chosen:
             by_seed = compare_seeds(configuration, arms, chosen, engine, overwrite=options.overwrite, observer=observer)

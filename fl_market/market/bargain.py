@@ -11,7 +11,7 @@ from fl_market.market.state import MarketState
 from fl_market.market.trials import Trial
 from fl_market.parameters import StateDict, digest
 from fl_market.protocol import Receipt
-from fl_market.sealing import new_key, seal
+from fl_market.sealing import new_key
 
 if TYPE_CHECKING:  # a round makes its bargain
     from fl_market.market.round import TradingRound
@@ -47,10 +47,7 @@ class Bargain:
 
     @cached_property
     def _sealed(self) -> dict[str, SealedDelivery]:
-        return {
-            buyer: SealedDelivery(seal(merged, self._keys[buyer]), digest(merged))
-            for buyer, merged in self._bought.items()
-        }
+        return {buyer: SealedDelivery(merged, self._keys[buyer]) for buyer, merged in self._bought.items()}
 
     @property
     def _bought(self) -> dict[str, StateDict]:

@@ -28,6 +28,7 @@ from fl_market.market.state import MarketState
 from fl_market.market.terms import Terms
 from fl_market.market.trials import Trial
 from fl_market.merging import select_layers
+from fl_market.model_files import Keep, in_memory
 from fl_market.parameters import StateDict
 from fl_market.permutation import PermutationSpec, derive_spec
 from fl_market.pricing.money import micro_credits
@@ -63,11 +64,15 @@ class Broker:
         The architecture's permutable units; derived from it by default.
     execute
         Where trials run; results do not depend on it.
+    keep
+        Puts models where they stay, such as :meth:`fl_market.model_files.ModelFiles.keep`.
 
     Attributes
     ----------
     state
         State of the market between two rounds.
+    keep
+        As the parameter.
     """
 
     def __init__(
@@ -85,6 +90,7 @@ class Broker:
         hardware: Hardware = CPU,
         spec: PermutationSpec | None = None,
         execute: Executor = serial,
+        keep: Keep = in_memory,
     ) -> None:
         self.terms = terms or Terms()
         self.ledger = ledger if ledger is not None else Ledger.open()
@@ -103,7 +109,8 @@ class Broker:
         self._buyers = Buyers(architecture, criterion, fit, certify, repaired=repaired, hardware=hardware, seed=seed)
         self._aligner = Aligner(self.spec, self._buyers, self.terms.alignment_method, seed)
         for_sale = frozenset(select_layers(model, self.terms.layers))
-        self._evaluator = Evaluator(self._buyers, self._aligner, self.terms, for_sale, hardware, seed, execute)
+        self.keep = keep
+        self._evaluator = Evaluator(self._buyers, self._aligner, self.terms, for_sale, hardware, seed, execute, keep)
 
     # -- agents -----------------------------------------------------------------------------------
 

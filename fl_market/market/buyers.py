@@ -19,6 +19,9 @@ from fl_market.hardware import CPU, Hardware
 from fl_market.merging import NormStatistics, Repair, interpolate, layer_of, layers_of, repair_for
 from fl_market.parameters import StateDict
 
+TOGETHER = 2**20
+"""Parameters of the largest model of which all merges of the grid are evaluated at once."""
+
 
 @dataclass(frozen=True)
 class Buyer:
@@ -133,7 +136,9 @@ class Buyers:
                 {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()},
                 Objective(loss, fit, certify, classifier=loss),
                 repair,
-                isinstance(repair, Repair) and all(isinstance(module, nn.Linear) for module in owners),
+                isinstance(repair, Repair)
+                and all(isinstance(module, nn.Linear) for module in owners)
+                and sum(parameter.numel() for parameter in model.parameters()) <= TOGETHER,
             )
         return self._by_labels[labels]
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from fl_market.gains import SplitScores, certify
 from fl_market.gains.certificate import OWN
 from fl_market.market.buyers import Buyer
-from fl_market.market.merges import best_merge, serve
+from fl_market.market.merges import Merged, best_merge, serve
 from fl_market.market.placebos import placebos
 from fl_market.market.terms import Terms
 from fl_market.merging import only_layers
@@ -90,20 +90,21 @@ def incumbent_of(
         losses = objective.loss(state, objective.certify)
     if terms.certificate == "published":
         return Incumbent(buyer, state, losses)
-    with reproducible(seed, "placebos"):
-        sellers = {name: aligned(seller) for name, seller in placebos(buyer.model, state).items()}
-    found = {
-        name: merge
-        for name, seller in sellers.items()
-        if (merge := best_merge(state, only_layers(state, seller, for_sale), buyer, terms, layers=for_sale))
-    }
-    without_seller = {name: merge.state for name, merge in found.items()} | {OWN: state}
-    alternatives = {name: objective.scores(model) for name, model in without_seller.items()}
+    alternatives = {OWN: objective.scores(state)}
+    strongest: tuple[str, Merged] | None = None
+    with reproducible(seed, "placebos"):  # one after the other: each takes as much memory as a model
+        for name, seller in placebos(buyer.model, state):
+            seller = only_layers(state, aligned(seller), for_sale)  # noqa: PLW2901 - one of them is enough
+            found = best_merge(state, seller, buyer, terms, layers=for_sale)
+            if found is not None:
+                alternatives[name] = objective.scores(found.state)
+                if strongest is None or found.loss < strongest[1].loss:
+                    strongest = name, found
     service = serve(state, buyer, terms, for_sale)
     priced = {OWN: alternatives[OWN] if service is None else objective.scores(service)}
-    if found:
-        name = min(found, key=lambda name: (found[name].loss, name))
-        after = serve(found[name].state, buyer, terms, for_sale)
+    if strongest is not None:
+        name, merge = strongest
+        after = serve(merge.state, buyer, terms, for_sale)
         priced[name] = alternatives[name] if after is None else objective.scores(after)
     restored = None
     if best is not None:

@@ -80,12 +80,16 @@ def best_merge(
         None if no merge has a finite loss, as with absurd parameters, or nothing would be bought.
     """
     fit = partial(_fitted, own, bought, buyer=buyer, terms=terms, towards=towards)
-    merges = _merges(own, bought, buyer, terms)
-    found = [(merge, alpha) for merge in merges if (alpha := fit(merge, buyer.objective)) is not None]
-    evaluated = [(merge, _merged(merge, alpha, buyer)) for merge, alpha in found]
-    if not evaluated:
+    chosen: tuple[Merge, Merged] | None = None
+    for merge in _merges(own, bought, buyer, terms):
+        alpha = fit(merge, buyer.objective)
+        if alpha is not None and (
+            (one := _merged(merge, alpha, buyer)) and (chosen is None or one.loss < chosen[1].loss)
+        ):
+            chosen = merge, one
+    if chosen is None:
         return None
-    merge, best = min(evaluated, key=lambda entry: entry[1].loss)
+    merge, best = chosen
     if terms.granularity != "model" and not isinstance(terms.merge_method, MergeOnInputs):
         alphas = _fine(own, bought, merge, best.alpha, buyer, fit, terms)
         if not alphas:

@@ -14,10 +14,11 @@ After one more epoch of training it is 0.72 to 0.9985. A copy with noise of up t
 the weights, with a temperature, or under any symmetry of its function stays above 0.9997.
 """
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -37,8 +38,10 @@ AT_ONCE = 512
 """Known listings with which all offers are compared at a time."""
 EXACT = "donot_use_mm_for_euclid_dist"
 """Mode of torch.cdist: products would lose the digits of small distances."""
-ROUNDING = 1e-9
+ROUNDING = 1e-6
 """Share of a norm by which rounding may lift the lower bound of a distance."""
+ENTRIES = 2**22
+"""Entries of a matrix that are in double precision at a time."""
 
 
 @dataclass(frozen=True)
@@ -67,19 +70,20 @@ class Listing:
     @cached_property
     def sketches(self) -> dict[str, Tensor]:
         """Matrix -> its :func:`sketch`, of the form that is free of units' scales."""
-        return {name: sketch(matrix) for name, matrix in self.matrices.items()}
+        return {name: sketch(scaled(tensor)) for name, tensor in self._weights()}
 
     @property
     def matrices(self) -> dict[str, Tensor]:
         """Weights with two axes or more, by name, in the form that is free of units' scales.
 
-        They are made anew each time: in double precision, they take more memory than the model.
+        They are made anew each time: they take as much memory as the model.
         """
-        return {
-            name: scaled(tensor.double().cpu())
-            for name, tensor in self.state.items()
-            if tensor.dim() > 1 and tensor.is_floating_point()
-        }
+        return {name: scaled(tensor) for name, tensor in self._weights()}
+
+    def _weights(self) -> Iterator[tuple[str, Tensor]]:
+        for name, tensor in self.state.items():
+            if tensor.dim() > 1 and tensor.is_floating_point():
+                yield name, tensor.cpu()
 
     @cached_property
     def shapes(self) -> tuple[tuple[str, torch.Size], ...]:
@@ -192,9 +196,10 @@ def sketch(matrix: Tensor) -> Tensor:
     >>> bool((sketch(one) - sketch(other))[:-1].norm() <= (one - other).norm())
     True
     """
-    parts = matrix.flatten().sort().values.tensor_split(BLOCKS)
-    sums = [part.sum() / max(1, len(part)) ** 0.5 for part in parts]
-    return torch.stack([*sums, matrix.norm()])
+    parts = np.array_split(np.sort(matrix.numpy(), axis=None), BLOCKS)
+    sums = [part.sum(dtype=np.float64) / max(1, len(part)) ** 0.5 for part in parts]
+    squares = [np.square(part, dtype=np.float64).sum() for part in parts]
+    return torch.tensor([*sums, sum(squares) ** 0.5], dtype=torch.float64)
 
 
 def _apart(one: Tensor, known: Tensor) -> Tensor:
@@ -213,22 +218,43 @@ def scaled(weights: Tensor) -> Tensor:
     weights
         Shape (outputs, inputs, …); entries of one output and input are scaled alike.
 
+    Returns
+    -------
+    Tensor
+        In single precision; the scales are computed in double precision, in which absurd weights
+        do not overflow.
+
     Examples
     --------
-    >>> weights = torch.tensor([[1.0, 2.0], [3.0, 4.0]], dtype=torch.float64)
+    >>> weights = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
     >>> torch.allclose(scaled(weights), scaled(weights * torch.tensor([[5.0], [0.1]])))
     True
     """
-    squares = weights.square().flatten(2).sum(2) if weights.dim() > 2 else weights.square()
-    squares = squares + TINY * squares.mean()
-    if not squares.any():
-        return weights
-    rows, columns = torch.ones_like(squares[:, 0]), torch.ones_like(squares[0])
+    parts = torch.split(weights, max(1, ENTRIES * len(weights) // max(1, weights.numel())))
+    least = TINY * sum(float(_squares(part).sum()) for part in parts) / max(1, len(weights) * weights.shape[1])
+    if not least:
+        return weights.float()
+    squares = _squares(parts[0]) + least
+    rows, columns = torch.ones(len(weights), dtype=torch.float64), torch.ones(weights.shape[1], dtype=torch.float64)
     for _ in range(SCALINGS):
-        rows = 1 / (squares @ columns / len(columns))
-        columns = 1 / (rows @ squares / len(rows))
-    ones = [1] * (weights.dim() - 2)
-    return weights * rows.sqrt().view(-1, 1, *ones) * columns.sqrt().view(1, -1, *ones)
+        totals = torch.zeros_like(columns)
+        for part, scales in zip(parts, torch.split(rows, len(parts[0])), strict=True):
+            if len(parts) > 1:  # together they would be twice as large as the weights
+                squares = _squares(part) + least
+            scales.copy_(1 / (squares @ columns / len(columns)))
+            totals += scales @ squares
+        columns = 1 / (totals / len(rows))
+    result, ones = torch.empty(weights.shape), [1] * (weights.dim() - 2)
+    for part, scales, place in zip(
+        parts, torch.split(rows, len(parts[0])), torch.split(result, len(parts[0])), strict=True
+    ):
+        place.copy_(part.double() * scales.sqrt().view(-1, 1, *ones) * columns.sqrt().view(1, -1, *ones))
+    return result
+
+
+def _squares(weights: Tensor) -> Tensor:
+    squares = weights.double().square()
+    return squares.flatten(2).sum(2) if weights.dim() > 2 else squares
 
 
 def residuals(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -254,6 +280,6 @@ def residuals(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def _distance(one: StateDict, known: StateDict) -> float:
-    apart = sum(float((one[name] - tensor).square().sum()) for name, tensor in known.items())
-    norm = sum(float(tensor.square().sum()) for tensor in known.values())
+    apart = sum(float((one[name] - tensor).square().sum(dtype=torch.float64)) for name, tensor in known.items())
+    norm = sum(float(tensor.square().sum(dtype=torch.float64)) for tensor in known.values())
     return (apart / norm) ** 0.5 if norm else float(apart > 0)

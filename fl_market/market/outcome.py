@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Protocol
 
 from fl_market.ledger import Deal
 from fl_market.market.state import MarketState
 from fl_market.parameters import StateDict, digest
 from fl_market.protocol import Receipt
+from fl_market.sealing import seal
 
 
 @dataclass(frozen=True)
@@ -24,18 +26,35 @@ class SealedDelivery:
 
     Attributes
     ----------
-    sealed
-        The encrypted parameters, as :func:`fl_market.sealing.seal` returns them.
-    digest
-        SHA-256 of the model inside.
+    model
+        The model inside.
+    key
+        Opens it.
     """
 
-    sealed: StateDict
-    digest: str
+    model: StateDict
+    key: bytes = field(repr=False)
+
+    @property
+    def sealed(self) -> StateDict:
+        """The encrypted parameters, as :func:`fl_market.sealing.seal` returns them.
+
+        They are the same bytes each time, and not kept: those of all buyers would fill the memory.
+        """
+        return seal(self.model, self.key)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the model inside."""
+        return digest(self.model)
 
     def acknowledge(self) -> "Acknowledgement":
         """Return an honest buyer's acknowledgement."""
-        return Acknowledgement(digest(self.sealed))
+        return Acknowledgement(self._sealed_digest)
+
+    @cached_property
+    def _sealed_digest(self) -> str:
+        return digest(self.sealed)
 
 
 @dataclass(frozen=True)

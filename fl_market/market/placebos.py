@@ -5,6 +5,7 @@ not from a seller.
 """
 
 import copy
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +16,8 @@ TINY = 1e-6
 """Standard deviation of the parameters of ``zeros``; a matching needs some order of the units."""
 
 
-def placebos(model: nn.Module, own: StateDict) -> dict[str, StateDict]:
-    """Return placebo sellers for one buyer; torch's global generator draws them.
+def placebos(model: nn.Module, own: StateDict) -> Iterator[tuple[str, StateDict]]:
+    """Yield placebo sellers for one buyer by name; torch's global generator draws them.
 
     Parameters
     ----------
@@ -25,10 +26,10 @@ def placebos(model: nn.Module, own: StateDict) -> dict[str, StateDict]:
     own
         Its parameters.
 
-    Returns
-    -------
-    dict
-        ``"zeros"``; ``"untrained"``, a new initialisation; ``"noise"``, each tensor with the norm
+    Yields
+    ------
+    tuple
+        ``"untrained"``, a new initialisation; ``"zeros"``; ``"noise"``, each tensor with the norm
         of the buyer's. Buffers are the buyer's own: running statistics of noise have no meaning.
     """
     parameters = {name for name, _ in model.named_parameters()}
@@ -37,14 +38,12 @@ def placebos(model: nn.Module, own: StateDict) -> dict[str, StateDict]:
         return copied(own) | make
 
     fresh = _initialised(model)
-    return {
-        "zeros": drawn({name: TINY * _normal(own[name]) for name in sorted(parameters)}),
-        "untrained": drawn({name: fresh[name].to(own[name]) for name in parameters}),
-        "noise": drawn({name: _noise_like(own[name]) for name in sorted(parameters)}),
-    }
+    yield "untrained", drawn({name: fresh.pop(name).to(own[name]) for name in parameters})
+    yield "zeros", drawn({name: TINY * _normal(own[name]) for name in sorted(parameters)})
+    yield "noise", drawn({name: _noise_like(own[name]) for name in sorted(parameters)})
 
 
-def _initialised(model: nn.Module) -> StateDict:
+def _initialised(model: nn.Module) -> dict[str, Tensor]:
     fresh = copy.deepcopy(model).cpu()
     for module in fresh.modules():
         reset = getattr(module, "reset_parameters", None)

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 from fl_market.errors import MarketError
 from fl_market.hardware import Hardware
@@ -17,11 +18,17 @@ from fl_market.market.state import MarketState
 from fl_market.market.terms import Terms
 from fl_market.market.trials import Trial, evaluate_purchase
 from fl_market.market.triggers import hides_trigger, smallest_triggers
+from fl_market.memory import give_back
 from fl_market.merging import layers_of
+from fl_market.model_files import Keep, in_memory
 from fl_market.parameters import StateDict
 from fl_market.permutation import Permutation
 from fl_market.seeds import reproducible
 from fl_market.timing import timed
+from fl_market.watching import announce
+
+LARGE = 2**20
+"""Parameters of a model from which on its memory is given back after each trial."""
 
 Pair = tuple[str, str]
 """Buyer and seller, or two agents in the order of their names."""
@@ -98,6 +105,8 @@ class Evaluator:
         Seed of the trials.
     execute
         Where they run.
+    keep
+        Puts models where they stay until they are delivered.
     """
 
     def __init__(
@@ -109,11 +118,17 @@ class Evaluator:
         hardware: Hardware,
         seed: int,
         execute: Executor = serial,
+        keep: Keep = in_memory,
     ) -> None:
         self._buyers, self._aligner, self._terms = buyers, aligner, terms
         self._for_sale, self._hardware, self._seed = for_sale, hardware, seed
-        self._execute = execute
+        self._execute, self._keep = execute, keep
         self._listed: dict[int, Listing] = {}
+        self._large = sum(tensor.numel() for tensor in buyers.common.template.values()) > LARGE
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a worker elsewhere needs: neither listings nor an executor."""
+        return {**vars(self), "_listed": {}, "_execute": serial}
 
     def evaluate(self, state: MarketState, models: Mapping[str, StateDict], market_round: int) -> Evaluation:
         """Try the purchases among some agents, on their models before any trade of the round.
@@ -135,7 +150,10 @@ class Evaluator:
         error = error_of_tests(state.budget, market_round, len(agents), self._terms)
         alignments: dict[Pair, Alignment] = {}  # one for both directions, where one process tries both
         with timed("trials"):
-            found = self._execute(partial(self._of_buyer, state, models, tried, error, alignments), agents)
+            found = []
+            for one in self._execute(partial(self._of_buyer, state, models, tried, error, alignments), agents):
+                found.append(one)
+                announce(len(found), len(agents))
         gains = {(trial.buyer, trial.seller): trial.promise for one in found for trial in one.trials if not trial.after}
         return Evaluation(
             trials=[trial for one in found for trial in one.trials if not trial.after]
@@ -177,17 +195,20 @@ class Evaluator:
                 permutations[pair] = found.permutation
                 in_order = found.to_first if agent == pair[0] else found.to_second
                 offered = in_order(self._hardware.place_state(models[seller]))
-                trials.append(self._evaluate((agent, seller), incumbent, offered, self._buyer(state, seller), error))
-                if self._terms.max_purchases > 1:
-                    aligned[seller] = offered
+                trial = self._evaluate((agent, seller), incumbent, offered, self._buyer(state, seller), error)
+                trials.append(self._kept_trial(trial))
+                if self._large:
+                    give_back()
+                if self._terms.max_purchases > 1 and trial.promise > 0:
+                    aligned[seller] = self._kept(offered)
             trials += self._incremental(
                 trials, aligned, buyer, {s: self._buyer(state, s) for s in aligned}, best, error
             )
             return OfBuyer(
-                [self._fetched(trial) for trial in trials],
+                trials,
                 permutations,
-                None if incumbent.service is None else self._in_memory(incumbent.service),
-                None if incumbent.restored is None else self._in_memory(incumbent.restored),
+                None if incumbent.service is None else self._kept(incumbent.service),
+                None if incumbent.restored is None else self._kept(incumbent.restored),
             )
 
     def _alignment(self, state: MarketState, models: Mapping[str, StateDict], pair: Pair) -> Alignment:
@@ -254,22 +275,23 @@ class Evaluator:
             if len(bundle) == self._terms.max_purchases:
                 break
             pair = trial.buyer, trial.seller
-            incumbent = self._incumbent(buyer, bundle[-1].merged, best)
-            offered, seller = aligned[trial.seller], sellers[trial.seller]
+            incumbent = self._incumbent(buyer, self._hardware.place_state(bundle[-1].merged), best)
+            offered, seller = self._hardware.place_state(aligned[trial.seller]), sellers[trial.seller]
             more = self._evaluate(pair, incumbent, offered, seller, error, len(bundle) + 1)
             if more.promise > 0:
-                bundle.append(replace(more, after=bundle[-1].sellers))
+                bundle.append(self._kept_trial(replace(more, after=bundle[-1].sellers)))
                 added.append(bundle[-1])
         return added
 
     def _placed(self, model: StateDict | None) -> StateDict | None:
         return None if model is None else self._hardware.place_state(model)
 
-    def _in_memory(self, model: StateDict) -> StateDict:
-        """Return a model in main memory."""
-        if self._hardware.device.type == "cpu":
-            return model
-        return {name: tensor.cpu() for name, tensor in model.items()}
+    def _kept_trial(self, trial: Trial) -> Trial:
+        """Return a trial with its merged model where models stay; without it if it is no offer."""
+        return replace(trial, merged=self._kept(trial.merged) if trial.priced or trial.on_approval else {})
+
+    def _kept(self, model: StateDict) -> StateDict:
+        return self._keep({name: tensor.cpu() for name, tensor in model.items()})
 
     @timed("search for resale")
     def _resellers(self, state: MarketState, models: Mapping[str, StateDict]) -> frozenset[str]:
@@ -328,8 +350,3 @@ class Evaluator:
             if hides_trigger(sizes, self._terms.trigger_scan):
                 found.add(agent)
         return frozenset(found)
-
-    def _fetched(self, trial: Trial) -> Trial:
-        """Return a trial with its merged model in main memory."""
-        merged = self._in_memory(trial.merged)
-        return trial if merged is trial.merged else replace(trial, merged=merged)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -47,7 +47,7 @@ class Trial:
     certificate
         The certified gain over the buyer's model and its merges with placebo sellers.
     merged
-        The buyer's model after the purchase.
+        The buyer's model after the purchase; empty for one that is not offered.
     after
         Sellers of the purchases before this incremental purchase; its gain is measured after
         theirs.
@@ -73,7 +73,7 @@ class Trial:
     layers: str
     alpha: float
     certificate: Certificate
-    merged: StateDict
+    merged: StateDict = field(default_factory=dict)
     after: tuple[str, ...] = ()
     progress: Certificate | None = None
     foreseen: Certificate | None = None
@@ -105,7 +105,7 @@ class Trial:
 def no_purchase(names: tuple[str, str], incumbent: Incumbent, terms: Terms) -> Trial:
     """Return the trial of a purchase without any gain."""
     certificate = certify(incumbent.losses, incumbent.losses, confidence=terms.confidence, kind=terms.gain)
-    return Trial(*names, "", 0.0, certificate, incumbent.state)
+    return Trial(*names, "", 0.0, certificate)
 
 
 def evaluate_purchase(

@@ -65,19 +65,21 @@ def descend(
     seen, held_out = hold_out(fit_data)
     batches = whole_batches(seen, batch_size)
     optimiser = torch.optim.Adam(variables.values(), lr=learning_rate)
-    best = Descent(_values(variables), float("inf"))
+    best, least = {name: tensor.detach().clone() for name, tensor in variables.items()}, float("inf")
     for step in range(steps + 1):
         state = model(variables)
         if step == steps or not batch_size or step % HELD_OUT_EVERY == 0:
             with torch.no_grad():
                 held_out_loss = float(loss(state, held_out).mean())
-            if held_out_loss < best.loss:
-                best = Descent(_values(variables), held_out_loss)
+            if held_out_loss < least:
+                least = held_out_loss
+                for name, tensor in variables.items():
+                    best[name].copy_(tensor.detach())
         if step < steps:
             optimiser.zero_grad()
             loss(state, batches[step % len(batches)]).mean().backward()  # type: ignore[no-untyped-call]
             optimiser.step()
-    return best
+    return Descent(best, least)
 
 
 def hold_out(fit_data: Batch) -> tuple[Batch, Batch]:
@@ -93,7 +95,3 @@ def whole_batches(data: Batch, batch_size: int) -> list[Batch]:
     if count < 1:
         return [data]
     return [tuple(part[place * batch_size : (place + 1) * batch_size] for part in data) for place in range(count)]
-
-
-def _values(variables: Variables) -> dict[str, Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in variables.items()}

@@ -25,6 +25,8 @@ from fl_market.seeds import numpy_generator
 
 METHODS = ("weights", "activations")
 _RELATIVE_TOLERANCE = 5e-5
+_LARGE = 2.0**20
+"""Values up to this size, and down to its inverse, are multiplied as they are."""
 """Smaller gains of a group are not worth the solving of its neighbours."""
 
 
@@ -210,14 +212,12 @@ def _record(
 
 
 def _scaled(spec: PermutationSpec, model: StateDict) -> dict[str, Tensor]:
-    """Return the permutable tensors in single precision, divided by their largest value.
-
-    No product overflows then.
-    """
+    """Return the permutable tensors in single precision; no product of them overflows."""
     names = {use.tensor for group in spec.groups.values() for use in group.uses}
     floats = {name: tensor.detach().cpu().float() for name, tensor in model.items() if name in names}
     largest = max((float(tensor.abs().max()) for tensor in floats.values() if tensor.numel()), default=0.0)
-    return {name: tensor / largest for name, tensor in floats.items()} if largest > 0 else floats
+    usual = largest == 0 or 1 / _LARGE < largest < _LARGE
+    return floats if usual else {name: tensor / largest for name, tensor in floats.items()}
 
 
 def _doubles(state: StateDict) -> dict[str, Tensor]:

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fl_market.reports.results import ArmResult
+from fl_market.reports.summary import MANY, spread
 from fl_market.run_folder import write_file
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 PICTURE = "learning_curves.png"
@@ -22,10 +24,14 @@ def draw_learning_curves(arms: Mapping[str, ArmResult], path: Path) -> Path:
     figure = new_figure(11, 4.5)
     accuracy, loss = figure.subplots(1, 2)
     for color, (arm, result) in enumerate(arms.items()):
+        # later arms are drawn thinner: where two coincide, both stay visible
+        width = max(1.0, 4.0 - 0.8 * color)
+        if len(result.agents) >= MANY:
+            _draw_spread(accuracy, result, "test_accuracy", 100, f"C{color}", arm)
+            _draw_spread(loss, result, "test_loss", 1, f"C{color}", f"{arm}: median, quartiles, worst and best")
+            continue
         for index, (name, agent) in enumerate(result.agents.items()):
             rounds = [entry.round for entry in agent.rounds]
-            # later arms are drawn thinner: where two coincide, both stay visible
-            width = max(1.0, 4.0 - 0.8 * color)
             style: dict[str, Any] = {
                 "color": f"C{color}",
                 "linestyle": _STYLES[index % len(_STYLES)],
@@ -40,6 +46,21 @@ def draw_learning_curves(arms: Mapping[str, ArmResult], path: Path) -> Path:
     loss.set(xlabel="round", ylabel="test loss", yscale="log")
     loss.legend(fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))
     return save_figure(figure, path)
+
+
+def _draw_spread(axes: "Axes", result: ArmResult, metric: str, factor: float, color: str, label: str) -> None:
+    """Draw the median of many agents, and around it their quartiles, and the worst and best."""
+    by_round: dict[int, list[float]] = {}
+    for agent in result.agents.values():
+        for entry in agent.rounds:
+            by_round.setdefault(entry.round, []).append(factor * getattr(entry, metric))
+    if not by_round:
+        return
+    rounds = sorted(by_round)
+    _, least, lower, middle, upper, greatest = zip(*(spread(by_round[number]) for number in rounds), strict=True)
+    axes.plot(rounds, middle, color=color, linewidth=2, label=label)
+    axes.fill_between(rounds, lower, upper, color=color, alpha=0.3, linewidth=0)
+    axes.fill_between(rounds, least, greatest, color=color, alpha=0.1, linewidth=0)
 
 
 def new_figure(width: float, height: float) -> "Figure":

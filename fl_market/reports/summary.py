@@ -1,10 +1,28 @@
 """Means and spreads over seeds."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from statistics import mean, stdev
 from typing import Any
 
+import numpy as np
+
 from fl_market.reports.results import ArmResult
+
+MANY = 8
+"""Agents from which on tables and pictures show the spread over them, and no agent by itself."""
+SPREAD = ("mean", "worst", "25 %", "median", "75 %", "best")
+
+
+def spread(values: Sequence[float]) -> tuple[float, ...]:
+    """Return mean, least value, lower quartile, median, upper quartile and greatest value.
+
+    Examples
+    --------
+    >>> spread([1.0, 2.0, 3.0, 4.0, 10.0])
+    (4.0, 1.0, 2.0, 3.0, 4.0, 10.0)
+    """
+    least, *quartiles, greatest = np.quantile(values, (0, 0.25, 0.5, 0.75, 1)).tolist()
+    return (mean(values), least, *quartiles, greatest)
 
 
 def summarise(by_seed: Mapping[int, Mapping[str, ArmResult]]) -> dict[str, dict[str, Any]]:
@@ -39,6 +57,7 @@ def _summary(results: list[ArmResult]) -> dict[str, Any]:
     summary = {
         "starts": start(results[0]),
         "agents": _over_seeds(results, "test_accuracy"),
+        "spread": _spreads(results, "test_accuracy"),
         "deals": mean(result.deals for result in results),
         "offers": mean(result.offers for result in results),
         "rounds": sum(result.rounds for result in results),
@@ -47,6 +66,7 @@ def _summary(results: list[ArmResult]) -> dict[str, Any]:
     }
     if any(map(has_own_targets, results)):
         summary["targets"] = _over_seeds(results, "target_accuracy")
+        summary["spread_of_targets"] = _spreads(results, "target_accuracy")
     return summary
 
 
@@ -55,6 +75,12 @@ def _over_seeds(results: list[ArmResult], metric: str) -> dict[str, dict[str, fl
         name: _mean_and_spread([getattr(result.agents[name].rounds[-1], metric) for result in results])
         for name in results[0].agents
     }
+
+
+def _spreads(results: list[ArmResult], metric: str) -> dict[str, dict[str, float]]:
+    """Return mean and deviation over the seeds of each number of the spread over the agents."""
+    found = [spread([getattr(agent.rounds[-1], metric) for agent in result.agents.values()]) for result in results]
+    return {name: _mean_and_spread(list(values)) for name, values in zip(SPREAD, zip(*found, strict=True), strict=True)}
 
 
 def _sums(results: list[ArmResult], count: str) -> dict[str, int]:

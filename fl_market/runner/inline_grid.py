@@ -84,10 +84,14 @@ class InlineGrid(Grid):
         return [self._replies.pop(identifier) for identifier in message_ids if identifier in self._replies]
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        """Return the agents' replies, in the order of the messages."""
-        sent = list(messages)
-        with waiting(sent):
-            return self.pull_messages(self.push_messages(sent))
+        """Yield the agents' replies, in the order of the messages.
+
+        Each agent answers when its reply is asked for, so that no two of them are in memory.
+        """
+        for message in messages:
+            with waiting(message.metadata.message_type):
+                replies = self.pull_messages(self.push_messages([message]))
+            yield from replies
 
     def answer(self, message: Message) -> Message:
         """Return one agent's reply.

@@ -102,7 +102,7 @@ def test_without_placebos_zeros_would_be_certified_for_a_buyer_with_large_weight
 def test_placebos_have_the_buyer_s_buffers_and_norms():
     model = nn.Sequential(nn.Linear(3, 5), nn.BatchNorm1d(5), nn.Linear(5, 2))
     own = {name: tensor.detach() + 1 for name, tensor in model.state_dict().items()}
-    found = placebos(model, own)
+    found = dict(placebos(model, own))
     assert set(found) == {"zeros", "untrained", "noise"}
     for state in found.values():
         assert torch.equal(state["1.running_mean"], own["1.running_mean"])

@@ -146,7 +146,7 @@ def test_matrix_scaling_is_free_of_the_scales_of_rows_and_columns(rows, columns,
     one, other = (torch.exp(torch.randn(size, dtype=torch.float64, generator=dice)) for size in (rows, columns))
     found = scaled(weights)
     torch.testing.assert_close(scaled(weights * one[:, None, None] * other[None, :, None]), found, rtol=1e-3, atol=1e-3)
-    torch.testing.assert_close(found.square().sum(2).mean(0), torch.ones(columns, dtype=torch.float64))
+    torch.testing.assert_close(found.square().sum(2).mean(0), torch.ones(columns))
 
 
 def test_a_matrix_of_zeros_stays():

@@ -14,7 +14,7 @@ def network():
 
 def drawn(model, own, seed=0):
     with reproducible(seed, "placebos"):
-        return placebos(model, own)
+        return dict(placebos(model, own))
 
 
 def test_they_have_the_buyers_shape_and_nothing_of_its_parameters():
@@ -22,7 +22,7 @@ def test_they_have_the_buyers_shape_and_nothing_of_its_parameters():
     own = {name: 5 * tensor.detach().clone() + 1 for name, tensor in model.state_dict().items()}
     before = {name: tensor.clone() for name, tensor in (own | model.state_dict()).items()}
     made = drawn(model, own)
-    assert list(made) == ["zeros", "untrained", "noise"]
+    assert list(made) == ["untrained", "zeros", "noise"]
     parameters = dict(model.named_parameters())
     for name, seller in made.items():
         assert list(seller) == list(own)

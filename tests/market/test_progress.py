@@ -119,7 +119,7 @@ def placebo_level(monkeypatch):
 
     def patch(**levels):
         monkeypatch.setattr(
-            incumbents, "placebos", lambda model_, own: {name: model(level) for name, level in levels.items()}
+            incumbents, "placebos", lambda model_, own: [(name, model(level)) for name, level in levels.items()]
         )
         monkeypatch.setattr(incumbents, "serve", lambda state, *_: model(level_of(state) - 0.1))
 

@@ -76,7 +76,7 @@ class Rounds:
         messages = [Message(RecordDict(), node, TRAIN, group_id=str(number)) for node in self.inner.delays]
         begun = self.inner.time
         replies = self.grid.send_and_receive(messages, timeout=timeout)
-        answers, failures = replies_by_node(messages, replies)
+        answers, failures = replies_by_node([message.metadata for message in messages], replies)
         return self.inner.time - begun, set(answers), failures
 
 
