@@ -11,6 +11,7 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from time import monotonic, sleep
 from typing import TYPE_CHECKING
 from uuid import uuid4
@@ -86,7 +87,9 @@ class PatientGrid(Grid):
                     asked.append(message.metadata)
                     yield message
 
-        pushed = set(self._grid.push_messages(admitted()))
+        sent = admitted()
+        first = next(sent, None)  # Flower refuses to push nothing
+        pushed = set() if first is None else set(self._grid.push_messages(chain([first], sent)))
         yield from refusals
         yield from self._replies(
             {message.message_id: message for message in asked if message.message_id in pushed}, timeout

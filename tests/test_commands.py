@@ -165,7 +165,9 @@ def test_the_summary_by_hand():
         agent = AgentResult((RoundResult(1, accuracy, 0.0, accuracy),), finished, 3 - finished)
         return {"x": ArmResult("x", "common", 1, {"A": agent}, rounds=3, deals=2, offers=4)}
 
-    assert summarise({0: arm(0.5), 1: arm(0.7, finished=2), 2: arm(0.9)})["x"] == {
+    found = summarise({0: arm(0.5), 1: arm(0.7, finished=2), 2: arm(0.9)})["x"]
+    assert found.pop("spread")["worst"] == found["agents"]["A"], "of one agent"
+    assert found == {
         "starts": "common, from round 1",
         "agents": {"A": {"mean": pytest.approx(0.7), "std": pytest.approx(0.2)}},
         "deals": 2,

@@ -64,4 +64,4 @@ def test_a_run_shows_and_keeps_its_timings(tmp_path, capsys, asked):
         parts = arm["timings"]
         assert {"training", "fitting", "certification", "alignment", "service", "ledger", "checkpoints"} <= set(parts)
         assert sum(part["seconds"] for part in parts.values()) == pytest.approx(arm["seconds"], rel=0.05)
-        assert parts["training"]["calls"] == 2
+        assert parts["training"]["calls"] == 2 * 2, "each agent in each round"

@@ -15,8 +15,11 @@ from fl_market.runner.environment import set_environment
 if TYPE_CHECKING:
     from fl_market.cli.arguments import Commands
     from fl_market.runner.engines import Engine
+    from fl_market.runner.estimate import Estimate
 
 _DEFAULT_ARMS = "siloed,fedavg,market,market-priced"
+WORTH_TELLING = 30.0
+"""Seconds from which on a comparison says how long it will take."""
 
 
 def add_runs(commands: "Commands") -> None:
@@ -106,21 +109,31 @@ def _compared(
         print(f"fl-market: {line}", file=sys.stderr)
     engine, chosen = _engine(options), getattr(options, "seeds", [])
     total = len(arms) * max(1, len(chosen)) * configuration.run.num_server_rounds
-    if options.command is _compare and options.engine == "inline" and not options.quiet:
-        from fl_market.runner.agents import check_agents
-        from fl_market.runner.estimate import estimate
-
-        check_agents(configuration.with_options(seed=chosen[0]) if chosen else configuration)
-        print(f"fl-market: {estimate(configuration, arms, max(1, len(chosen)))}", file=sys.stderr)
+    announced = _announce if options.command is _compare and options.engine == "inline" and not options.quiet else None
     with show_progress(total, quiet=options.quiet) as observer:
         if chosen:
-            by_seed = compare_seeds(configuration, arms, chosen, engine, overwrite=options.overwrite, observer=observer)
+            by_seed = compare_seeds(
+                configuration,
+                arms,
+                chosen,
+                engine,
+                overwrite=options.overwrite,
+                observer=observer,
+                announce=announced,
+            )
             text, files = seeds_table(by_seed), [SUMMARY]
         else:
-            results = compare(configuration, arms, engine, overwrite=options.overwrite, observer=observer)
+            results = compare(
+                configuration, arms, engine, overwrite=options.overwrite, observer=observer, announce=announced
+            )
             text, files = "\n".join(filter(None, (results_table(results), timings_table(results)))), [RESULTS, PICTURE]
     _show(text, Path(configuration.run.out_dir), files)
     return 0
+
+
+def _announce(estimate: "Estimate") -> None:
+    if estimate.seconds >= WORTH_TELLING:
+        print(f"fl-market: {estimate}", file=sys.stderr)
 
 
 def _resume(options: argparse.Namespace, given: dict[str, Any]) -> int:

@@ -16,8 +16,6 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
-import torch
-
 from fl_market.errors import OptionError
 
 Work = Callable[[Any], Any]
@@ -78,6 +76,7 @@ def ray_cluster(address: str = "") -> Executor:
 
     def compute(function: Work, items: Sequence[Any]) -> Iterator[Any]:
         import ray
+        import torch
 
         if not ray.is_initialized():
             ray.init(address or None, include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
@@ -98,6 +97,8 @@ def ray_cluster(address: str = "") -> Executor:
 
 def _computed_by_worker(function: Work, item: Any, threads: int) -> bytes:
     """Compute in a worker of Ray, with the threads of the broker: sums depend on their number."""
+    import torch
+
     torch.set_num_threads(threads)
     return pickle.dumps(function(item))
 

@@ -1,6 +1,6 @@
 """Run several arms on the same data, seeds, local steps and rounds."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from fl_market.configuration import Configuration
@@ -11,6 +11,7 @@ from fl_market.reports.summary import summarise
 from fl_market.run_folder import SUMMARY, clear_folder, write_json, write_results
 from fl_market.runner.agents import check_agents
 from fl_market.runner.engines import Engine
+from fl_market.runner.estimate import Estimate, estimate
 from fl_market.tasks.task import BROKER
 from strategies.arms import arm_named, check_split
 from strategies.history import Observer
@@ -23,6 +24,7 @@ def compare(
     *,
     overwrite: bool = False,
     observer: Observer | None = None,
+    announce: Callable[[Estimate], None] | None = None,
 ) -> dict[str, ArmResult]:
     """Run the arms in turn, and write ``results.json``, the ledgers and the learning curves.
 
@@ -38,6 +40,8 @@ def compare(
         Whether an earlier run in the folder may be removed.
     observer
         Called after each round of each arm.
+    announce
+        Called before the first round with the time that all will take; measuring it takes a while.
 
     Raises
     ------
@@ -51,6 +55,8 @@ def compare(
     check_agents(configuration)  # before anything is removed or started
     _check_splits(configuration, arms)
     clear_folder(Path(configuration.run.out_dir), overwrite)
+    if announce is not None:
+        announce(estimate(configuration, arms))
     return _run(configuration, arms, engine, observer)
 
 
@@ -82,6 +88,7 @@ def compare_seeds(
     *,
     overwrite: bool = False,
     observer: Observer | None = None,
+    announce: Callable[[Estimate], None] | None = None,
 ) -> dict[int, dict[str, ArmResult]]:
     """Repeat a comparison for each seed in its own folder.
 
@@ -92,6 +99,8 @@ def compare_seeds(
     _check_splits(configuration.with_options(seed=seeds[0]), arms)
     folder = Path(configuration.run.out_dir)
     clear_folder(folder, overwrite)
+    if announce is not None:
+        announce(estimate(configuration.with_options(seed=seeds[0]), arms, len(dict.fromkeys(seeds))))
     by_seed = {
         seed: compare(
             configuration.with_options(seed=seed, out_dir=str(folder / f"seed-{seed}")),

@@ -34,9 +34,14 @@ class Estimate:
     tests: float
     trials: float
 
+    @property
+    def seconds(self) -> float:
+        """All of it."""
+        return self.training + self.tests + self.trials
+
     def __str__(self) -> str:
         parts = ", ".join(f"{name} {duration(seconds)}" for name, seconds in vars(self).items() if seconds)
-        return f"this will take about {duration(sum(vars(self).values()))} ({parts})"
+        return f"this will take about {duration(self.seconds)} ({parts})"
 
 
 def estimate(configuration: Configuration, arms: Sequence[str], seeds: int = 1) -> Estimate:
