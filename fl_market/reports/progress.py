@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from math import isnan
 from time import monotonic
 
 from rich.console import Console
@@ -93,4 +94,5 @@ def duration(seconds: float) -> str:
 
 def _line(report: RoundReport) -> str:
     progress = f"{report.arm}: round {report.round}/{report.rounds}, {report.deals} deals"
-    return f"{progress}, accuracy {100 * report.accuracy:.1f} %"
+    # without a test in the round, there is none
+    return progress if isnan(report.accuracy) else f"{progress}, accuracy {100 * report.accuracy:.1f} %"

@@ -15,7 +15,7 @@ from fl_market.run_folder import prepare_folder, write_json
 from fl_market.runner.orphans import end_with
 
 CELLS = "cells"
-_OF_ONE_MACHINE = ("out-dir", "data-dir", "download")
+_OF_ONE_MACHINE = ("out-dir", "data-dir", "download", "executor", "timings", "metrics-port")
 """Options that do not change a result."""
 
 

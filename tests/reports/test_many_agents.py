@@ -123,7 +123,9 @@ def test_long_rounds_say_how_far_they_are(capsys):
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "  trials of 5 of 100 buyers done, about 8 minutes left"
     assert len(lines) == 25
-    assert "round 1/1" in lines[-1]
+    assert "round 1/1, 5 deals, accuracy 50.0 %" in lines[-1]
+    plain.round(RoundReport("market", 2, 2, 5, float("nan")))
+    assert capsys.readouterr().err == "market: round 2/2, 5 deals\n", "a round without a test"
     plain.trials(1, 2)
     plain.trials(2, 2)
     assert capsys.readouterr().err == "", "a short round says nothing"

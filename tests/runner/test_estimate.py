@@ -7,13 +7,13 @@ from fl_market.runner.estimate import Estimate, estimate
 
 def test_the_estimate_grows_with_all_that_takes_time():
     def seconds(arms=("market",), seeds=1, **options):
-        return estimate(Configuration.of(agents=3, num_server_rounds=4, first_round=2, **options), arms, seeds)
+        return estimate(Configuration.of(agents=3, num_server_rounds=4, **options), arms, seeds)
 
-    one = seconds()
+    one = seconds(first_round=1)
     assert min(one.training, one.tests, one.trials) > 0
     assert seconds(("siloed", "fedavg")).trials == 0, "they have no broker that tries"
-    assert seconds(first_round=0, last_round=0, train_samples=20).training < one.training
-    assert seconds(seeds=50).trials > 10 * one.trials
+    assert seconds(train_samples=60).training < one.training
+    assert seconds(seeds=50, first_round=1).trials > 10 * one.trials
 
 
 def test_it_is_right_within_a_factor_of_five(tmp_path):
