@@ -1,6 +1,6 @@
 """Pictures: the learning curves of a comparison."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +36,7 @@ def draw_learning_curves(arms: Mapping[str, ArmResult], path: Path) -> Path:
                 "color": f"C{color}",
                 "linestyle": _STYLES[index % len(_STYLES)],
                 "linewidth": width,
+                "marker": _marker(rounds),
                 "label": f"{arm}, {name}",
             }
             accuracy.plot(rounds, [100 * entry.test_accuracy for entry in agent.rounds], **style)
@@ -44,7 +45,8 @@ def draw_learning_curves(arms: Mapping[str, ArmResult], path: Path) -> Path:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     accuracy.set(xlabel="round", ylabel="test accuracy (%)")
     loss.set(xlabel="round", ylabel="test loss", yscale="log")
-    loss.legend(fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))
+    if loss.lines:
+        loss.legend(fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))
     return save_figure(figure, path)
 
 
@@ -58,9 +60,17 @@ def _draw_spread(axes: "Axes", result: ArmResult, metric: str, factor: float, co
         return
     rounds = sorted(by_round)
     _, least, lower, middle, upper, greatest = zip(*(spread(by_round[number]) for number in rounds), strict=True)
-    axes.plot(rounds, middle, color=color, linewidth=2, label=label)
-    axes.fill_between(rounds, lower, upper, color=color, alpha=0.3, linewidth=0)
-    axes.fill_between(rounds, least, greatest, color=color, alpha=0.1, linewidth=0)
+    axes.plot(rounds, middle, color=color, linewidth=2, marker=_marker(rounds), label=label)
+    for bottom, top, alpha, width in ((lower, upper, 0.3, 8), (least, greatest, 0.1, 3)):
+        if len(rounds) > 1:
+            axes.fill_between(rounds, bottom, top, color=color, alpha=alpha, linewidth=0)
+        else:
+            axes.vlines(rounds, bottom, top, color=color, alpha=alpha, linewidth=width)
+
+
+def _marker(rounds: Sequence[int]) -> str | None:
+    """Return a dot for a single test, of which a line shows nothing."""
+    return "o" if len(rounds) == 1 else None
 
 
 def new_figure(width: float, height: float) -> "Figure":

@@ -1,7 +1,10 @@
 """Tables, pictures and files of many agents: the spread for reading, and a CSV with all."""
 
 import csv
+from dataclasses import replace
 
+import matplotlib.image
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -102,6 +105,25 @@ def test_a_picture_of_many_agents_has_one_line_for_each_arm(tmp_path, monkeypatc
     )
     draw_learning_curves({"market": result(99), "siloed": result(3, "siloed")}, tmp_path / "x.png")
     assert labels == ["market", "siloed, 0001", "siloed, 0002", "siloed, 0003"]
+
+
+def test_a_single_test_is_seen(tmp_path):
+    """A line through one point is none: what is drawn must change the picture."""
+
+    def picture(test, agents):
+        found = result(agents)
+        for name, agent in found.agents.items():
+            found.agents[name] = AgentResult(tuple(replace(entry, round=1) for entry in agent.rounds[:test]))
+        return mean_color(draw_learning_curves({"market": found}, tmp_path / f"{test}-{agents}.png"))
+
+    for agents in (2, 30):
+        assert picture(1, agents) != pytest.approx(picture(0, agents), abs=1e-5)
+
+
+def mean_color(path):
+    """Return the share of blue in the left half of a picture, where no legend is."""
+    pixels = matplotlib.image.imread(path)[:, : 11 * 50]
+    return float((pixels[:, :, 2] - pixels[:, :, 0]).clip(0).mean())
 
 
 def test_a_run_writes_the_files_and_the_next_one_replaces_them(tmp_path, capsys):
