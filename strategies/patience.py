@@ -11,7 +11,6 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from itertools import chain
 from time import monotonic, sleep
 from typing import TYPE_CHECKING
 from uuid import uuid4
@@ -76,24 +75,15 @@ class PatientGrid(Grid):
         only their metadata is kept.
         """
         self._look_for_late_replies()
-        asked: list[Metadata] = []
+        asked: dict[str, Metadata] = {}
         refusals: list[Message] = []
-
-        def admitted() -> Iterator[Message]:
-            for message in messages:
-                if self._is_left_out(message.metadata):
-                    refusals.append(self._refusal(message))
-                else:
-                    asked.append(message.metadata)
-                    yield message
-
-        sent = admitted()
-        first = next(sent, None)  # Flower refuses to push nothing
-        pushed = set() if first is None else set(self._grid.push_messages(chain([first], sent)))
+        for message in messages:
+            if self._is_left_out(message.metadata):
+                refusals.append(self._refusal(message))
+            elif list(self._grid.push_messages([message])) == [message.metadata.message_id]:
+                asked[message.metadata.message_id] = message.metadata
         yield from refusals
-        yield from self._replies(
-            {message.message_id: message for message in asked if message.message_id in pushed}, timeout
-        )
+        yield from self._replies(asked, timeout)
 
     def _replies(self, asked: dict[str, Metadata], timeout: float | None) -> Iterator[Message]:
         awaited = {key for key, message in asked.items() if self._missed[message.dst_node_id] < TRUSTED_MISSES}

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import text
 
@@ -32,6 +32,7 @@ def execute(ledger, statement):
         connection.execute(text(statement))
 
 
+@settings(deadline=None)  # it writes to a disk that others use
 @given(st.lists(st.sampled_from(["settle", "refund", ""]), max_size=8), st.integers(0, 8))
 def test_checks_in_parts_reach_the_mark_of_one_check(lasts, cut):
     with opened() as ledger:
