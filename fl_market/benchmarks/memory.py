@@ -7,6 +7,7 @@ memory as long as nobody else needs it.
 """
 
 import math
+import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -34,6 +35,7 @@ from fl_market.protocol import Ask, Bid, Offer, QuoteRequest, from_columns, to_c
 from fl_market.reports.table import summary_table
 from fl_market.run_folder import claim_file, write_json
 from fl_market.runner.inline_grid import InlineGrid
+from fl_market.runner.orphans import end_with
 from strategies.checkpoints import Checkpoints
 from strategies.history import History
 from strategies.market import ParameterMarket
@@ -154,7 +156,7 @@ def memory(
     _own_memory()
     peaks = []
     for case in cases:
-        with ProcessPoolExecutor(1, get_context("spawn")) as process:
+        with ProcessPoolExecutor(1, get_context("spawn"), end_with, (os.getpid(),)) as process:
             peaks.append(process.submit(peak_of, case, folder).result())
         report(_line(peaks[-1]))
     write_json(

@@ -83,9 +83,10 @@ def best_merge(
     chosen: tuple[Merge, Merged] | None = None
     for merge in _merges(own, bought, buyer, terms):
         alpha = fit(merge, buyer.objective)
-        if alpha is not None and (
-            (one := _merged(merge, alpha, buyer)) and (chosen is None or one.loss < chosen[1].loss)
-        ):
+        if alpha is None:
+            continue
+        one = _merged(merge, alpha, buyer)
+        if chosen is None or one.loss < chosen[1].loss:
             chosen = merge, one
     if chosen is None:
         return None
