@@ -24,7 +24,8 @@ class Scripted(Grid):
         self.time += seconds
 
     def push_messages(self, messages):
-        identifiers = []
+        messages, identifiers = list(messages), []
+        assert len(messages) == 1, "Flower's grid gathers what it is given, and refuses nothing"
         for message in messages:
             identifier = str(uuid4())
             message.metadata.__dict__["_message_id"] = identifier
@@ -165,3 +166,8 @@ def test_agents_that_all_missed_are_waited_for_all_the_same():
 def test_nobody_to_ask_is_no_phase(number):
     rounds = Rounds({})
     assert rounds.phase(number) == (0.0, set(), {})
+
+
+def test_a_phase_without_messages_pushes_nothing_and_ends_at_once():
+    rounds = Rounds({})
+    assert rounds.phase(1) == (0.0, set(), {})
